@@ -1,0 +1,19 @@
+"""The routes: this tuple is the whole HTTP surface.
+
+To add one: write its module with a ``router``, add it here, and see docs/howto/add-a-route.md
+for what the tests will ask of you.
+"""
+
+from typing import Final
+
+from litestar import Router
+
+from broker.api import audit_events, health, keys, users, workspaces
+
+ROUTERS: Final[tuple[Router, ...]] = (
+    workspaces.router,
+    keys.router,
+    users.router,
+    audit_events.router,
+    health.router,
+)

@@ -1,0 +1,104 @@
+"""The gate: what every request passes on its way in and out.
+
+* Gives each request an id, or keeps the one that came with it if it has a harmless form.
+* Writes one access line: method, route template, status, time. No path, no query, no address.
+* Counts and times it under the route's template, so that ids never become labels.
+* Adds the headers that every answer has, and ``Connection: close`` while the replica drains.
+"""
+
+import re
+import time
+from typing import Any, Final
+
+import structlog
+from litestar.enums import ScopeType
+from litestar.middleware import ASGIMiddleware
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from broker.metrics import Metrics
+from vault.model import new_id
+
+HEADERS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+NO_STORE: Final = (b"cache-control", b"no-store")
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
+
+_log = structlog.get_logger("keyturn.access")
+
+
+class Gate(ASGIMiddleware):
+    """The outermost middleware."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.draining = False
+        self._metrics = metrics
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            await next_app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        scope["state"]["request_id"] = request_id
+        started = time.perf_counter()
+        status = 500
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *self._headers(scope, request_id)]
+            await send(message)
+
+        self._metrics.in_flight.inc()
+        try:
+            await next_app(scope, receive, send_with_headers)
+        finally:
+            self._metrics.in_flight.dec()
+            self._record(scope, status, time.perf_counter() - started, request_id)
+
+    def _headers(self, scope: Scope, request_id: str) -> list[tuple[bytes, bytes]]:
+        headers = [*HEADERS, (b"x-request-id", request_id.encode())]
+        if scope["path"].startswith("/v1/"):
+            headers.append(NO_STORE)
+        if self.draining:
+            headers.append((b"connection", b"close"))
+        return headers
+
+    def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
+        route, method = _route(scope), _method(scope)
+        self._metrics.requests.labels(route, method, str(status)).inc()
+        self._metrics.seconds.labels(route, method).observe(seconds)
+        caller: Any = scope["state"].get("caller")
+        _log.info(
+            "request",
+            method=method,
+            route=route,
+            status=status,
+            ms=round(seconds * 1000, 2),
+            request_id=request_id,
+            workspace=caller.workspace if caller else None,
+            actor=caller.actor_id if caller else None,
+        )
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return value.decode()
+    return new_id("req")
+
+
+def _route(scope: Scope) -> str:
+    """The route's template; what matches no route is one thing, or labels would never end."""
+    return str(scope.get("path_template") or "unknown")
+
+
+def _method(scope: Scope) -> str:
+    method = str(scope.get("method", ""))
+    return method if method in _METHODS else "other"
+
+
+_METHODS: Final = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}

@@ -1,0 +1,69 @@
+"""/livez, /readyz, /metrics: for the machines around us; no key, and nothing about anybody."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Final
+
+from litestar import Response, Router, get
+from litestar.datastructures import State
+from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
+
+from broker.api.messages import Check, CheckName, Liveness, Readiness
+from broker.api.responses import problems
+from broker.metrics import CONTENT_TYPE, Metrics
+from vault.errors import VaultError
+from vault.vault import Vault
+
+CHECK_SECONDS: Final = 3.0
+
+
+@get("/livez", summary="Is the process alive?", responses=problems())
+async def livez() -> Liveness:
+    """Answers as long as the process can answer at all. Asks nobody else."""
+    return Liveness(alive=True)
+
+
+@get(
+    "/readyz",
+    summary="May this replica get requests?",
+    responses={503: ResponseSpec(Readiness, description="Not now; `checks` says why.")},
+)
+async def readyz(vault: NamedDependency[Vault], state: State) -> Response[Readiness]:
+    """Database, schema, root key, and whether the replica is about to stop."""
+    checks = list(
+        await asyncio.gather(
+            _check("database", vault.check_database()),
+            _check("schema", vault.check_schema()),
+            _check("root_key", vault.check_root_key()),
+        )
+    )
+    draining = state.gate.draining
+    checks.append(
+        Check(name="draining", ok=not draining, reason="The replica stops." if draining else None)
+    )
+    ready = all(check.ok for check in checks)
+    return Response(Readiness(ready=ready, checks=checks), status_code=200 if ready else 503)
+
+
+@get("/metrics", summary="Numbers for Prometheus", media_type=CONTENT_TYPE, responses=problems())
+async def metrics(vault: NamedDependency[Vault], metrics: NamedDependency[Metrics]) -> bytes:
+    """Counters and histograms of this replica."""
+    idle, size = vault.connections()
+    metrics.connections.labels("idle").set(idle)
+    metrics.connections.labels("busy").set(size - idle)
+    return metrics.text()
+
+
+async def _check(name: CheckName, question: Awaitable[None]) -> Check:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            await question
+    except VaultError as error:
+        return Check(name=name, ok=False, reason=error.message)
+    except TimeoutError:
+        return Check(name=name, ok=False, reason="It did not answer in time.")
+    return Check(name=name, ok=True, reason=None)
+
+
+router = Router("/", route_handlers=[livez, readyz, metrics], tags=["health"])

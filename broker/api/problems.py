@@ -1,0 +1,226 @@
+"""One error shape for every route of ours: RFC 9457, ``application/problem+json``.
+
+* ``code`` is from a closed list, ``action`` says what the caller can do about it.
+* No problem repeats what was sent: not a value, not a query string, not the text of a library.
+* The status of a code stands in ``STATUS``, and nowhere else.
+"""
+
+import re
+from typing import Any, Final
+
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, SerializationException, ValidationException
+from litestar.types import ExceptionHandlersMap
+from msgspec import Struct
+
+from broker.metrics import Metrics
+from vault.errors import Action, Invalid, VaultError
+
+STATUS: Final[dict[str, int]] = {
+    "malformed": 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "not_found": 404,
+    "conflict": 409,
+    "idempotency_in_progress": 409,
+    "too_large": 413,
+    "invalid": 422,
+    "idempotency_mismatch": 422,
+    "internal": 500,
+    "upstream_failed": 502,
+    "not_ready": 503,
+}
+TITLES: Final[dict[str, str]] = {
+    "malformed": "The request cannot be read",
+    "unauthenticated": "No valid key",
+    "forbidden": "Not allowed",
+    "not_found": "Not found",
+    "conflict": "Conflict",
+    "idempotency_in_progress": "Still in progress",
+    "too_large": "Too large",
+    "invalid": "Invalid request",
+    "idempotency_mismatch": "Another request had this Idempotency-Key",
+    "internal": "Our fault",
+    "upstream_failed": "Another server failed",
+    "not_ready": "Not ready",
+}
+_FROM_STATUS: Final[dict[int, str]] = {
+    400: "malformed",
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not_found",
+    405: "not_found",
+    413: "too_large",
+    415: "malformed",
+    422: "invalid",
+    503: "not_ready",
+}
+_DETAILS: Final[dict[int, str]] = {
+    404: "There is no such address.",
+    405: "This address does not know that method.",
+    413: "The request is over the size limit.",
+    415: "Send application/json.",
+}
+_PLAIN_NAME = re.compile(r"[a-z_]{1,40}")
+_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `([^`]*)`")
+_MISSING_FIELD = re.compile(r"Object missing required field `([a-z_]+)`")
+_KNOWN_REASONS = re.compile(
+    r"Expected `[a-z0-9 |_.-]+`(, got `[a-z]+`| of length [<>=]+ \d+| [<>=]+ -?[\d.]+"
+    r"| matching regex '.{1,120}'| with a timezone component)?"
+    r"|Invalid RFC3339 encoded datetime"
+)
+
+_log = structlog.get_logger("keyturn.problems")
+
+
+class FieldError(Struct, frozen=True):
+    """What is wrong with one part of the request."""
+
+    pointer: str
+    message: str
+
+
+class Problem(Struct, frozen=True, omit_defaults=True):
+    """An error, as RFC 9457 has it."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    action: Action
+    retry_after: int | None = None
+    errors: list[FieldError] = []
+
+
+def handlers(metrics: Metrics) -> ExceptionHandlersMap:
+    """The exception handlers of the application."""
+
+    def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+        problem = problem_of(error, request_id_of(request))
+        metrics.problems.labels(problem.code).inc()
+        if problem.code == "internal":
+            _log.error("unexpected_error", exc_info=error)
+        return response(problem, allow=_allow_of(error))
+
+    return {VaultError: answer, HTTPException: answer, Exception: answer}
+
+
+def request_id_of(request: Request[Any, Any, Any]) -> str:
+    """The id that the gate gave to this request."""
+    found: str = request.scope["state"].get("request_id", "")
+    return found
+
+
+def response(problem: Problem, *, allow: str | None = None) -> Response[Problem]:
+    """Write a problem down."""
+    headers = {}
+    if problem.status == STATUS["unauthenticated"]:
+        headers["WWW-Authenticate"] = "Bearer"
+    if problem.retry_after is not None:
+        headers["Retry-After"] = str(problem.retry_after)
+    if allow:
+        headers["Allow"] = allow
+    return Response(
+        problem,
+        status_code=problem.status,
+        headers=headers,
+        media_type="application/problem+json",
+    )
+
+
+def problem_of(error: Exception, request_id: str) -> Problem:
+    """Say what went wrong, in our words."""
+    if isinstance(error, VaultError):
+        return _of_ours(error, request_id)
+    if isinstance(error, ValidationException):
+        return _problem("invalid", _first(error), request_id, errors=_field_errors(error))
+    if isinstance(error, SerializationException) or isinstance(
+        error.__cause__, SerializationException
+    ):
+        return _problem("malformed", "The body is not valid JSON.", request_id)
+    if isinstance(error, HTTPException):
+        status = error.status_code
+        code = _FROM_STATUS.get(status, "internal")
+        detail = _DETAILS.get(status, "The request cannot be read.")
+        return _problem(code, detail, request_id, status=status)
+    return _problem("internal", "Something went wrong on our side.", request_id)
+
+
+def _of_ours(error: VaultError, request_id: str) -> Problem:
+    code = error.code if error.code in STATUS else "internal"
+    if code == "internal":
+        # An integrity error or a bug: what it says is for the log, not for the caller.
+        return _problem("internal", "Something went wrong on our side.", request_id)
+    errors = []
+    if isinstance(error, Invalid) and error.pointer:
+        errors.append(FieldError(error.pointer, error.message))
+    return _problem(
+        code,
+        error.message,
+        request_id,
+        errors=errors,
+        action=error.action,
+        retry_after=error.retry_after,
+    )
+
+
+def _problem(
+    code: str,
+    detail: str,
+    request_id: str,
+    *,
+    status: int | None = None,
+    errors: list[FieldError] | None = None,
+    action: Action = "none",
+    retry_after: int | None = None,
+) -> Problem:
+    return Problem(
+        type=f"/docs#{code}",
+        title=TITLES[code],
+        status=status or STATUS[code],
+        detail=detail,
+        code=code,
+        request_id=request_id,
+        action=action,
+        retry_after=retry_after,
+        errors=errors or [],
+    )
+
+
+def _field_errors(error: ValidationException) -> list[FieldError]:
+    found = error.extra if isinstance(error.extra, list) else []
+    return [FieldError(_pointer(one), _reason(one.get("message", ""))) for one in found]
+
+
+def _first(error: ValidationException) -> str:
+    errors = _field_errors(error)
+    return errors[0].message if errors else "The request breaks a rule."
+
+
+def _pointer(found: dict[str, str]) -> str:
+    """Where it is wrong; a name that is not a field of ours may be a value, and is left out."""
+    parts = re.split(r"[.\[\]]+", found.get("key", "").removeprefix("data"))
+    safe = [part for part in parts if _PLAIN_NAME.fullmatch(part) or part.isdigit()]
+    return "/" + "/".join(safe)
+
+
+def _reason(message: str) -> str:
+    """The parser's reason without the value that it may quote."""
+    if unknown := _UNKNOWN_FIELD.match(message):
+        name = unknown[1] if _PLAIN_NAME.fullmatch(unknown[1]) else None
+        return f"There is no field {name}." if name else "There is an unknown field."
+    if missing := _MISSING_FIELD.match(message):
+        return f"The field {missing[1]} is missing."
+    if message.startswith("Invalid enum value"):
+        return "This is not one of the accepted values."
+    known = _KNOWN_REASONS.match(message)
+    return known[0] + "." if known else "This value is not valid."
+
+
+def _allow_of(error: Exception) -> str | None:
+    headers = getattr(error, "headers", None) or {}
+    allow: str | None = headers.get("allow")
+    return allow

@@ -1,0 +1,144 @@
+"""What handlers take from a request beside its body: who asks, which page, which key."""
+
+import base64
+import binascii
+import hmac
+import re
+from typing import Annotated, Any, Final
+
+from litestar.connection import ASGIConnection, Request
+from litestar.handlers import BaseRouteHandler
+from litestar.params import HeaderParameter, QueryParameter
+from litestar.types import Guard
+
+from vault import access, bearer
+from vault.errors import Forbidden, Invalid, Unauthenticated
+from vault.model import Caller, Once, Page
+from vault.secret import Secret
+from vault.vault import Vault
+
+DEFAULT_LIMIT: Final = 50
+MAX_LIMIT: Final = 100
+MAX_CURSOR: Final = 400
+
+Limit = Annotated[
+    int,
+    QueryParameter(ge=1, le=MAX_LIMIT, description="At most so many things in one answer."),
+]
+Cursor = Annotated[
+    str | None,
+    QueryParameter(
+        max_length=MAX_CURSOR, description="The `next_cursor` of the answer before this one."
+    ),
+]
+IdempotencyKey = Annotated[
+    str | None,
+    HeaderParameter(
+        name="Idempotency-Key",
+        max_length=255,
+        description="The same request with the same key, within 24 hours, is done once.",
+    ),
+]
+
+_VISIBLE = re.compile(r"[!-~]{1,255}")
+_CURSOR = re.compile(r"[ -~]{1,255}")
+
+
+class Door:
+    """Authentication: which ``Caller`` a request's headers belong to."""
+
+    def __init__(self, vault: Vault, operator_keys: tuple[Secret, ...]) -> None:
+        self._vault = vault
+        self._operator_keys = operator_keys
+
+    async def caller(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Caller:
+        unverified = _unverified_bearer(connection)
+        request_id = connection.scope["state"].get("request_id", "")
+        if unverified.startswith(bearer.PREFIXES["operator"]):
+            return self._operator(unverified, request_id)
+        return await self._vault.authenticate(unverified, request_id=request_id)
+
+    def refuse_without_operator(self) -> None:
+        if not self._operator_keys:
+            raise Forbidden("This deployment has no operator key, so nobody is its operator.")
+
+    def _operator(self, unverified: str, request_id: str) -> Caller:
+        self.refuse_without_operator()
+        offered = unverified.encode()
+        # Every key is compared, whatever the first comparison says.
+        matches = [hmac.compare_digest(offered, key.reveal_bytes()) for key in self._operator_keys]
+        if not any(matches):
+            raise Unauthenticated
+        return Caller.operator(self._vault.operator_id(unverified), request_id=request_id)
+
+
+def requires(action: access.Action) -> list[Guard]:
+    """Let only those pass who may do this; runs before the body is read."""
+
+    async def guard(
+        connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler
+    ) -> None:
+        door: Door = connection.app.state.door
+        if access.RULES[action].scope is None:
+            door.refuse_without_operator()
+        caller = await door.caller(connection)
+        access.permit(caller, action)
+        connection.scope["state"]["caller"] = caller
+
+    guard.action = action  # type: ignore[attr-defined] # the tests read the route table
+    return [guard]
+
+
+async def caller_of(request: Request[Any, Any, Any]) -> Caller:
+    """Who asks, as the guard found out."""
+    caller: Caller = request.scope["state"]["caller"]
+    return caller
+
+
+def page_of(limit: int, cursor: str | None) -> Page:
+    """Read a cursor. It holds where to go on, and nothing that it could be trusted with."""
+    if cursor is None:
+        return Page(limit + 1)
+    try:
+        after = base64.urlsafe_b64decode(cursor.encode("ascii") + b"==").decode("ascii")
+    except (ValueError, binascii.Error):
+        after = ""
+    if not _CURSOR.fullmatch(after):
+        raise Invalid("This cursor is not one of ours.", pointer="/cursor")
+    return Page(limit + 1, after)
+
+
+def next_cursor(ids: list[str], limit: int) -> str | None:
+    """The cursor after this page; ``None`` on the last. One more than ``limit`` was asked for."""
+    if len(ids) <= limit:
+        return None
+    return base64.urlsafe_b64encode(ids[limit - 1].encode()).decode().rstrip("=")
+
+
+async def once_of(
+    request: Request[Any, Any, Any], vault: Vault, idempotency_key: str | None
+) -> Once | None:
+    """Read an Idempotency-Key; it holds for this method, this path and this body."""
+    if idempotency_key is None:
+        return None
+    if not _VISIBLE.fullmatch(idempotency_key):
+        raise Invalid("An Idempotency-Key has 1 to 255 visible ASCII characters.")
+    place = f"{request.method} {request.scope['path']}"
+    return Once(
+        key_hash=vault.fingerprint(f"{place}\n{idempotency_key}"),
+        fingerprint=vault.fingerprint(place.encode() + b"\n" + await request.body()),
+    )
+
+
+def _unverified_bearer(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+    offered = []
+    for value in connection.headers.getall("authorization", []):
+        scheme, _, rest = value.partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthenticated
+        offered.append(rest.strip())
+    offered += connection.headers.getall("xi-api-key", [])
+    # Two different keys in one request: which of them is meant is not for us to guess.
+    if len(set(offered)) != 1:
+        raise Unauthenticated
+    return offered[0]

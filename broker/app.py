@@ -1,0 +1,71 @@
+"""The composition root of the HTTP service: an open vault becomes a Litestar application."""
+
+from typing import Final
+
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme, Tag
+
+from broker import web
+from broker.api import ROUTERS
+from broker.api.gate import Gate
+from broker.api.problems import handlers
+from broker.api.requests import Door, caller_of
+from broker.metrics import Metrics
+from broker.settings import Settings
+from vault import __version__
+from vault.vault import Vault
+
+MAX_BODY: Final = 256 * 1024
+TAGS: Final = {
+    "workspaces": "The operator's directory of workspaces.",
+    "keys": "API keys: scoped, tied to environments, revoked at once.",
+    "users": "The platform's users.",
+    "audit": "Who did what.",
+    "health": "For the machines around the service; no key needed.",
+}
+
+
+def create_app(vault: Vault, settings: Settings) -> Litestar:
+    """Put the parts together."""
+    metrics = Metrics()
+    gate = Gate(metrics)
+    return Litestar(
+        route_handlers=[*ROUTERS, web.router],
+        middleware=[gate],
+        exception_handlers=handlers(metrics),
+        dependencies={
+            "caller": Provide(caller_of),
+            "vault": Provide(lambda: vault, sync_to_thread=False),
+            "metrics": Provide(lambda: metrics, sync_to_thread=False),
+        },
+        state=State({"door": Door(vault, settings.operator_keys), "gate": gate}),
+        request_max_body_size=MAX_BODY,
+        openapi_config=_openapi(),
+        logging_config=None,
+        debug=False,
+    )
+
+
+def _openapi() -> OpenAPIConfig:
+    return OpenAPIConfig(
+        title="Keyturn",
+        version=__version__,
+        description="A credential vault and token broker. docs/reference/http.md says more.",
+        path="/schema",
+        render_plugins=[JsonRenderPlugin()],
+        use_handler_docstrings=True,
+        tags=[Tag(name=name, description=text) for name, text in TAGS.items()],
+        security=[{"bearer": []}, {"xi-api-key": []}],
+        components=Components(
+            security_schemes={
+                "bearer": SecurityScheme(type="http", scheme="bearer"),
+                "xi-api-key": SecurityScheme(
+                    type="apiKey", name="xi-api-key", security_scheme_in="header"
+                ),
+            }
+        ),
+    )

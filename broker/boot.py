@@ -1,0 +1,183 @@
+"""From settings to an open vault: database, migrations, root key, first workspace.
+
+* ``house`` opens everything in order and closes it in the opposite one, whatever happens between.
+* The embedded PostgreSQL is migrated by whoever starts it. Any other database is migrated by
+  ``keyturn migrate`` alone, with the owner's login, which the service never has.
+* Nothing is printed in production; in development the first start shows the first key, once.
+"""
+
+import asyncio
+import ctypes
+import getpass
+import resource
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import structlog
+from msgspec import Struct
+
+from broker.settings import Settings
+from vault.database import Database, hosts_of
+from vault.egress import Egress, Endpoint, parse_allow
+from vault.embedded import Embedded
+from vault.errors import IdempotencyInProgress, Misconfigured
+from vault.kms import RootKey, open_root_key
+from vault.kms.file import create as create_key_file
+from vault.migrations import Login, migrate
+from vault.model import SCOPES, Caller, NewKey, Once, Scope
+from vault.secret import Secret
+from vault.vault import Vault
+
+DEFAULT_DATA_DIR: Final = Path(".keyturn")
+BOOTSTRAP_SCOPES: Final[tuple[Scope, ...]] = ("manage", "mint", "connect")
+
+_PR_SET_DUMPABLE: Final = 4
+
+_log = structlog.get_logger("keyturn.boot")
+
+
+class House(Struct, frozen=True):
+    """What a running process holds."""
+
+    settings: Settings
+    vault: Vault
+    egress: Egress
+
+
+class Addresses(Struct, frozen=True):
+    """Where the database is: for the owner, who migrates, and for the application."""
+
+    application: Secret | None
+    owner: Secret | None
+    logins: list[Login]
+
+
+@asynccontextmanager
+async def house(settings: Settings) -> AsyncIterator[House]:
+    """Open everything that the settings name."""
+    async with database_addresses(settings) as addresses:
+        if settings.database_url is None and addresses.owner:
+            await migrate(addresses.owner, addresses.logins)
+        if addresses.application is None:
+            raise Misconfigured("KEYTURN_DATABASE_URL is not set.")
+        database = await Database.open(
+            addresses.application,
+            size=settings.database_pool,
+            statement_cache=settings.statement_cache,
+        )
+        try:
+            await database.refuse_other_schema()
+            vault = await Vault.open(
+                database, root_key(settings), deployment_id=settings.deployment_id
+            )
+        except BaseException:
+            await database.close()
+            raise
+        egress = open_egress(settings)
+        try:
+            yield House(settings, vault, egress)
+        finally:
+            await egress.aclose()
+            await vault.close()
+
+
+@asynccontextmanager
+async def database_addresses(settings: Settings) -> AsyncIterator[Addresses]:
+    """Find the database, or run the embedded one for as long as this is open."""
+    if settings.database_url is not None or settings.owner_database_url is not None:
+        logins = [
+            Login(address, role)
+            for address, role in (
+                (settings.database_url, "keyturn_app"),
+                (settings.worker_database_url, "keyturn_worker"),
+            )
+            if address is not None
+        ]
+        yield Addresses(settings.database_url, settings.owner_database_url, logins)
+        return
+    embedded = Embedded(data_dir(settings) / "postgres", bindir=settings.pg_bindir)
+    await asyncio.to_thread(embedded.start)
+    try:
+        application = embedded.dsn("keyturn_app")
+        yield Addresses(application, embedded.dsn(), [Login(application, "keyturn_app")])
+    finally:
+        await asyncio.to_thread(embedded.stop)
+
+
+def data_dir(settings: Settings) -> Path:
+    """Where this deployment keeps its own files; made if it is not there, for us alone."""
+    if settings.data_dir is None and not settings.development:
+        raise Misconfigured("KEYTURN_DATA_DIR is not set.")
+    folder = (settings.data_dir or DEFAULT_DATA_DIR).absolute()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Misconfigured(f"The data folder {folder} cannot be made: {error.strerror}.") from None
+    return folder
+
+
+def root_key(settings: Settings) -> RootKey:
+    """Open the root key; development makes one on its first start."""
+    if settings.kek is not None:
+        return open_root_key(settings.kek)
+    if not settings.development:
+        raise Misconfigured("KEYTURN_KEK is not set.")
+    file = data_dir(settings) / "root.key"
+    with suppress(FileExistsError):
+        create_key_file(file)
+        _log.warning("development_root_key_made", hint="production needs a root key of its own")
+    return open_root_key(file.as_uri())
+
+
+def open_egress(settings: Settings) -> Egress:
+    """The one way out; our own parts are never to be reached through it."""
+    forbidden = [Endpoint(settings.host, settings.port)]
+    for address in (settings.database_url, settings.owner_database_url):
+        if address is not None:
+            forbidden += [Endpoint(host, port) for host, port in hosts_of(address)]
+    return Egress(
+        allow=parse_allow(settings.egress_allow, development=settings.development),
+        forbidden=forbidden,
+        ca_file=settings.egress_ca_file,
+    )
+
+
+async def first_workspace(vault: Vault, settings: Settings) -> Secret | None:
+    """On an empty database make the workspace ``default``; return its key where it may be shown."""
+    given = settings.bootstrap_api_key
+    if given is None and not settings.development:
+        return None
+    if not await vault.is_empty():
+        return None
+    scopes = SCOPES if settings.development else BOOTSTRAP_SCOPES
+    with suppress(IdempotencyInProgress):  # another replica is just doing it
+        made = await vault.create_workspace(
+            Caller.operator("bootstrap"),
+            "default",
+            first_key=NewKey(name="bootstrap", scopes=scopes),
+            first_bearer=given,
+            once=Once(
+                key_hash=vault.fingerprint("bootstrap"), fingerprint=vault.fingerprint("default")
+            ),
+        )
+        return made.bearer if settings.development else None
+    return None
+
+
+def terminal_operator() -> Caller:
+    """Who asks from a terminal: who can read the root key and the database is the operator."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = "unknown"
+    return Caller.operator(f"terminal:{name}")
+
+
+def harden_process() -> None:
+    """Leave no core dump and no ``/proc/PID/mem`` to read: keys lie in this memory."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -1,0 +1,55 @@
+"""Numbers for Prometheus: few labels, none of which names a workspace, a user or a path's ids."""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from vault import __version__
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    """The registry of one application."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        self.requests = Counter(
+            "keyturn_http_requests_total",
+            "Requests answered, by route template, method and status.",
+            ("route", "method", "status"),
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "keyturn_http_request_duration_seconds",
+            "Time from a request's arrival to the end of its answer.",
+            ("route", "method"),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.in_flight = Gauge(
+            "keyturn_http_requests_in_flight",
+            "Requests that are being answered now.",
+            registry=self.registry,
+        )
+        self.problems = Counter(
+            "keyturn_http_problems_total",
+            "Errors answered, by code.",
+            ("code",),
+            registry=self.registry,
+        )
+        self.connections = Gauge(
+            "keyturn_db_pool_connections",
+            "Database connections of this process, by state.",
+            ("state",),
+            registry=self.registry,
+        )
+        build = Gauge(
+            "keyturn_build_info", "Always 1; the version.", ("version",), registry=self.registry
+        )
+        build.labels(__version__).set(1)
+
+    def text(self) -> bytes:
+        """Write all of it in Prometheus' format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,115 @@
+"""What the service needs to know beside the vault's settings."""
+
+from collections.abc import Mapping
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+from msgspec import Meta
+
+from vault import bearer
+from vault.errors import Invalid, Misconfigured
+from vault.secret import Secret
+from vault.settings import VaultSettings, read
+
+MAX_OPERATOR_KEYS: Final = 2
+
+
+class Settings(VaultSettings, frozen=True, kw_only=True):
+    """Everything that the environment says. docs/reference/settings.md explains each."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65535)] = 8420
+    public_url: str | None = None
+    operator_key: Secret | None = None
+    bootstrap_api_key: Secret | None = None
+    trusted_proxies: str = "127.0.0.1"
+    drain_seconds: Annotated[float, Meta(ge=0, le=300)] | None = None
+
+    @property
+    def origin(self) -> str:
+        """The address that people and providers reach us at."""
+        return self.public_url or f"http://{self.host}:{self.port}"
+
+    @property
+    def operator_keys(self) -> tuple[Secret, ...]:
+        """One key, or two while it is being rotated."""
+        if self.operator_key is None:
+            return ()
+        return tuple(Secret(part.strip()) for part in self.operator_key.reveal().split(","))
+
+    @property
+    def seconds_to_drain(self) -> float:
+        """How long after SIGTERM new requests are still taken, while load balancers look away."""
+        if self.drain_seconds is not None:
+            return self.drain_seconds
+        return 0.5 if self.development else 5.0
+
+
+def check(settings: Settings) -> None:
+    """Refuse what each field alone cannot refuse."""
+    problems = [*_bearer_problems(settings), *_production_problems(settings)]
+    if settings.public_url and not _is_origin(settings.public_url):
+        problems.append(
+            "KEYTURN_PUBLIC_URL: give scheme and host only, as in https://vault.acme.com"
+        )
+    if problems:
+        raise Misconfigured("These settings cannot be used:\n  " + "\n  ".join(problems))
+
+
+def _bearer_problems(settings: Settings) -> list[str]:
+    problems = []
+    if len(settings.operator_keys) > MAX_OPERATOR_KEYS:
+        problems.append("KEYTURN_OPERATOR_KEY: at most two keys, and only while rotating")
+    for key in settings.operator_keys:
+        problems += _not_a("operator", key, "KEYTURN_OPERATOR_KEY")
+    if settings.bootstrap_api_key:
+        problems += _not_a("api_key", settings.bootstrap_api_key, "KEYTURN_BOOTSTRAP_API_KEY")
+    return problems
+
+
+def _not_a(kind: bearer.Kind, key: Secret, name: str) -> list[str]:
+    try:
+        found = bearer.parse(key)
+    except Invalid as reason:
+        return [f"{name}: {reason.message} 'keyturn key generate' makes one"]
+    if found != kind:
+        return [
+            f"{name}: that is a key of another kind; this one begins with {bearer.PREFIXES[kind]}"
+        ]
+    return []
+
+
+def _production_problems(settings: Settings) -> list[str]:
+    if settings.development:
+        return []
+    problems = []
+    if settings.kek is None:
+        problems.append(
+            "KEYTURN_KEK: production needs a root key, as in file:///run/secrets/root.key"
+        )
+    if settings.database_url is None and settings.data_dir is None:
+        problems.append(
+            "KEYTURN_DATABASE_URL: production needs a database (or KEYTURN_DATA_DIR for the "
+            "embedded one)"
+        )
+    if settings.public_url and not settings.public_url.startswith("https://"):
+        problems.append("KEYTURN_PUBLIC_URL: production is reached by https")
+    return problems
+
+
+def _is_origin(url: str) -> bool:
+    parts = urlsplit(url)
+    bare = not (parts.path.strip("/") or parts.query or parts.fragment or parts.username)
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and bare
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """Read and check the settings of this process."""
+    settings = read(Settings, environ)
+    if not settings.development and environ.get("KEYTURN_BOOTSTRAP_API_KEY"):
+        # An environment is inherited, listed and dumped; a file is not.
+        raise Misconfigured(
+            "In production give KEYTURN_BOOTSTRAP_API_KEY_FILE, not the key itself."
+        )
+    check(settings)
+    return settings

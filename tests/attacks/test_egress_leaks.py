@@ -1,0 +1,150 @@
+"""A failed call shows nothing of what it carried: not in its text, its causes, or a log line."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from vault.egress import Egress, Endpoint, Request, Timeouts, parse_allow
+from vault.errors import EgressDenied, TooLarge, Unreachable, UpstreamFailed, VaultError
+from vault.secret import Secret
+
+TABLE = {"private.example.com": ["10.0.0.1"], "api.example.com": ["93.184.216.34"]}
+
+
+@asynccontextmanager
+async def listening(pieces: Sequence[bytes]) -> AsyncIterator[int]:
+    """Answer every request with these pieces; an empty one closes the connection."""
+    waiting = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.writelines(pieces)
+        if b"" not in pieces:
+            await waiting.wait()
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        waiting.set()
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def calling(allow: str) -> AsyncIterator[Egress]:
+    async def resolver(host: str) -> Sequence[str]:
+        return TABLE.get(host, ())
+
+    egress = Egress(
+        allow=parse_allow(allow, development=True),
+        forbidden=[Endpoint("127.0.0.1", 7)],
+        resolver=resolver,
+    )
+    try:
+        yield egress
+    finally:
+        await egress.aclose()
+
+
+SENTINEL = "sentinel-5f1d"
+LONG_TAIL = [b"HTTP/1.1 200 OK\r\nX-%b: a\r\n" % SENTINEL.encode() + b"X: " + b"a" * 9_000]
+FAILURES: dict[str, tuple[list[bytes], type[VaultError]]] = {
+    "silence": ([], Unreachable),
+    "closed": ([b""], Unreachable),
+    "cut": (
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n", SENTINEL.encode(), b""],
+        Unreachable,
+    ),
+    "no HTTP": ([b"%b\r\n\r\n" % SENTINEL.encode()], UpstreamFailed),
+    "bad length": (
+        [b"HTTP/1.1 200 OK\r\nContent-Length: %b\r\n\r\n" % SENTINEL.encode()],
+        UpstreamFailed,
+    ),
+    "long header": (LONG_TAIL, UpstreamFailed),
+    "too large": (
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n", SENTINEL.encode()],
+        TooLarge,
+    ),
+    "encoding": (
+        [
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: %b\r\nContent-Length: 1\r\n\r\na"
+            % SENTINEL.encode()
+        ],
+        UpstreamFailed,
+    ),
+    "gzip": (
+        [
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 13\r\n\r\n",
+            SENTINEL.encode(),
+        ],
+        UpstreamFailed,
+    ),
+}
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_a_failure_shows_nothing_of_the_request_or_the_answer(
+    failure: str, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pieces, expected = FAILURES[failure]
+    async with listening(pieces) as port, calling("127.0.0.1") as egress:
+        error = await failing(egress, f"http://127.0.0.1:{port}", method, caplog)
+    assert type(error) is expected
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [
+        ("http://127.0.0.1:1", Unreachable),
+        ("http://nowhere.example.com:1", Unreachable),
+        ("https://private.example.com", EgressDenied),
+        ("http://api.example.com", EgressDenied),
+        ("https://api.example.com:22", EgressDenied),
+        (f"https://user:{SENTINEL}@api.example.com", EgressDenied),
+        ("https://10.0.0.1", EgressDenied),
+        ("https://api.example.com:99999", EgressDenied),
+        ("https://127.1", EgressDenied),
+        ("https://127.0.0.1:7", EgressDenied),
+    ],
+)
+async def test_a_refusal_shows_nothing_of_the_request(
+    base: str, expected: type[VaultError], method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with calling("127.0.0.1,nowhere.example.com:1") as egress:
+        error = await failing(egress, base, method, caplog)
+    assert type(error) is expected
+
+
+async def failing(
+    egress: Egress, base: str, method: str, caplog: pytest.LogCaptureFixture
+) -> VaultError:
+    """Plant the sentinel wherever a request can hold one, and let the call fail."""
+    caplog.set_level(logging.DEBUG)
+    request = Request(
+        method=method,
+        url=f"{base}/hooks/{SENTINEL}?token={SENTINEL}",
+        headers=(("Authorization", f"Bearer {SENTINEL}"), ("X-Other", Secret(SENTINEL))),
+        body=Secret(SENTINEL) if method == "POST" else None,
+        timeout=Timeouts(total=0.5),
+    )
+    assert SENTINEL not in repr(request)
+    with pytest.raises(VaultError) as caught:
+        await egress.call("tool", request)
+    await asyncio.sleep(0)
+    assert_hides(SENTINEL, caught.value)
+    assert SENTINEL not in caplog.text
+    return caught.value
+
+
+def assert_hides(sentinel: str, error: BaseException) -> None:
+    assert error.__cause__ is None
+    assert error.__context__ is None
+    for text in (str(error), repr(error), repr(error.args), repr(vars(error))):
+        assert sentinel not in text

@@ -1,0 +1,103 @@
+"""Who may do what: one table, and the rule that no key makes a key wider than itself.
+
+* What the table does not name, nobody may do.
+* The operator runs the deployment and may help inside a workspace; no row that gives away a
+  credential names the operator.
+* Pure: no I/O, so the whole policy can be read and tested on one page.
+"""
+
+from datetime import datetime
+from typing import Final, Literal, get_args
+
+from msgspec import Struct
+
+from vault.errors import Forbidden, Invalid
+from vault.model import OPERATOR, ApiKey, Caller, NewKey, Scope
+
+Action = Literal[
+    "workspace.create",
+    "workspace.list",
+    "workspace.read",
+    "workspace.delete",
+    "key.create",
+    "key.list",
+    "key.read",
+    "key.delete",
+    "user.list",
+    "user.read",
+    "user.write",
+    "user.delete",
+    "audit.read",
+]
+ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
+
+
+class Rule(Struct, frozen=True):
+    """A key needs ``scope`` (``None``: no key may); the operator may where ``operator`` says so."""
+
+    scope: Scope | None
+    operator: bool
+
+
+RULES: Final[dict[Action, Rule]] = {
+    "workspace.create": Rule(None, operator=True),
+    "workspace.list": Rule(None, operator=True),
+    "workspace.read": Rule(None, operator=True),
+    "workspace.delete": Rule(None, operator=True),
+    "key.create": Rule("manage", operator=True),
+    "key.list": Rule("manage", operator=True),
+    "key.read": Rule("manage", operator=True),
+    "key.delete": Rule("manage", operator=True),
+    "user.list": Rule("manage", operator=True),
+    "user.read": Rule("manage", operator=True),
+    "user.write": Rule("manage", operator=True),
+    "user.delete": Rule("manage", operator=True),
+    "audit.read": Rule("audit:read", operator=True),
+}
+
+
+def permit(caller: Caller, action: Action) -> None:
+    """Raise ``Forbidden`` unless the table lets this caller do this."""
+    rule = RULES[action]
+    if caller.kind == "operator":
+        if not rule.operator:
+            raise Forbidden("The operator may not do that.")
+        if (caller.workspace == OPERATOR) != action.startswith("workspace."):
+            raise Forbidden("The operator has to name a workspace for that.")
+        return
+    if rule.scope is None:
+        raise Forbidden("Only the operator may do that.")
+    if rule.scope not in caller.scopes:
+        raise Forbidden(f"This key lacks the scope {rule.scope}.")
+
+
+def narrowed(caller: Caller, wanted: NewKey, now: datetime) -> NewKey:
+    """Return the key that this caller may make; refuse one that is wider than its maker."""
+    if wanted.expires_at is not None and wanted.expires_at <= now:
+        raise Invalid("A key cannot expire in the past.", pointer="/expires_at")
+    if caller.kind == "operator":
+        return wanted
+    if not set(wanted.scopes) <= caller.scopes:
+        raise Forbidden("A key cannot give scopes that it does not have.")
+    environments = wanted.environments or caller.environments
+    if not within_environments(caller, environments):
+        raise Forbidden("A key cannot give environments that it does not have.")
+    expires_at = wanted.expires_at or caller.expires_at
+    if caller.expires_at and (expires_at is None or expires_at > caller.expires_at):
+        raise Forbidden("A key cannot outlive the key that makes it.")
+    return NewKey(
+        name=wanted.name, scopes=wanted.scopes, environments=environments, expires_at=expires_at
+    )
+
+
+def within_environments(caller: Caller, environments: tuple[str, ...] | list[str]) -> bool:
+    """Does this caller reach all of these environments? An empty list means every one."""
+    if not caller.environments:
+        return True
+    return bool(environments) and set(environments) <= set(caller.environments)
+
+
+def may_revoke(caller: Caller, key: ApiKey) -> None:
+    """A key that is tied to environments leaves the keys of other environments alone."""
+    if not within_environments(caller, key.environments):
+        raise Forbidden("This key reaches environments that the caller's key does not.")

@@ -1,0 +1,104 @@
+"""The bearer strings that we issue: recognisable at sight, and not guessable.
+
+* 256 random bits each, so a keyed hash is enough to store them; a password hash would only be slow.
+* The prefix and the checksum tell scanners, people and us a mistyped or foreign string before
+  any look-up. They prove nothing: who may do what is decided by looking up the ``fingerprint``.
+* There is one spelling of a bearer: what is not exactly it is refused, and no reason repeats it.
+
+The text::
+
+    kt_ | 43 base62 characters: 32 random bytes, big-endian | 6: CRC-32 of everything before
+
+Base62 is ``0-9A-Za-z``, padded on the left with ``0``; the CRC is zlib's.
+"""
+
+import hmac
+import os
+import re
+import string
+import zlib
+from collections.abc import Callable
+from typing import Final, Literal
+
+from vault.errors import Invalid
+from vault.secret import Secret
+
+Kind = Literal["api_key", "operator", "grant", "handle", "sealed", "connect"]
+
+PREFIXES: Final[dict[Kind, str]] = {
+    "api_key": "kt_",
+    "operator": "kto_",
+    "grant": "ktg_",
+    "handle": "kth_",
+    "sealed": "kts_",
+    "connect": "ktc_",
+}
+RANDOM_SIZE: Final = 32
+
+_KINDS: dict[str, Kind] = {prefix: kind for kind, prefix in PREFIXES.items()}
+_ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+_NOT_BASE62 = re.compile(r"[^0-9A-Za-z]")
+_BODY_LENGTH = 43
+_CHECKSUM_LENGTH = 6
+
+
+def generate(kind: Kind, *, random: Callable[[int], bytes] = os.urandom) -> Secret:
+    """Make a new one."""
+    number = int.from_bytes(random(RANDOM_SIZE), "big")
+    body = PREFIXES[kind] + _base62(number, _BODY_LENGTH)
+    return Secret(body + _checksum(body))
+
+
+def parse(text: str | Secret) -> Kind:
+    """Return what kind of bearer this is; ``Invalid`` says what is wrong with it."""
+    bearer = text if isinstance(text, str) else text.reveal_bytes().decode("ascii", "replace")
+    prefix = bearer[: bearer.find("_") + 1]
+    kind = _KINDS.get(prefix)
+    if kind is None:
+        raise Invalid("This is not one of our keys: the prefix is another one.")
+    if len(bearer) != len(prefix) + _BODY_LENGTH + _CHECKSUM_LENGTH:
+        raise Invalid("This key has the wrong length: was it cut?")
+    if _NOT_BASE62.search(bearer, len(prefix)):
+        raise Invalid("This key holds a character that no key has.")
+    body = bearer[:-_CHECKSUM_LENGTH]
+    # The alphabet is in ASCII order, so equally long texts compare like their numbers.
+    if body[len(prefix) :] > _LARGEST:
+        raise Invalid("This key is larger than any key.")
+    # No constant time: the checksum holds nothing that the text before it does not.
+    if _checksum(body) != bearer[-_CHECKSUM_LENGTH:]:
+        raise Invalid("This key's checksum does not match: is there a typing mistake?")
+    return kind
+
+
+def kind_of(text: str | Secret) -> Kind | None:
+    """Return what kind of bearer this is, or nothing where it is none of ours."""
+    try:
+        return parse(text)
+    except Invalid:
+        return None
+
+
+def fingerprint(pepper: bytes, bearer: str | Secret) -> bytes:
+    """Return what is stored and looked up instead of the bearer: useless without the pepper."""
+    # surrogatepass: a header may hold any bytes, and an encoding error would carry the text along.
+    held = (
+        bearer.encode("utf-8", "surrogatepass")
+        if isinstance(bearer, str)
+        else bearer.reveal_bytes()
+    )
+    return hmac.digest(pepper, held, "sha256")
+
+
+def _checksum(body: str) -> str:
+    return _base62(zlib.crc32(body.encode("ascii")), _CHECKSUM_LENGTH)
+
+
+def _base62(number: int, length: int) -> str:
+    digits = []
+    for _ in range(length):
+        number, digit = divmod(number, len(_ALPHABET))
+        digits.append(_ALPHABET[digit])
+    return "".join(reversed(digits))
+
+
+_LARGEST = _base62(2 ** (8 * RANDOM_SIZE) - 1, _BODY_LENGTH)

@@ -1,0 +1,353 @@
+"""PostgreSQL: one pool, and transactions that each belong to one workspace.
+
+* The only way to a workspace's rows is ``Database.run(workspace, work)``: it opens a transaction,
+  names the workspace to row-level security for that transaction only, and commits.
+* Until COMMIT is sent a lost connection means that nothing happened, so ``work`` is run again,
+  for up to ``RETRY_SECONDS``; likewise when the server picked us to resolve a conflict. A COMMIT
+  whose answer is lost is reported as ``NotReady``: the caller's Idempotency-Key settles it.
+* No pooled connection keeps session state, so nothing is reset between two uses (a round trip
+  saved), and a transaction pooler in front changes nothing.
+* No error text of the driver goes further: it quotes values. Only its SQLSTATE and the
+  constraint's name do.
+* The service refuses a role that could look past row-level security.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import os
+import re
+import time
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Self, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import asyncpg
+import structlog
+
+from vault.errors import Conflict, Misconfigured, NotReady, VaultError
+from vault.secret import Secret
+
+T = TypeVar("T")
+Row = Sequence[Any]
+
+CONNECT_SECONDS: Final = 5.0
+ACQUIRE_SECONDS: Final = 5.0
+STATEMENT_SECONDS: Final = 15.0
+RETRY_SECONDS: Final = 5.0
+MIN_SERVER_VERSION: Final = 150000
+CONFLICT_TRIES: Final = 5
+
+_SCOPE = re.compile(r"ws_[0-9a-z]{26}|operator")
+_TRY_AGAIN = {"40001", "40P01"}  # serialization failure, deadlock: the server asks for it
+_AWAY = {
+    "25006": "The database takes no writes right now.",
+    "53100": "The database's disk is full.",
+    "53200": "The database is out of memory.",
+    "53300": "The database has no connection left.",
+    "57014": "The database took too long.",
+    "57P01": "The database is restarting.",
+    "57P02": "The database is restarting.",
+    "57P03": "The database is starting.",
+}
+_LOCK_TIMEOUT = "55P03"
+
+_log = structlog.get_logger("keyturn.database")
+
+
+class Busy(VaultError):
+    """Another transaction holds the row, and we did not want to wait."""
+
+    code = "conflict"
+    action = "retry"
+
+
+class _Lost(Exception):
+    """The connection went away before COMMIT was sent: nothing happened."""
+
+
+class Transaction:
+    """Statements of one transaction. ``vault.sql`` runs its queries through it."""
+
+    def __init__(self, connection: Any, workspace: str) -> None:
+        self._connection = connection
+        self.workspace = workspace
+
+    async def fetch(self, sql: str, values: Sequence[object]) -> Sequence[Row]:
+        rows: Sequence[Row] = await self._connection.fetch(sql, *values)
+        return rows
+
+    async def enter(self, workspace: str) -> None:
+        """Go on as another workspace; the operator's creation of one does this, nobody else."""
+        await self._connection.execute(_as_workspace(workspace))
+        self.workspace = workspace
+
+
+class Database:
+    """The application's way to PostgreSQL."""
+
+    def __init__(self, pool: Any, dsn: Secret) -> None:
+        self._pool = pool
+        self._dsn = dsn
+
+    @classmethod
+    async def open(cls, dsn: Secret, *, size: int, statement_cache: int) -> Self:
+        """Connect, and refuse a server or a role that the vault must not run on."""
+        try:
+            pool = await asyncpg.create_pool(
+                dsn.reveal(),
+                min_size=1,
+                max_size=size,
+                timeout=CONNECT_SECONDS,
+                command_timeout=STATEMENT_SECONDS,
+                statement_cache_size=statement_cache,
+                reset=_keep_nothing,
+            )
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+            raise _cannot_connect(error) from None
+        database = cls(pool, dsn)
+        try:
+            await database.refuse_privileged_role()
+        except BaseException:
+            await database.close()
+            raise
+        return database
+
+    async def run(self, workspace: str, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Run ``work`` in one transaction as ``workspace``. It may run more than once."""
+        return await _retrying(lambda: self._once(workspace, work))
+
+    async def lookup(self, sql: str, values: Sequence[object]) -> Sequence[Row]:
+        """Run one read that belongs to no workspace: a global table, or a bearer's hash."""
+        return await _retrying(lambda: self._read(sql, values))
+
+    async def probe(self) -> None:
+        """Is the server there? On a connection of its own: a busy pool is not a dead server."""
+        try:
+            connection = await asyncpg.connect(
+                self._dsn.reveal(), timeout=2, command_timeout=2, statement_cache_size=0
+            )
+            try:
+                await connection.execute("select 1")
+            finally:
+                connection.terminate()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            raise NotReady("The database cannot be reached.") from None
+
+    async def refuse_privileged_role(self) -> None:
+        """Row-level security binds neither superusers nor owners; so we are neither."""
+        [row] = await self.lookup(_WHO_AM_I, ())
+        version, superuser, bypass, owner = row
+        if version < MIN_SERVER_VERSION:
+            raise Misconfigured("PostgreSQL 15 or newer is needed.")
+        for is_it, what in (
+            (superuser, "a superuser"),
+            (bypass, "BYPASSRLS"),
+            (owner, "the owner"),
+        ):
+            if is_it:
+                raise Misconfigured(
+                    f"KEYTURN_DATABASE_URL logs in as {what}, which row-level security does not "
+                    "bind. Use the application role: 'keyturn migrate' makes it."
+                )
+
+    async def refuse_other_schema(self) -> None:
+        """Without our schema nothing here works; whoever starts us has to know."""
+        [row] = await self.lookup("select to_regclass('vault.schema_migrations') is not null", ())
+        if not row[0]:
+            raise Misconfigured("This database has no Keyturn schema yet: run 'keyturn migrate'.")
+
+    async def close(self) -> None:
+        try:
+            await asyncio.wait_for(self._pool.close(), CONNECT_SECONDS)
+        except TimeoutError:
+            self._pool.terminate()
+
+    @property
+    def idle_connections(self) -> int:
+        return int(self._pool.get_idle_size())
+
+    @property
+    def open_connections(self) -> int:
+        return int(self._pool.get_size())
+
+    async def _once(self, workspace: str, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        begin = f"begin; {_as_workspace(workspace)}"
+        connection = await self._acquire()
+        try:
+            with _driver_errors_hidden():
+                await connection.execute(begin)
+                result = await work(Transaction(connection, workspace))
+            try:
+                await connection.execute("commit")
+            except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError):
+                raise NotReady(
+                    "The database went away while it committed; ask again to see the outcome."
+                ) from None
+            return result
+        finally:
+            await self._release(connection)
+
+    async def _read(self, sql: str, values: Sequence[object]) -> Sequence[Row]:
+        connection = await self._acquire()
+        try:
+            with _driver_errors_hidden():
+                rows: Sequence[Row] = await connection.fetch(sql, *values)
+                return rows
+        finally:
+            await self._release(connection)
+
+    async def _acquire(self) -> Any:
+        try:
+            return await self._pool.acquire(timeout=ACQUIRE_SECONDS)
+        except TimeoutError:
+            raise NotReady("All database connections are busy.") from None
+        except asyncpg.PostgresError as error:
+            if _is_away(error):
+                raise _Lost from None
+            raise _translated(error) from None
+        except (OSError, asyncpg.InterfaceError):
+            raise _Lost from None
+
+    async def _release(self, connection: Any) -> None:
+        # Shielded: a caller that goes away must not leave a transaction open behind it.
+        await asyncio.shield(self._pool.release(connection))
+
+
+async def _retrying(attempt: Callable[[], Awaitable[T]]) -> T:
+    give_up = time.monotonic() + RETRY_SECONDS
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            return await attempt()
+        except _Lost:
+            if time.monotonic() > give_up:
+                raise NotReady("The database cannot be reached.", retry_after=2) from None
+            await asyncio.sleep(min(0.05 * 2**tries, 0.5))
+        except asyncpg.PostgresError as error:
+            if error.sqlstate not in _TRY_AGAIN or tries >= CONFLICT_TRIES:
+                raise _translated(error) from None
+            await asyncio.sleep(0.005 * 2**tries)
+
+
+@contextmanager
+def _driver_errors_hidden() -> Iterator[None]:
+    """Turn a lost connection into ``_Lost``; let only errors with an SQLSTATE through."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        restarting = (error.sqlstate or "").startswith("57P")
+        if restarting or isinstance(error, asyncpg.PostgresConnectionError):
+            raise _Lost from None
+        raise
+    except asyncpg.DataError:
+        # Its text quotes the value, so only the fact goes on: a bug of ours.
+        raise VaultError("A value could not be sent to the database.") from None
+    except TimeoutError:
+        raise NotReady("The database took too long.") from None
+    except (OSError, asyncpg.InterfaceError):
+        raise _Lost from None
+
+
+async def _keep_nothing(connection: Any) -> None:
+    """Give a connection back without a reset; end what a cancelled caller left open."""
+    if connection.is_in_transaction():
+        await connection.execute("rollback")
+
+
+def _as_workspace(workspace: str) -> str:
+    # The one value that is written into SQL; it is ours, and its form is checked all the same.
+    if not _SCOPE.fullmatch(workspace):
+        raise VaultError("A transaction was opened for something that is no workspace.")
+    return f"select set_config('keyturn.workspace', '{workspace}', true)"
+
+
+def _is_away(error: Any) -> bool:
+    return error.sqlstate in _AWAY or isinstance(error, asyncpg.PostgresConnectionError)
+
+
+def _translated(error: Any) -> VaultError:
+    """Say what happened without the driver's text, which quotes rows and values."""
+    sqlstate = error.sqlstate or ""
+    if _is_away(error):
+        return NotReady(_AWAY.get(sqlstate, "The database cannot be reached."), retry_after=2)
+    if sqlstate == _LOCK_TIMEOUT:
+        return Busy()
+    if sqlstate.startswith("23"):
+        return Conflict(f"The change breaks the rule {error.constraint_name or sqlstate}.")
+    _log.error("database_error", sqlstate=sqlstate, constraint=error.constraint_name)
+    return VaultError(f"The database refused a statement (SQLSTATE {sqlstate}).")
+
+
+def _cannot_connect(error: Exception) -> VaultError:
+    if isinstance(error, asyncpg.PostgresError) and not _is_away(error):
+        return Misconfigured(f"The database refuses the login (SQLSTATE {error.sqlstate}).")
+    if isinstance(error, ValueError):
+        return Misconfigured("KEYTURN_DATABASE_URL is not a PostgreSQL address.")
+    return NotReady("The database cannot be reached.")
+
+
+_WHO_AM_I: Final = """
+select current_setting('server_version_num')::int,
+       bool_or(r.rolsuper),
+       bool_or(r.rolbypassrls),
+       bool_or(r.rolname = 'keyturn_owner')
+  from pg_roles r
+ where pg_has_role(session_user, r.oid, 'member')
+"""
+
+
+# --- For migrations: the owner's connection, and roles with passwords ---
+
+DriverError: type[Exception] = asyncpg.PostgresError
+
+
+async def connect_as_owner(dsn: Secret) -> Any:
+    """One connection that may change the schema."""
+    try:
+        return await asyncpg.connect(dsn.reveal(), timeout=CONNECT_SECONDS, statement_cache_size=0)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        raise _cannot_connect(error) from None
+
+
+def sqlstate_of(error: BaseException) -> str | None:
+    """The SQLSTATE of a driver's error; ``None`` for anything else."""
+    return error.sqlstate if isinstance(error, asyncpg.PostgresError) else None
+
+
+def login_of(dsn: Secret) -> tuple[str, str]:
+    """User and password of a database address."""
+    try:
+        parts = urlsplit(dsn.reveal())
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    except ValueError:
+        raise Misconfigured("That is not a PostgreSQL address.") from None
+    if not user:
+        raise Misconfigured("The database address names no user.")
+    return user, password
+
+
+def hosts_of(dsn: Secret) -> list[tuple[str, int]]:
+    """The hosts and ports of a database address; a socket's folder is none."""
+    default = 5432
+    try:
+        parts = urlsplit(dsn.reveal())
+        listed = parts.netloc.rpartition("@")[2].split(",")
+        pairs = [urlsplit(f"//{one}") for one in listed if one]
+        return [(one.hostname, one.port or default) for one in pairs if one.hostname]
+    except ValueError:
+        raise Misconfigured("That is not a PostgreSQL address.") from None
+
+
+def scram_verifier(password: str) -> str:
+    """What PostgreSQL stores for a password (RFC 5803): the password is never sent to it."""
+    salt, rounds = os.urandom(16), 4096
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, rounds)
+    client = hmac.digest(salted, b"Client Key", "sha256")
+    stored = hashlib.sha256(client).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    text = [b64encode(part).decode() for part in (salt, stored, server)]
+    return f"SCRAM-SHA-256${rounds}:{text[0]}${text[1]}:{text[2]}"

@@ -1,0 +1,149 @@
+"""Everything that can go wrong, as one tree; a leaf is a fact, its ``code`` is stable.
+
+::
+
+    VaultError
+    ├── Malformed              the request cannot be read                       malformed
+    ├── Invalid                it can be read, and breaks a rule                invalid
+    ├── Unauthenticated        no key, or none that lives                       unauthenticated
+    ├── Forbidden              the key is known and may not                     forbidden
+    ├── NotFound               missing, or another workspace's                  not_found
+    ├── Conflict               the present state does not allow it              conflict
+    ├── TooLarge               over a limit                                     too_large
+    ├── IdempotencyInProgress  the first request still runs        idempotency_in_progress
+    ├── IdempotencyMismatch    the same key came with another body idempotency_mismatch
+    ├── NotReady               a part that we need is away; try again           not_ready
+    ├── UpstreamFailed         somebody else's server answered wrongly          upstream_failed
+    ├── EgressDenied           an outbound call that must not be made           invalid
+    ├── Unreachable            nobody answered (``sent`` says what we know)     upstream_failed
+    ├── IntegrityError         a sealed value is not what was sealed            internal
+    └── Misconfigured          the operator has to act; stops the start         internal
+
+* The message is written for the person who reads it, and never holds a value: no token, no body
+  of somebody else's answer, no query string. It defaults to the first line of the docstring.
+* The HTTP status of a code stands in one table, ``broker/api/problems.py``.
+"""
+
+from typing import ClassVar, Literal
+
+Action = Literal["reconnect", "retry", "fix_configuration", "none"]
+
+
+class VaultError(Exception):
+    """Something went wrong."""
+
+    code: ClassVar[str] = "internal"
+    action: ClassVar[Action] = "none"
+
+    def __init__(self, message: str | None = None, *, retry_after: int | None = None) -> None:
+        self.message = message or (type(self).__doc__ or "").split("\n", 1)[0]
+        self.retry_after = retry_after
+        super().__init__(self.message)
+
+
+class Malformed(VaultError):
+    """The request cannot be read."""
+
+    code = "malformed"
+
+
+class Invalid(VaultError):
+    """The request breaks a rule."""
+
+    code = "invalid"
+
+    def __init__(self, message: str | None = None, *, pointer: str | None = None) -> None:
+        super().__init__(message)
+        self.pointer = pointer
+
+
+class Unauthenticated(VaultError):
+    """No valid key: send one as 'Authorization: Bearer' or 'xi-api-key'."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(VaultError):
+    """This key may not do that."""
+
+    code = "forbidden"
+
+
+class NotFound(VaultError):
+    """There is no such thing here."""
+
+    code = "not_found"
+
+
+class Conflict(VaultError):
+    """The present state does not allow it."""
+
+    code = "conflict"
+
+
+class TooLarge(VaultError):
+    """The request is over the size limit."""
+
+    code = "too_large"
+
+
+class IdempotencyInProgress(VaultError):
+    """The first request with this Idempotency-Key is still running."""
+
+    code = "idempotency_in_progress"
+    action = "retry"
+
+
+class IdempotencyMismatch(VaultError):
+    """This Idempotency-Key was used with another body."""
+
+    code = "idempotency_mismatch"
+
+
+class NotReady(VaultError):
+    """A part of the service is away; try again shortly."""
+
+    code = "not_ready"
+    action = "retry"
+
+    def __init__(self, message: str | None = None, *, retry_after: int | None = 1) -> None:
+        super().__init__(message, retry_after=retry_after)
+
+
+class UpstreamFailed(VaultError):
+    """The other server's answer cannot be used."""
+
+    code = "upstream_failed"
+    action = "retry"
+
+
+class EgressDenied(VaultError):
+    """This address may not be called."""
+
+    code = "invalid"
+    action = "fix_configuration"
+
+
+class Unreachable(VaultError):
+    """The other server did not answer.
+
+    ``sent`` tells a refresher what it may assume: ``False`` means that not one byte of the
+    request left, so trying again is harmless; ``True`` means that the other side may have acted.
+    """
+
+    code = "upstream_failed"
+    action = "retry"
+
+    def __init__(self, message: str | None = None, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class IntegrityError(VaultError):
+    """A sealed value is not what was sealed here."""
+
+
+class Misconfigured(VaultError):
+    """The configuration cannot work."""
+
+    action = "fix_configuration"

@@ -1,0 +1,74 @@
+"""A change that is asked for twice with the same Idempotency-Key is made once.
+
+* Claim, change and outcome are one transaction: after a crash there is either all of it or none,
+  so there is no half-done request to guess about.
+* Whoever meets a claim that is still at work is told so at once, and does not wait for it.
+* What is remembered for a day is what the thing looks like, never a secret.
+"""
+
+import hmac
+from typing import Final
+
+from msgspec import Struct
+
+from vault.database import Busy, Transaction
+from vault.errors import IdempotencyInProgress, IdempotencyMismatch
+from vault.model import Caller, Once
+from vault.sql import Nothing, Query
+
+
+class _Claimed(Struct, frozen=True):
+    key_hash: bytes
+
+
+class _Remembered(Struct, frozen=True):
+    fingerprint: bytes
+    result: bytes
+
+
+class _Setting(Struct, frozen=True):
+    set_config: str
+
+
+_impatient: Final = Query("idempotency", "impatient", _Setting)
+_patient: Final = Query("idempotency", "patient", _Setting)
+_claim: Final = Query("idempotency", "claim", _Claimed)
+_get: Final = Query("idempotency", "get", _Remembered)
+_settle: Final = Query("idempotency", "settle", Nothing)
+_forget_old: Final = Query("idempotency", "forget_old", Nothing)
+
+
+async def claim(tx: Transaction, caller: Caller, once: Once | None) -> bytes | None:
+    """Take the key for this transaction; return the earlier outcome if there is one."""
+    if once is None:
+        return None
+    mine = {"workspace_id": tx.workspace, "caller": caller.actor_id}
+    await _forget_old.run(tx, **mine)
+    if await _take(tx, mine, once):
+        return None
+    remembered = await _get.one(tx, **mine, key_hash=once.key_hash)
+    if not hmac.compare_digest(remembered.fingerprint, once.fingerprint):
+        raise IdempotencyMismatch
+    return remembered.result
+
+
+async def settle(tx: Transaction, caller: Caller, once: Once | None, result: bytes) -> None:
+    """Remember the outcome, in the transaction that made it."""
+    if once is not None:
+        await _settle.run(
+            tx,
+            workspace_id=tx.workspace,
+            caller=caller.actor_id,
+            key_hash=once.key_hash,
+            result=result,
+        )
+
+
+async def _take(tx: Transaction, mine: dict[str, str], once: Once) -> bool:
+    await _impatient.run(tx)
+    try:
+        taken = await _claim.maybe(tx, **mine, key_hash=once.key_hash, fingerprint=once.fingerprint)
+    except Busy:
+        raise IdempotencyInProgress from None
+    await _patient.run(tx)
+    return taken is not None

@@ -1,0 +1,219 @@
+"""The schema, and the only way to it: forward-only SQL files, each applied once, in order.
+
+* A file is ``NNNN_what.sql``; it runs in one transaction and is recorded with its SHA-256.
+* Any number of processes may migrate at once: the row of ``vault.schema_lock`` lets one through
+  (a row and not an advisory lock, which a transaction pooler would lose).
+* A file that was changed after it was applied, or a database newer than this code, is refused.
+* Everything is made by ``keyturn_owner``, whoever logs in, so that the application's role never
+  owns a table. The roles are made on the way, where the login may do that.
+"""
+
+import asyncio
+import hashlib
+import random
+from importlib import resources
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from vault import __version__
+from vault.database import DriverError, connect_as_owner, login_of, scram_verifier, sqlstate_of
+from vault.errors import Misconfigured
+from vault.secret import Secret
+
+LOCK_TIMEOUT: Final = "10s"
+STATEMENT_TIMEOUT: Final = "15min"
+LOGIN_STATEMENT_TIMEOUT: Final = "30s"
+LOGIN_IDLE_TIMEOUT: Final = "60s"
+_RACE_TRIES: Final = 8
+# Two sessions that make the same role or schema: duplicate object, unique violation,
+# "tuple concurrently updated", deadlock.
+_RACES: Final = {"42710", "42P06", "42P07", "23505", "XX000", "40P01", "40001"}
+
+_log = structlog.get_logger("keyturn.migrations")
+
+
+class Migration(msgspec.Struct, frozen=True):
+    """One file."""
+
+    version: int
+    name: str
+    sql: str
+    sha256: str
+
+
+class Login(msgspec.Struct, frozen=True):
+    """A database login that the service will use, and the role that it gets."""
+
+    address: Secret
+    role: str
+
+
+def all_migrations() -> list[Migration]:
+    """Every file, in order."""
+    found = []
+    for file in resources.files(__name__).iterdir():
+        number, _, rest = file.name.partition("_")
+        if number.isdigit() and rest.endswith(".sql"):
+            text = file.read_text()
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            found.append(Migration(int(number), rest.removesuffix(".sql"), text, digest))
+    return sorted(found, key=lambda migration: migration.version)
+
+
+def newest_version() -> int:
+    """The version that this code needs."""
+    return all_migrations()[-1].version
+
+
+async def migrate(owner: Secret, logins: list[Login]) -> list[Migration]:
+    """Bring the schema to this code's version; returns what was applied by this call."""
+    connection = await connect_as_owner(owner)
+    try:
+        await _racing(connection, _prepare)
+        for login in logins:
+            await _racing(connection, lambda it, login=login: _ensure_login(it, login))
+        applied = []
+        for migration in all_migrations():
+            if await _apply(connection, migration):
+                applied.append(migration)
+                _log.info("migration_applied", version=migration.version, name=migration.name)
+        return applied
+    finally:
+        await connection.close(timeout=5)
+
+
+async def pending(owner: Secret) -> list[Migration]:
+    """What ``migrate`` would apply. Changes nothing."""
+    connection = await connect_as_owner(owner)
+    try:
+        if not await connection.fetchval(
+            "select to_regclass('vault.schema_migrations') is not null"
+        ):
+            return all_migrations()
+        if await _is_role(connection, "keyturn_owner"):
+            await connection.execute("set role keyturn_owner")
+        recorded = await _recorded(connection)
+        _refuse_newer(recorded)
+        return [one for one in all_migrations() if not _already(one, recorded)]
+    finally:
+        await connection.close(timeout=5)
+
+
+async def _racing(connection: Any, step: Any) -> None:
+    for attempt in range(_RACE_TRIES):
+        try:
+            async with connection.transaction():
+                await step(connection)
+        except DriverError as error:
+            if sqlstate_of(error) not in _RACES or attempt == _RACE_TRIES - 1:
+                raise _explained(error) from None
+            await asyncio.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - spreads the racers
+        else:
+            return
+
+
+async def _prepare(connection: Any) -> None:
+    """Roles, schema, and the two tables of the runner itself."""
+    if not await _roles_complete(connection):
+        await connection.execute((resources.files(__name__) / "roles.sql").read_text())
+    await connection.execute("set local role keyturn_owner")
+    await connection.execute((resources.files(__name__) / "runner.sql").read_text())
+
+
+async def _roles_complete(connection: Any) -> bool:
+    return bool(
+        await connection.fetchval(
+            "select count(*) = 5 and bool_and(has_database_privilege("
+            "'keyturn_owner', current_database(), 'create'))"
+            " and pg_has_role(current_user, 'keyturn_owner', 'member')"
+            " from pg_roles where rolname in ('keyturn_owner', 'keyturn_app', 'keyturn_worker',"
+            " 'keyturn_auth', 'keyturn_backup')"
+        )
+        if await _is_role(connection, "keyturn_owner")
+        else False
+    )
+
+
+async def _is_role(connection: Any, name: str) -> bool:
+    return bool(await connection.fetchval("select true from pg_roles where rolname = $1", name))
+
+
+async def _ensure_login(connection: Any, login: Login) -> None:
+    """Make the login that an address names, unless it exists; it becomes a member of its role."""
+    user, password = login_of(login.address)
+    quoted = '"' + user.replace('"', '""') + '"'
+    state = await connection.fetchrow(
+        "select rolcanlogin, pg_has_role(rolname, $2, 'member') from pg_roles where rolname = $1",
+        user,
+        login.role,
+    )
+    if state is None or not state[0]:
+        # A verifier and not the password: PostgreSQL may log the statement.
+        verifier = scram_verifier(password)
+        verb = "create" if state is None else "alter"
+        await connection.execute(f"{verb} role {quoted} login password '{verifier}'")
+        for name, value in (
+            ("statement_timeout", LOGIN_STATEMENT_TIMEOUT),
+            ("idle_in_transaction_session_timeout", LOGIN_IDLE_TIMEOUT),
+        ):
+            await connection.execute(f"alter role {quoted} set {name} = '{value}'")
+    if user != login.role and (state is None or not state[1]):
+        await connection.execute(f"grant {login.role} to {quoted}")
+
+
+async def _apply(connection: Any, migration: Migration) -> bool:
+    """Apply one file unless it is there already. The lock's row is held while it runs."""
+    async with connection.transaction():
+        await connection.execute("set local role keyturn_owner")
+        await connection.execute("select from vault.schema_lock for update")
+        recorded = await _recorded(connection)
+        _refuse_newer(recorded)
+        if _already(migration, recorded):
+            return False
+        await connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
+        await connection.execute(f"set local statement_timeout = '{STATEMENT_TIMEOUT}'")
+        await connection.execute(migration.sql)
+        await connection.execute(
+            "insert into vault.schema_migrations (version, name, sha256, app_version)"
+            " values ($1, $2, $3, $4)",
+            migration.version,
+            migration.name,
+            migration.sha256,
+            __version__,
+        )
+        return True
+
+
+async def _recorded(connection: Any) -> dict[int, str]:
+    rows = await connection.fetch("select version, sha256 from vault.schema_migrations")
+    return dict(tuple(row) for row in rows)
+
+
+def _already(migration: Migration, recorded: dict[int, str]) -> bool:
+    digest = recorded.get(migration.version)
+    if digest is not None and digest != migration.sha256:
+        raise Misconfigured(
+            f"Migration {migration.version:04} was changed after it was applied. "
+            "Run the version that applied it, or restore its file."
+        )
+    return digest is not None
+
+
+def _refuse_newer(recorded: dict[int, str]) -> None:
+    newest = max(recorded, default=0)
+    if newest > newest_version():
+        raise Misconfigured(
+            f"The database is at version {newest}, newer than this code knows "
+            f"({newest_version()}). Run the newer Keyturn."
+        )
+
+
+def _explained(error: Exception) -> Exception:
+    if sqlstate_of(error) == "42501":
+        return Misconfigured(
+            "The login of KEYTURN_OWNER_DATABASE_URL may not make the roles. Let a superuser run "
+            "vault/migrations/roles.sql in this database once, then migrate again."
+        )
+    return error

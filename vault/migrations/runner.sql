@@ -1,0 +1,14 @@
+-- What the migration runner itself needs; made before the first migration.
+create schema if not exists vault;
+create table if not exists vault.schema_lock (singleton boolean primary key default true check (singleton));
+insert into vault.schema_lock values (true) on conflict do nothing;
+create table if not exists vault.schema_migrations (
+    version integer primary key,
+    name text not null,
+    sha256 text not null,
+    app_version text not null,
+    applied_at timestamptz not null default now()
+);
+grant usage on schema vault to keyturn_app, keyturn_worker, keyturn_backup;
+grant select on vault.schema_migrations to keyturn_app, keyturn_worker;
+alter default privileges in schema vault grant select on tables to keyturn_backup;

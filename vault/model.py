@@ -1,0 +1,175 @@
+"""The nouns: ids, who asks, and the things that a workspace holds.
+
+* Every struct is frozen; nothing here does I/O.
+* ``Caller`` is who asks. Every method of the door takes one, and it alone decides the workspace.
+* Ids are a prefix and a ULID in lower-case Crockford base 32: sortable by time, safe in a URL.
+"""
+
+import os
+import time
+from datetime import datetime
+from typing import Annotated, Final, Literal, NewType, Self, get_args
+
+import msgspec
+from msgspec import Meta
+
+from vault.errors import Forbidden
+from vault.secret import Secret
+
+WorkspaceId = NewType("WorkspaceId", str)
+KeyId = NewType("KeyId", str)
+UserId = NewType("UserId", str)
+
+Scope = Literal[
+    "manage",
+    "mint",
+    "connect",
+    "tokens:read",
+    "tools:invoke",
+    "redeem",
+    "runtime",
+    "hooks",
+    "audit:read",
+]
+SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
+
+# The operator's own place beside the workspaces: the directory of workspaces, and what the
+# operator's requests leave behind. It is no workspace and holds no credential.
+OPERATOR: Final = WorkspaceId("operator")
+
+PRODUCTION: Final = "production"
+ENVIRONMENT_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$"
+USER_ID_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._~@:+=|,!$*()'-]{0,254}$"
+E164_PATTERN: Final = r"^\+[1-9][0-9]{6,14}$"
+ATTRIBUTE_PATTERN: Final = r"^[a-z][a-z0-9_]{0,47}$"
+MAX_PHONE_NUMBERS: Final = 20
+MAX_ATTRIBUTES: Final = 50
+
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Environment = Annotated[str, Meta(pattern=ENVIRONMENT_PATTERN)]
+PhoneNumber = Annotated[str, Meta(pattern=E164_PATTERN)]
+AttributeName = Annotated[str, Meta(pattern=ATTRIBUTE_PATTERN)]
+AttributeValue = Annotated[str, Meta(max_length=1000)] | bool | int | float
+
+_CROCKFORD: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_ULID_LENGTH: Final = 26
+
+
+def new_id(prefix: str) -> str:
+    """Make an id that sorts by the time it was made, to the millisecond."""
+    value = int(time.time() * 1000) << 80 | int.from_bytes(os.urandom(10), "big")
+    digits = [_CROCKFORD[value >> 5 * place & 31] for place in range(_ULID_LENGTH)]
+    return f"{prefix}_{''.join(reversed(digits))}"
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks: known, not yet allowed. ``vault.access`` says what it may do."""
+
+    kind: Literal["operator", "key"]
+    actor_id: str
+    workspace: WorkspaceId
+    scopes: frozenset[Scope] = frozenset()
+    environments: tuple[str, ...] = ()
+    expires_at: datetime | None = None
+    request_id: str = ""
+
+    @classmethod
+    def operator(cls, actor_id: str, *, request_id: str = "") -> Self:
+        """The person or script that runs this deployment; it holds no scope."""
+        return cls(kind="operator", actor_id=actor_id, workspace=OPERATOR, request_id=request_id)
+
+    def within(self, workspace: WorkspaceId) -> Self:
+        """Let the operator work inside one workspace, where its audit shows it."""
+        if self.kind != "operator":
+            raise Forbidden
+        return msgspec.structs.replace(self, workspace=workspace)
+
+
+class Once(msgspec.Struct, frozen=True, kw_only=True):
+    """An Idempotency-Key: the same change, asked for again, is not made again.
+
+    ``key_hash`` and ``fingerprint`` are keyed hashes of the header and of the request.
+    """
+
+    key_hash: bytes
+    fingerprint: bytes
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Which part of a list: at most ``limit`` things after the one that ``after`` names."""
+
+    limit: int
+    after: str = ""
+
+
+class Workspace(msgspec.Struct, frozen=True):
+    workspace_id: WorkspaceId
+    name: str
+    created_at: datetime
+
+
+class ApiKey(msgspec.Struct, frozen=True):
+    """What is known of a key; the key itself is shown once, when it is made."""
+
+    key_id: KeyId
+    name: str
+    scopes: list[Scope]
+    environments: list[str]
+    created_at: datetime
+    created_by: str
+    expires_at: datetime | None = None
+    last_used_at: datetime | None = None
+
+
+class NewKey(msgspec.Struct, frozen=True, kw_only=True):
+    """What a key shall be."""
+
+    name: str
+    scopes: tuple[Scope, ...]
+    environments: tuple[str, ...] = ()
+    expires_at: datetime | None = None
+
+
+class MadeKey(msgspec.Struct, frozen=True):
+    """A key just made; ``bearer`` is ``None`` where an earlier answer already held it."""
+
+    key: ApiKey
+    bearer: Secret | None
+
+
+class MadeWorkspace(msgspec.Struct, frozen=True):
+    """A workspace just made, with its first key."""
+
+    workspace: Workspace
+    bearer: Secret | None
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What the platform tells us of a user. Sealed under the user's own key."""
+
+    name: str | None = None
+    phone_numbers: list[str] = []
+    attributes: dict[str, str | bool | int | float] = {}
+
+
+class User(msgspec.Struct, frozen=True):
+    user_id: UserId
+    profile: Profile
+    created_at: datetime
+    updated_at: datetime
+
+
+class AuditEvent(msgspec.Struct, frozen=True):
+    """One line of the record. Only the workspace's key can make the pseudonym ``user_ref``."""
+
+    event_id: str
+    at: datetime
+    actor_kind: str
+    actor_id: str
+    action: str
+    target_kind: str
+    target_id: str
+    user_ref: str
+    environment: str
+    outcome: str
+    request_id: str

@@ -1,0 +1,88 @@
+"""Statements live in ``.sql`` files, one file a noun; here they become objects that can be run.
+
+* ``Query("users", "get", Row)`` is made at import time: a name that does not exist fails there.
+* Parameters are written ``:name`` and passed by name; a missing or a superfluous one is an error.
+* A row becomes a struct by position; ``tests/vault/test_queries.py`` prepares every statement on
+  the migrated schema and compares names and types.
+"""
+
+import re
+from functools import cache
+from importlib import resources
+from typing import Final, Generic, TypeVar
+
+import msgspec
+
+from vault.database import Database, Transaction
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+_NAME = re.compile(r"^-- name: ([a-z_]+)$", re.MULTILINE)
+_COMMENT = re.compile(r"--[^\n]*")
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)\b")
+_REGISTRY: Final[dict[str, "Query[msgspec.Struct]"]] = {}
+
+
+class Nothing(msgspec.Struct, frozen=True):
+    """The row of a statement that returns none."""
+
+
+class Query(Generic[R]):
+    """One statement, with the struct that its rows become."""
+
+    def __init__(self, noun: str, name: str, row: type[R], *, package: str = "vault") -> None:
+        text = _statements(package, noun)[name]
+        self.name = f"{package}.{noun}.{name}"
+        self.row = row
+        self.parameters, self.sql = _numbered(text)
+        _REGISTRY[self.name] = self  # type: ignore[assignment] # the registry does not care of which struct
+
+    async def all(self, transaction: Transaction, **arguments: object) -> list[R]:
+        rows = await transaction.fetch(self.sql, self._values(arguments))
+        return [self.row(*row) for row in rows]
+
+    async def maybe(self, transaction: Transaction, **arguments: object) -> R | None:
+        rows = await transaction.fetch(self.sql, self._values(arguments))
+        return self.row(*rows[0]) if rows else None
+
+    async def one(self, transaction: Transaction, **arguments: object) -> R:
+        [row] = await transaction.fetch(self.sql, self._values(arguments))
+        return self.row(*row)
+
+    async def run(self, transaction: Transaction, **arguments: object) -> None:
+        await transaction.fetch(self.sql, self._values(arguments))
+
+    async def lookup(self, database: Database, **arguments: object) -> R | None:
+        """Run outside of any workspace; see ``Database.lookup``."""
+        rows = await database.lookup(self.sql, self._values(arguments))
+        return self.row(*rows[0]) if rows else None
+
+    def _values(self, arguments: dict[str, object]) -> list[object]:
+        if arguments.keys() != set(self.parameters):
+            raise TypeError(f"{self.name} takes {self.parameters}, not {tuple(arguments)}")
+        return [arguments[name] for name in self.parameters]
+
+
+def every_query() -> dict[str, Query[msgspec.Struct]]:
+    """All statements that the loaded modules use, for the tests that check them."""
+    return dict(_REGISTRY)
+
+
+@cache
+def _statements(package: str, noun: str) -> dict[str, str]:
+    text = (resources.files(package) / "sql" / f"{noun}.sql").read_text()
+    _, *parts = _NAME.split(text)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _numbered(text: str) -> tuple[tuple[str, ...], str]:
+    """Replace ``:name`` by ``$n``; comments go, since they may hold colons too."""
+    parameters: list[str] = []
+
+    def number(match: re.Match[str]) -> str:
+        if match[1] not in parameters:
+            parameters.append(match[1])
+        return f"${parameters.index(match[1]) + 1}"
+
+    sql = _PARAMETER.sub(number, _COMMENT.sub("", text)).strip().rstrip(";")
+    return tuple(parameters), sql

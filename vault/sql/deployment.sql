@@ -1,0 +1,16 @@
+-- What this deployment is, and how far its schema has come. Global: these cross no workspace's rows.
+
+-- name: get
+select deployment_id, pepper, root_key_id
+  from vault.deployment;
+
+-- name: insert
+-- The first process to start makes it; the others find it.
+insert into vault.deployment (deployment_id, pepper, root_key_id)
+values (:deployment_id, :pepper, :root_key_id)
+on conflict (singleton) do nothing
+returning deployment_id, pepper, root_key_id;
+
+-- name: schema_version
+select max(version) as version
+  from vault.schema_migrations;

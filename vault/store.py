@@ -1,0 +1,305 @@
+"""Rows become what they mean, and back: the only module that both queries and seals.
+
+* Nothing sealed is opened, and no key unwrapped, while a transaction is open: a slow key service
+  must not hold a database connection.
+* Every context is built from the authenticated workspace and the id that was asked for, never
+  from the row that came back. A row that was moved, swapped or rolled back does not open.
+"""
+
+import os
+from datetime import datetime
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from vault.database import Database, Transaction
+from vault.errors import IntegrityError
+from vault.keyring import Keyring, StoredKey
+from vault.model import (
+    ApiKey,
+    KeyId,
+    NewKey,
+    Page,
+    Profile,
+    User,
+    UserId,
+    Workspace,
+    WorkspaceId,
+)
+from vault.seal import KEY_SIZE, Context, SealingKey, blind_index, key_id_of, open_sealed, seal
+from vault.sql import Nothing, Query
+
+
+class _ActiveKey(Struct, frozen=True):
+    key_id: bytes
+    version: int
+    wrapped: bytes
+    root_key_id: str
+    sealed: bytes
+
+
+class _UserRow(Struct, frozen=True):
+    user_id: UserId
+    generation: int
+    profile: bytes
+    created_at: datetime
+    updated_at: datetime
+    user_key: bytes
+
+
+class _Times(Struct, frozen=True):
+    created_at: datetime
+    updated_at: datetime
+
+
+class _WorkspaceRef(Struct, frozen=True):
+    workspace_id: WorkspaceId
+
+
+class _KeyRef(Struct, frozen=True):
+    key_id: KeyId
+
+
+class _UserRef(Struct, frozen=True):
+    user_id: UserId
+
+
+_workspace_insert: Final = Query("workspaces", "insert", Workspace)
+_workspace_get: Final = Query("workspaces", "get", Workspace)
+_workspace_list: Final = Query("workspaces", "list", Workspace)
+_workspace_any: Final = Query("workspaces", "any", _WorkspaceRef)
+_workspace_delete: Final = Query("workspaces", "delete", _WorkspaceRef)
+_wrapped_insert: Final = Query("workspace_keys", "insert", Nothing)
+_wrapped_active: Final = Query("workspace_keys", "active", _ActiveKey)
+_wrapped_get: Final = Query("workspace_keys", "get", StoredKey)
+_index_insert: Final = Query("workspace_keys", "insert_index_key", Nothing)
+_key_insert: Final = Query("api_keys", "insert", ApiKey)
+_key_get: Final = Query("api_keys", "get", ApiKey)
+_key_list: Final = Query("api_keys", "list", ApiKey)
+_key_delete: Final = Query("api_keys", "delete", _KeyRef)
+_user_list: Final = Query("users", "list", _UserRow)
+_user_get: Final = Query("users", "get", _UserRow)
+_user_insert: Final = Query("users", "insert", _Times)
+_user_insert_key: Final = Query("users", "insert_key", Nothing)
+_user_update: Final = Query("users", "update", _Times)
+_user_delete: Final = Query("users", "delete", _UserRef)
+
+_profile_bytes = msgspec.msgpack.Encoder().encode
+_profile_from = msgspec.msgpack.Decoder(Profile).decode
+
+
+class WorkspaceKeys(Struct, frozen=True):
+    """What a new workspace starts with: its wrapped key, and the sealed key of its indexes."""
+
+    stored: StoredKey
+    sealed_index_key: bytes
+
+
+class WorkspaceSeal(Struct, frozen=True):
+    """What seals a workspace's rows now, and makes its pseudonyms."""
+
+    workspace: WorkspaceId
+    key: SealingKey
+    index_key: bytes
+
+    def user_ref(self, user_id: str) -> str:
+        """The user's pseudonym in the audit record."""
+        return "usr_" + blind_index(self.index_key, "user_id", user_id).hex()
+
+
+class SealedUser(Struct, frozen=True):
+    """A user's row, ready to be written."""
+
+    user_id: UserId
+    generation: int
+    profile: bytes
+    user_key: bytes | None  # sealed; None where the user already has one
+
+
+class Store:
+    """Rows, keys and seals of the workspaces."""
+
+    def __init__(self, database: Database, keyring: Keyring) -> None:
+        self._database = database
+        self._keyring = keyring
+
+    # Keys
+
+    async def new_keys(self, workspace: WorkspaceId) -> WorkspaceKeys:
+        stored = await self._keyring.new_workspace_key(workspace)
+        key = await self._keyring.sealing_key(workspace, stored)
+        sealed = seal(key, _index_key_context(workspace), os.urandom(KEY_SIZE))
+        return WorkspaceKeys(stored, sealed)
+
+    async def seal_of(self, workspace: WorkspaceId) -> WorkspaceSeal:
+        """Fetch and unwrap what seals this workspace's rows now."""
+        active = await self._database.run(
+            workspace, lambda tx: _wrapped_active.one(tx, workspace_id=workspace)
+        )
+        stored = StoredKey(active.key_id, active.version, active.wrapped, active.root_key_id)
+        key = await self._keyring.sealing_key(workspace, stored)
+        index_key = await self._open(workspace, _index_key_context(workspace), active.sealed)
+        return WorkspaceSeal(workspace, key, index_key)
+
+    async def _open(self, workspace: WorkspaceId, context: Context, sealed: bytes) -> bytes:
+        return open_sealed(await self._key_of(workspace, sealed), context, sealed)
+
+    async def _key_of(self, workspace: WorkspaceId, sealed: bytes) -> SealingKey:
+        key_id = key_id_of(sealed)
+        if key := self._keyring.cached(workspace, key_id):
+            return key
+        stored = await self._database.run(
+            workspace, lambda tx: _wrapped_get.maybe(tx, workspace_id=workspace, key_id=key_id)
+        )
+        if stored is None:
+            raise IntegrityError("A value is sealed with a key that this workspace does not have.")
+        return await self._keyring.sealing_key(workspace, stored)
+
+    # Users
+
+    async def new_or_next(
+        self, sealing: WorkspaceSeal, user_id: UserId, profile: Profile
+    ) -> SealedUser:
+        """Seal a profile as the generation that follows the stored one."""
+        row = await self._user_row(sealing.workspace, user_id)
+        sealed_key = None
+        if row is None:
+            user_key, generation = os.urandom(KEY_SIZE), 1
+            sealed_key = seal(sealing.key, _user_key_context(sealing.workspace, user_id), user_key)
+        else:
+            user_key = await self._user_key(sealing.workspace, row, user_id)
+            generation = row.generation + 1
+        context = _profile_context(sealing.workspace, user_id, generation)
+        sealed = seal(sealing.key.for_user(user_key), context, _profile_bytes(profile))
+        return SealedUser(user_id, generation, sealed, sealed_key)
+
+    async def user(self, workspace: WorkspaceId, user_id: UserId) -> User | None:
+        row = await self._user_row(workspace, user_id)
+        return await self._opened(workspace, row, user_id) if row else None
+
+    async def users(self, workspace: WorkspaceId, page: Page) -> list[User]:
+        rows = await self._database.run(
+            workspace,
+            lambda tx: _user_list.all(
+                tx, workspace_id=workspace, after=page.after, limit=page.limit
+            ),
+        )
+        return [await self._opened(workspace, row, row.user_id) for row in rows]
+
+    async def _user_row(self, workspace: WorkspaceId, user_id: UserId) -> _UserRow | None:
+        return await self._database.run(
+            workspace, lambda tx: _user_get.maybe(tx, workspace_id=workspace, user_id=user_id)
+        )
+
+    async def _user_key(self, workspace: WorkspaceId, row: _UserRow, user_id: UserId) -> bytes:
+        return await self._open(workspace, _user_key_context(workspace, user_id), row.user_key)
+
+    async def _opened(self, workspace: WorkspaceId, row: _UserRow, user_id: UserId) -> User:
+        user_key = await self._user_key(workspace, row, user_id)
+        key = (await self._key_of(workspace, row.profile)).for_user(user_key)
+        context = _profile_context(workspace, user_id, row.generation)
+        profile = _profile_from(open_sealed(key, context, row.profile))
+        return User(user_id, profile, row.created_at, row.updated_at)
+
+
+# Statements inside a transaction of the door
+
+
+async def insert_workspace(
+    tx: Transaction, workspace: WorkspaceId, name: str, keys: WorkspaceKeys
+) -> Workspace:
+    made = await _workspace_insert.one(tx, workspace_id=workspace, name=name)
+    await _wrapped_insert.run(
+        tx,
+        workspace_id=workspace,
+        key_id=keys.stored.key_id,
+        version=keys.stored.version,
+        wrapped=keys.stored.wrapped,
+        root_key_id=keys.stored.root_key_id,
+    )
+    await _index_insert.run(tx, workspace_id=workspace, sealed=keys.sealed_index_key)
+    return made
+
+
+async def get_workspace(tx: Transaction, workspace: WorkspaceId) -> Workspace | None:
+    return await _workspace_get.maybe(tx, workspace_id=workspace)
+
+
+async def list_workspaces(tx: Transaction, page: Page) -> list[Workspace]:
+    return await _workspace_list.all(tx, after=page.after, limit=page.limit)
+
+
+async def any_workspace(tx: Transaction) -> bool:
+    return await _workspace_any.maybe(tx) is not None
+
+
+async def delete_workspace(tx: Transaction, workspace: WorkspaceId) -> bool:
+    return await _workspace_delete.maybe(tx, workspace_id=workspace) is not None
+
+
+async def insert_key(
+    tx: Transaction, key_id: KeyId, key_hash: bytes, wanted: NewKey, created_by: str
+) -> ApiKey:
+    return await _key_insert.one(
+        tx,
+        workspace_id=tx.workspace,
+        key_id=key_id,
+        hash=key_hash,
+        name=wanted.name,
+        scopes=list(wanted.scopes),
+        environments=list(wanted.environments),
+        created_by=created_by,
+        expires_at=wanted.expires_at,
+    )
+
+
+async def get_key(tx: Transaction, key_id: KeyId) -> ApiKey | None:
+    return await _key_get.maybe(tx, workspace_id=tx.workspace, key_id=key_id)
+
+
+async def list_keys(tx: Transaction, page: Page) -> list[ApiKey]:
+    return await _key_list.all(tx, workspace_id=tx.workspace, after=page.after, limit=page.limit)
+
+
+async def delete_key(tx: Transaction, key_id: KeyId) -> bool:
+    return await _key_delete.maybe(tx, workspace_id=tx.workspace, key_id=key_id) is not None
+
+
+async def write_user(tx: Transaction, sealed: SealedUser) -> User | None:
+    """Write; ``None`` if somebody else wrote first: the seal is of another generation then."""
+    arguments = {
+        "workspace_id": tx.workspace,
+        "user_id": sealed.user_id,
+        "profile": sealed.profile,
+    }
+    if sealed.user_key is None:
+        times = await _user_update.maybe(tx, **arguments, generation=sealed.generation)
+    else:
+        times = await _user_insert.maybe(tx, **arguments)
+        if times:
+            del arguments["profile"]
+            await _user_insert_key.run(tx, **arguments, sealed=sealed.user_key)
+    if times is None:
+        return None
+    return User(sealed.user_id, Profile(), times.created_at, times.updated_at)
+
+
+async def delete_user(tx: Transaction, user_id: UserId) -> bool:
+    return await _user_delete.maybe(tx, workspace_id=tx.workspace, user_id=user_id) is not None
+
+
+def _index_key_context(workspace: WorkspaceId) -> Context:
+    return Context(workspace=workspace, table="index_keys", row="", field="sealed", generation=1)
+
+
+def _user_key_context(workspace: WorkspaceId, user_id: UserId) -> Context:
+    return Context(
+        workspace=workspace, table="user_keys", row=user_id, field="sealed", generation=1
+    )
+
+
+def _profile_context(workspace: WorkspaceId, user_id: UserId, generation: int) -> Context:
+    return Context(
+        workspace=workspace, table="users", row=user_id, field="profile", generation=generation
+    )
