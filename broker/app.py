@@ -8,6 +8,8 @@ from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme, Tag
+from litestar.types import ASGIApp
+from msgspec import Struct
 
 from broker import web
 from broker.api import ROUTERS
@@ -29,13 +31,29 @@ TAGS: Final = {
 }
 
 
-def create_app(vault: Vault, settings: Settings) -> Litestar:
+class Service(Struct, frozen=True):
+    """What answers HTTP, and the parts of it that others hold on to."""
+
+    app: Litestar
+    gate: Gate
+    metrics: Metrics
+
+    @property
+    def asgi(self) -> ASGIApp:
+        """The application behind its gate."""
+        return self.gate.before(self.app)
+
+
+def create_service(vault: Vault, settings: Settings) -> Service:
     """Put the parts together."""
     metrics = Metrics()
     gate = Gate(metrics)
+    return Service(_litestar(vault, settings, metrics, gate), gate, metrics)
+
+
+def _litestar(vault: Vault, settings: Settings, metrics: Metrics, gate: Gate) -> Litestar:
     return Litestar(
         route_handlers=[*ROUTERS, web.router],
-        middleware=[gate],
         exception_handlers=handlers(metrics),
         dependencies={
             "caller": Provide(caller_of),

@@ -126,8 +126,7 @@ def root_key(settings: Settings) -> RootKey:
     if not settings.development:
         raise Misconfigured("KEYTURN_KEK is not set.")
     file = data_dir(settings) / "root.key"
-    with suppress(FileExistsError):
-        create_key_file(file)
+    if create_key_file(file):
         _log.warning("development_root_key_made", hint="production needs a root key of its own")
     return open_root_key(file.as_uri())
 

@@ -17,7 +17,7 @@ import rich_click as click
 import uvloop
 
 from broker import boot, doctor, logs, server
-from broker.app import create_app
+from broker.app import create_service
 from broker.settings import Settings, load
 from vault import __version__, bearer
 from vault.errors import Misconfigured, NotFound, VaultError
@@ -56,12 +56,12 @@ def serve(*, no_scheduler: bool) -> None:
         boot.harden_process()
         async with boot.house(settings) as house:
             first_key = await boot.first_workspace(house.vault, settings)
-            app = create_app(house.vault, settings)
+            service = create_service(house.vault, settings)
             _say(f"Keyturn {__version__} on {settings.origin}  (docs: {settings.origin}/docs)")
             if first_key is not None:
                 _say("Workspace 'default' is made. Its key, shown this once:")
                 _say(first_key.reveal())
-            await server.run(app, settings)
+            await server.run(service, settings)
 
     _run(work())
 

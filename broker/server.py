@@ -16,9 +16,9 @@ from types import FrameType
 from typing import Final
 
 import uvicorn
-from litestar import Litestar
 
 from broker.api.gate import Gate
+from broker.app import Service
 from broker.settings import Settings
 
 KEEP_ALIVE_SECONDS: Final = 75  # longer than the idle time of the usual load balancers
@@ -49,10 +49,10 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-async def run(app: Litestar, settings: Settings) -> None:
+async def run(service: Service, settings: Settings) -> None:
     """Serve until a signal comes."""
     config = uvicorn.Config(
-        app,
+        service.asgi,
         host=settings.host,
         port=settings.port,
         loop="none",
@@ -69,5 +69,5 @@ async def run(app: Litestar, settings: Settings) -> None:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
-    server = Server(config, app.state.gate, settings.seconds_to_drain)
+    server = Server(config, service.gate, settings.seconds_to_drain)
     await server.serve()

@@ -33,11 +33,9 @@ def checkout(folder: Path) -> Path:
 
 
 def old_pythons() -> list[str]:
-    kept = sorted(Path.home().glob(".pyenv/versions/3.*/bin/python3"))
-    candidates = [
-        str(path) for path in kept if path.parts[-3].split(".")[1] in "6 7 8 9 10".split()
-    ]
-    return candidates + [found for name in OLD if (found := shutil.which(name))]
+    folders = [Path(folder) for folder in os.get_exec_path()]
+    folders += Path.home().glob(".pyenv/versions/3.*/bin")
+    return [str(folder / name) for folder in folders for name in OLD if (folder / name).exists()]
 
 
 def works(python: str) -> bool:
@@ -101,8 +99,7 @@ def test_a_failed_installation_is_not_taken_for_a_good_one(tmp_path: Path) -> No
     dev = checkout(tmp_path)
     (tmp_path / "requirements.lock").write_text("keyturn-of-nowhere==0 --hash=sha256:" + "0" * 64)
     # No index and no wheels: the failure is the same with a network and without.
-    for _ in range(2):
-        done = run("serve", dev=dev, PIP_NO_INDEX="1", PIP_CONFIG_FILE=os.devnull)
-        assert done.returncode == 2
-        assert "Installing requirements.lock failed" in done.stderr
+    done = run("serve", dev=dev, PIP_NO_INDEX="1", PIP_CONFIG_FILE=os.devnull)
+    assert done.returncode == 2
+    assert "Installing requirements.lock failed" in done.stderr
     assert not (tmp_path / ".venv" / "keyturn.json").exists()

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import structlog
 from litestar.enums import ScopeType
-from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from broker.metrics import Metrics
@@ -29,19 +28,27 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 _log = structlog.get_logger("keyturn.access")
 
 
-class Gate(ASGIMiddleware):
-    """The outermost middleware."""
+class Gate:
+    """Stands before the application, and so sees also what matches no route."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.draining = False
         self._metrics = metrics
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        if scope["type"] != ScopeType.HTTP:
-            await next_app(scope, receive, send)
-            return
+    def before(self, app: ASGIApp) -> ASGIApp:
+        """Return the application with the gate in front of it."""
+
+        async def gated(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == ScopeType.HTTP:
+                await self._pass(app, scope, receive, send)
+            else:
+                await app(scope, receive, send)
+
+        return gated
+
+    async def _pass(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = _request_id(scope)
-        scope["state"]["request_id"] = request_id
+        scope.setdefault("state", {})["request_id"] = request_id
         started = time.perf_counter()
         status = 500
 
@@ -54,7 +61,7 @@ class Gate(ASGIMiddleware):
 
         self._metrics.in_flight.inc()
         try:
-            await next_app(scope, receive, send_with_headers)
+            await app(scope, receive, send_with_headers)
         finally:
             self._metrics.in_flight.dec()
             self._record(scope, status, time.perf_counter() - started, request_id)

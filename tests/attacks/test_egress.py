@@ -129,7 +129,7 @@ async def listening(
         except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass
         finally:
-            writer.close()
+            writer.transport.abort()
 
     server = await asyncio.start_server(handle, host, port)
     listener = Listener(server.sockets[0].getsockname()[1])
@@ -140,6 +140,7 @@ async def listening(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)
 
 
 def saying(*pieces: bytes, pause: float = 0) -> Answer:
@@ -414,30 +415,23 @@ async def test_a_cookie_is_not_kept() -> None:
         assert b"cookie" not in b"".join(server.heard).lower()
 
 
-UNSENDABLE = ["\r\nX: y", "\n", "\r", "\x00", "\u00e9", "\u2028", "\ud800", "\x7f", "\x1b", " "]
+UNSENDABLE = [
+    "sentinel" + tail
+    for tail in ("\r\nX: y", "\n", "\r", "\x00", "\u00e9", "\u2028", "\x7f", "\x1b", " ")
+]
 
 
-@pytest.mark.parametrize("tail", UNSENDABLE, ids=ascii)
-@pytest.mark.parametrize("wrap", [str, Secret])
+@pytest.mark.parametrize(
+    "value", [*UNSENDABLE, "sentinel\ud800", *map(Secret, UNSENDABLE), Secret(b"sentinel\xff")]
+)
 async def test_a_token_that_a_header_cannot_carry_is_refused_without_showing_it(
-    tail: str, wrap: Callable[[str], str | Secret], connections: list[object]
+    value: str | Secret, connections: list[object]
 ) -> None:
-    if tail == "\ud800" and wrap is Secret:
-        pytest.skip("a Secret cannot hold half a character")
     async with calling() as egress:
         with pytest.raises(EgressDenied) as caught:
-            await ask(
-                egress, "http://127.0.0.1:9/", headers=(("Authorization", wrap("sentinel" + tail)),)
-            )
+            await ask(egress, "http://127.0.0.1:9/", headers=(("Authorization", value),))
     assert_hides("sentinel", caught.value)
     assert connections == []
-
-
-async def test_bytes_that_are_no_text_are_refused_without_showing_them() -> None:
-    async with calling() as egress:
-        with pytest.raises(EgressDenied) as caught:
-            await ask(egress, "http://127.0.0.1:9/", headers=(("X", Secret(b"sentinel\xff")),))
-    assert_hides("sentinel", caught.value)
 
 
 async def test_a_template_in_a_token_is_carried_as_it_is() -> None:

@@ -22,9 +22,10 @@ async def listening(pieces: Sequence[bytes]) -> AsyncIterator[int]:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.writelines(pieces)
-        if b"" not in pieces:
-            await waiting.wait()
-        writer.close()
+        if b"" in pieces:
+            writer.close()
+        await waiting.wait()
+        writer.transport.abort()
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     try:
@@ -32,7 +33,8 @@ async def listening(pieces: Sequence[bytes]) -> AsyncIterator[int]:
     finally:
         server.close()
         waiting.set()
-        await asyncio.sleep(0)
+        for _ in range(3):  # for the handler, its transport, and the transport's protocol
+            await asyncio.sleep(0)
 
 
 @asynccontextmanager

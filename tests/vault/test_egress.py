@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
 from vault.egress import Egress, Endpoint, Purpose, Reply, Request, Timeouts, parse_allow
-from vault.errors import EgressDenied, Misconfigured, TooLarge, Unreachable
+from vault.errors import EgressDenied, TooLarge, Unreachable
 from vault.secret import Secret
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -53,7 +54,7 @@ async def listening(answer: Answer, tls: ssl.SSLContext | None = None) -> AsyncI
         except (asyncio.IncompleteReadError, asyncio.CancelledError, OSError):
             pass
         finally:
-            writer.close()
+            writer.transport.abort()
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls, backlog=1_000)
     listener = Listener(server.sockets[0].getsockname()[1])
@@ -64,6 +65,7 @@ async def listening(answer: Answer, tls: ssl.SSLContext | None = None) -> AsyncI
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)
 
 
 def saying(*pieces: bytes, after: float = 0) -> Answer:
@@ -159,6 +161,9 @@ async def test_while_one_of_our_own_services_cannot_be_found_nothing_on_its_port
             assert (await ask(egress, url)).status == 200
 
 
+PEM = Encoding.PEM
+
+
 class Authority:
     """A private certificate authority, as a company runs one."""
 
@@ -178,7 +183,7 @@ class Authority:
         is_ca = x509.BasicConstraints(ca=True, path_length=0)
         certificate = self._sign(self._name, self._key, own, is_ca, usage)
         self.file = folder / "authority.pem"
-        self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        self.file.write_bytes(certificate.public_bytes(PEM))
 
     def chain(self, host: str, *, days: int = 1) -> Path:
         """Write a certificate for `host` and its key into one file."""
@@ -187,13 +192,9 @@ class Authority:
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
         certificate = self._sign(subject, key, names, issuer, days=days)
-        private = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
+        private = key.private_bytes(PEM, PrivateFormat.PKCS8, NoEncryption())
         file = self._folder / f"{host}-{days}.pem"
-        file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + private)
+        file.write_bytes(certificate.public_bytes(PEM) + private)
         return file
 
     def server(self, host: str, *, days: int = 1) -> ssl.SSLContext:
@@ -294,17 +295,6 @@ async def test_a_tls_context_that_verifies_nothing_is_refused() -> None:
         tls.check_hostname = False
         with pytest.raises(EgressDenied):
             await ask(egress, "https://127.0.0.1:9/", tls=tls)
-
-
-@pytest.mark.parametrize("content", [None, b"", b"not a certificate"])
-def test_an_authority_file_that_cannot_be_read_stops_the_start(
-    content: bytes | None, tmp_path: Path
-) -> None:
-    file = tmp_path / "ca.pem"
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(Misconfigured, match="EGRESS_CA_FILE"):
-        Egress(allow=(), ca_file=file)
 
 
 async def test_a_post_is_not_sent_again_when_a_kept_connection_is_dropped() -> None:
@@ -478,7 +468,8 @@ async def test_a_request_arrives_as_it_was_given() -> None:
 
 
 async def test_an_answer_is_handed_over_whole_whatever_its_status() -> None:
-    head = b"HTTP/1.1 503 Later\r\nRetry-After: 17\r\nX-Two: 1\r\nx-two: 2\r\nContent-Length: 6\r\n\r\n"
+    head = b"HTTP/1.1 503 Later\r\nRetry-After: 17\r\nX-Two: 1\r\nx-two: 2\r\n"
+    head += b"Content-Length: 6\r\n\r\n"
     async with listening(saying(head + b"secret")) as server, calling() as egress:
         reply = await ask(egress, f"http://127.0.0.1:{server.port}/", max_bytes=6)
     assert (reply.status, reply.body) == (503, b"secret")

@@ -1,11 +1,12 @@
 """Where a call may go: what ``EGRESS_ALLOW`` opens, and what needs no permission."""
 
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
 from vault.egress import Egress, Purpose, parse_allow
-from vault.egress.address import is_public
+from vault.egress.address import is_public, vet
 from vault.errors import EgressDenied, Misconfigured
 
 PURPOSES: tuple[Purpose, ...] = ("provider", "upstream", "tool", "event")
@@ -13,12 +14,12 @@ PURPOSES: tuple[Purpose, ...] = ("provider", "upstream", "tool", "event")
 
 def opened(allow: str, *, development: bool, place: str = "10.0.0.5:8080") -> set[str]:
     """List what `allow` opens at a literal address, as 'purpose scheme'."""
-    egress = Egress(allow=parse_allow(allow, development=development))
+    rules = parse_allow(allow, development=development)
     found = set()
     for purpose in PURPOSES:
         for scheme in ("http", "https"):
             try:
-                egress.vet_url(purpose, f"{scheme}://{place}/")
+                vet(rules, purpose, f"{scheme}://{place}/")
             except EgressDenied:
                 continue
             found.add(f"{purpose} {scheme}")
@@ -125,22 +126,21 @@ def test_an_entry_that_cannot_be_read_stops_the_start_and_is_not_repeated(entry:
 )
 def test_a_public_https_url_needs_no_permission(url: str, host: str) -> None:
     for purpose in PURPOSES:
-        vetted = Egress(allow=()).vet_url(purpose, url)
+        vetted = vet((), purpose, url)
         assert (vetted.host, vetted.url.raw_host) == (host, host)
         assert "?" not in repr(vetted)
 
 
 @pytest.mark.parametrize("port", [1, 22, 80, 444, 5432, 6379, 9443, 65_535])
 def test_a_public_host_is_called_on_two_ports_unless_an_entry_opens_another(port: int) -> None:
-    closed = Egress(allow=())
-    named = Egress(allow=parse_allow(f"tool=api.example.com:{port}", development=False))
+    named = parse_allow(f"tool=api.example.com:{port}", development=False)
     for host in ("api.example.com", "93.184.216.34"):
         with pytest.raises(EgressDenied):
-            closed.vet_url("tool", f"https://{host}:{port}/")
-    assert named.vet_url("tool", f"https://api.example.com:{port}/").port == port
+            vet((), "tool", f"https://{host}:{port}/")
+    assert vet(named, "tool", f"https://api.example.com:{port}/").port == port
     for other in (f"http://api.example.com:{port}/", f"https://other.example.com:{port}/"):
         with pytest.raises(EgressDenied):
-            named.vet_url("tool", other)
+            vet(named, "tool", other)
 
 
 @pytest.mark.parametrize(
@@ -152,3 +152,14 @@ def test_a_public_host_is_called_on_two_ports_unless_an_entry_opens_another(port
 )
 def test_an_address_of_the_open_internet_is_public(address: str) -> None:
     assert is_public(ip_address(address))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a certificate"])
+def test_an_authority_file_that_cannot_be_read_stops_the_start(
+    content: bytes | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(Misconfigured, match="EGRESS_CA_FILE"):
+        Egress(allow=(), ca_file=file)

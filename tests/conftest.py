@@ -1,0 +1,152 @@
+"""The real parts: one PostgreSQL a run, migrated once; a test gets a workspace of its own in it."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from msgspec import Struct
+from support.api import Api, Running, running
+
+from broker.settings import Settings
+from vault.bearer import generate
+from vault.database import Database
+from vault.embedded import Embedded
+from vault.kms import open_root_key
+from vault.kms.file import create as create_root_key
+from vault.migrations import Login, migrate
+from vault.model import SCOPES, Caller, NewKey, WorkspaceId
+from vault.secret import Secret
+from vault.vault import Vault
+
+OPERATOR_KEY = generate("operator").reveal()
+# Speed for the tests' own data; the product's defaults are tested where they matter.
+FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+@pytest.fixture(scope="session")
+def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all workers of this run."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if base.name.startswith("popen-") else base
+
+
+@pytest.fixture(scope="session")
+def postgres(shared_dir: Path) -> Iterator[Embedded]:
+    """The embedded server; the last worker to leave stops it."""
+    embedded = Embedded(shared_dir / "pg", settings=FAST)
+    embedded.start()
+    yield embedded
+    embedded.stop()
+
+
+@pytest.fixture(scope="session")
+async def migrated(postgres: Embedded) -> Embedded:
+    await migrate(postgres.dsn(), [Login(postgres.dsn("keyturn_app"), "keyturn_app")])
+    return postgres
+
+
+@pytest.fixture(scope="session")
+def root_key_file(shared_dir: Path) -> Path:
+    file = shared_dir / "root.key"
+    create_root_key(file)
+    return file
+
+
+@pytest.fixture(scope="session")
+async def database(migrated: Embedded) -> AsyncIterator[Database]:
+    opened = await Database.open(migrated.dsn("keyturn_app"), size=5, statement_cache=200)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture(scope="session")
+async def vault(migrated: Embedded, root_key_file: Path) -> AsyncIterator[Vault]:
+    database = await Database.open(migrated.dsn("keyturn_app"), size=5, statement_cache=200)
+    opened = await Vault.open(database, open_root_key(root_key_file.as_uri()))
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture(scope="session")
+def settings() -> Settings:
+    return Settings(mode="development", operator_key=Secret(OPERATOR_KEY))
+
+
+@pytest.fixture(scope="session")
+async def service(vault: Vault, settings: Settings) -> AsyncIterator[Running]:
+    async with running(vault, settings) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+async def anyone(service: Running) -> AsyncIterator[Api]:
+    """A client without a key."""
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+        yield Api(session, service.base)
+
+
+@pytest.fixture(scope="session")
+def operator(anyone: Api) -> Api:
+    return anyone.with_key(OPERATOR_KEY)
+
+
+class Tenant(Struct, frozen=True):
+    """A workspace of a test's own, and a client that holds its widest key."""
+
+    id: WorkspaceId
+    key: str
+    api: Api
+    caller: Caller
+
+
+MakeTenant = Callable[[], Awaitable[Tenant]]
+
+
+@pytest.fixture(scope="session")
+def make_tenant(vault: Vault, anyone: Api) -> MakeTenant:
+    async def make() -> Tenant:
+        made = await vault.create_workspace(
+            Caller.operator("tests"),
+            f"test {uuid.uuid4().hex[:8]}",
+            first_key=NewKey(name="first", scopes=SCOPES),
+        )
+        assert made.bearer is not None
+        key = made.bearer.reveal()
+        return Tenant(
+            made.workspace.workspace_id,
+            key,
+            anyone.with_key(key),
+            await vault.authenticate(key),
+        )
+
+    return make
+
+
+@pytest.fixture
+async def tenant(make_tenant: MakeTenant) -> Tenant:
+    """Ada's workspace."""
+    return await make_tenant()
+
+
+@pytest.fixture
+async def stranger(make_tenant: MakeTenant) -> Tenant:
+    """Another workspace, which must see nothing of the first."""
+    return await make_tenant()
+
+
+@pytest.fixture
+async def fresh_database(postgres: Embedded) -> AsyncIterator[Secret]:
+    """The superuser's address of an empty database."""
+    import asyncpg
+
+    name = f"fresh_{uuid.uuid4().hex}"
+    address = postgres.dsn().reveal()
+    admin = await asyncpg.connect(address)
+    await admin.execute(f'create database "{name}"')
+    yield Secret(address.replace("/keyturn?", f"/{name}?"))
+    await asyncio.sleep(0)
+    await admin.execute(f'drop database "{name}" with (force)')
+    await admin.close()

@@ -1,0 +1,112 @@
+"""A small client for the HTTP service, and the real server behind a free port."""
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
+
+import aiohttp
+import uvicorn
+from msgspec import Struct
+
+from broker.app import Service, create_service
+from broker.settings import Settings
+from vault.vault import Vault
+
+
+class Reply(Struct, frozen=True):
+    """An answer, read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        found: str = self.json["code"]
+        return found
+
+
+class Api:
+    """Talks to one base URL; a key given to ``with_key`` goes with every request."""
+
+    def __init__(self, session: aiohttp.ClientSession, base: str, key: str | None = None) -> None:
+        self.base = base
+        self._session = session
+        self._key = key
+
+    def with_key(self, key: str | None) -> "Api":
+        return Api(self._session, self.base, key)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        raw: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        sent = dict(headers or {})
+        if self._key is not None:
+            sent.setdefault("Authorization", f"Bearer {self._key}")
+        data = raw
+        if body is not None:
+            data = json.dumps(body).encode()
+        if data is not None:
+            sent.setdefault("Content-Type", "application/json")
+        async with self._session.request(
+            method, self.base + path, data=data, headers=sent, allow_redirects=False
+        ) as reply:
+            return Reply(reply.status, reply.headers.copy(), await reply.read())
+
+    async def get(self, path: str, **more: Any) -> Reply:
+        return await self.call("GET", path, **more)
+
+    async def post(self, path: str, body: Any = None, **more: Any) -> Reply:
+        return await self.call("POST", path, body=body, **more)
+
+    async def put(self, path: str, body: Any = None, **more: Any) -> Reply:
+        return await self.call("PUT", path, body=body, **more)
+
+    async def delete(self, path: str, **more: Any) -> Reply:
+        return await self.call("DELETE", path, **more)
+
+
+class Running(Struct, frozen=True):
+    """A service that answers."""
+
+    service: Service
+    base: str
+
+
+class _QuietServer(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # the test run keeps its own signal handlers
+
+
+@contextlib.asynccontextmanager
+async def running(vault: Vault, settings: Settings) -> AsyncIterator[Running]:
+    """Run the service in this process, on a free port."""
+    service = create_service(vault, settings)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        config = uvicorn.Config(
+            service.asgi, loop="none", http="httptools", log_config=None, access_log=False
+        )
+        server = _QuietServer(config)
+        task = asyncio.create_task(server.serve([listener]))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        try:
+            yield Running(service, f"http://127.0.0.1:{port}")
+        finally:
+            server.should_exit = True
+            await task
