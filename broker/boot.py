@@ -70,17 +70,19 @@ async def house(settings: Settings) -> AsyncIterator[House]:
         )
         try:
             await database.refuse_other_schema()
+            egress = open_egress(settings)
             vault = await Vault.open(
-                database, root_key(settings), deployment_id=settings.deployment_id
+                database,
+                root_key(settings),
+                egress=egress,
+                deployment_id=settings.deployment_id,
             )
         except BaseException:
             await database.close()
             raise
-        egress = open_egress(settings)
         try:
             yield House(settings, vault, egress)
         finally:
-            await egress.aclose()
             await vault.close()
 
 

@@ -28,6 +28,24 @@ Action = Literal[
     "user.write",
     "user.delete",
     "audit.read",
+    "environment.list",
+    "environment.write",
+    "environment.delete",
+    "settings.read",
+    "settings.write",
+    "variable.list",
+    "variable.read",
+    "variable.write",
+    "variable.delete",
+    "secret.list",
+    "secret.read",
+    "secret.write",
+    "secret.delete",
+    "auth_connection.list",
+    "auth_connection.write",
+    "auth_connection.delete",
+    "configuration.show",
+    "configuration.use",
 ]
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
@@ -53,6 +71,24 @@ RULES: Final[dict[Action, Rule]] = {
     "user.write": Rule("manage", operator=True),
     "user.delete": Rule("manage", operator=True),
     "audit.read": Rule("audit:read", operator=True),
+    "environment.list": Rule("manage", operator=True),
+    "environment.write": Rule("manage", operator=True),
+    "environment.delete": Rule("manage", operator=True),
+    "settings.read": Rule("manage", operator=True),
+    "settings.write": Rule("manage", operator=True),
+    "variable.list": Rule("manage", operator=True),
+    "variable.read": Rule("manage", operator=True),
+    "variable.write": Rule("manage", operator=True),
+    "variable.delete": Rule("manage", operator=True),
+    "secret.list": Rule("manage", operator=True),
+    "secret.read": Rule("manage", operator=True),  # its name and uses; the value has no action
+    "secret.write": Rule("manage", operator=True),
+    "secret.delete": Rule("manage", operator=True),
+    "auth_connection.list": Rule("manage", operator=True),
+    "auth_connection.write": Rule("manage", operator=True),
+    "auth_connection.delete": Rule("manage", operator=True),
+    "configuration.show": Rule("tools:invoke", operator=False),
+    "configuration.use": Rule("tools:invoke", operator=False),
 }
 
 
@@ -101,3 +137,15 @@ def may_revoke(caller: Caller, key: ApiKey) -> None:
     """A key that is tied to environments leaves the keys of other environments alone."""
     if not within_environments(caller, key.environments):
         raise Forbidden("This key reaches environments that the caller's key does not.")
+
+
+def permit_environment(caller: Caller, environment: str) -> None:
+    """Refuse a key that is tied to other environments."""
+    if not within_environments(caller, [environment]):
+        raise Forbidden("This key is tied to other environments.")
+
+
+def permit_everywhere(caller: Caller) -> None:
+    """Refuse a key that is tied to environments: this would reach all of them."""
+    if caller.environments:
+        raise Forbidden("This reaches every environment, and this key is tied to some.")

@@ -12,6 +12,7 @@
     ├── TooLarge               over a limit                                     too_large
     ├── IdempotencyInProgress  the first request still runs        idempotency_in_progress
     ├── IdempotencyMismatch    the same key came with another body idempotency_mismatch
+    ├── Unresolved             a configuration refers to what has no value      unresolved
     ├── NotReady               a part that we need is away; try again           not_ready
     ├── UpstreamFailed         somebody else's server answered wrongly          upstream_failed
     ├── EgressDenied           an outbound call that must not be made           invalid
@@ -98,6 +99,13 @@ class IdempotencyMismatch(VaultError):
     """This Idempotency-Key was used with another body."""
 
     code = "idempotency_mismatch"
+
+
+class Unresolved(VaultError):
+    """A configuration refers to something that has no value."""
+
+    code = "unresolved"
+    action = "fix_configuration"
 
 
 class NotReady(VaultError):

@@ -6,6 +6,7 @@
 """
 
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -27,6 +28,7 @@ STATUS: Final[dict[str, int]] = {
     "too_large": 413,
     "invalid": 422,
     "idempotency_mismatch": 422,
+    "unresolved": 422,
     "internal": 500,
     "upstream_failed": 502,
     "not_ready": 503,
@@ -41,6 +43,7 @@ TITLES: Final[dict[str, str]] = {
     "too_large": "Too large",
     "invalid": "Invalid request",
     "idempotency_mismatch": "Another request had this Idempotency-Key",
+    "unresolved": "Nothing to resolve to",
     "internal": "Our fault",
     "upstream_failed": "Another server failed",
     "not_ready": "Not ready",
@@ -95,15 +98,18 @@ class Problem(Struct, frozen=True, omit_defaults=True):
     errors: list[FieldError] = []
 
 
-def handlers(metrics: Metrics) -> ExceptionHandlersMap:
-    """The exception handlers of the application."""
+Dialect = Callable[[Request[Any, Any, Any], Exception, Problem], Response[Any] | None]
 
-    def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+
+def handlers(metrics: Metrics, *, dialect: Dialect) -> ExceptionHandlersMap:
+    """The exception handlers of the application; ``dialect`` may answer in other words."""
+
+    def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
         problem = problem_of(error, request_id_of(request))
         metrics.problems.labels(problem.code).inc()
         if problem.code == "internal":
             _log.error("unexpected_error", exc_info=error)
-        return response(problem, allow=_allow_of(error))
+        return dialect(request, error, problem) or response(problem, allow=_allow_of(error))
 
     return {VaultError: answer, HTTPException: answer, Exception: answer}
 
@@ -136,7 +142,7 @@ def problem_of(error: Exception, request_id: str) -> Problem:
     if isinstance(error, VaultError):
         return _of_ours(error, request_id)
     if isinstance(error, ValidationException):
-        return _problem("invalid", _first(error), request_id, errors=_field_errors(error))
+        return _problem("invalid", _first(error), request_id, errors=field_errors(error))
     if isinstance(error, SerializationException) or isinstance(
         error.__cause__, SerializationException
     ):
@@ -190,13 +196,14 @@ def _problem(
     )
 
 
-def _field_errors(error: ValidationException) -> list[FieldError]:
+def field_errors(error: ValidationException) -> list[FieldError]:
+    """What the parser found, without the values that it may quote."""
     found = error.extra if isinstance(error.extra, list) else []
     return [FieldError(_pointer(one), _reason(one.get("message", ""))) for one in found]
 
 
 def _first(error: ValidationException) -> str:
-    errors = _field_errors(error)
+    errors = field_errors(error)
     return errors[0].message if errors else "The request breaks a rule."
 
 
