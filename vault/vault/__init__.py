@@ -69,7 +69,7 @@ class Vault(Tenants, Variables, Secrets):
     ) -> Self:
         """Open the vault of this database; the first process to come makes its pepper.
 
-        Without an ``egress`` it calls public hosts only. What is opened here is closed by ``close``.
+        Without an ``egress`` it calls public hosts only. ``close`` closes what it was given, too.
         """
         found = await _deployment_get.lookup(database)
         if found is None:
