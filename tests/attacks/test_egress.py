@@ -6,28 +6,24 @@ records every connection that this process starts, so "nothing was called" is an
 
 import asyncio
 import gzip
-import re
 import socket
 import sys
+import tracemalloc
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import pytest
+from support.loopback import OK, ask, assert_hides, calling, listening, saying
 
 from vault import egress as egress_module
-from vault.egress import Egress, Purpose, Reply, Request, Timeouts, names, parse_allow
+from vault.egress import Egress, Purpose, Timeouts, names, parse_allow
 from vault.errors import EgressDenied, TooLarge, Unreachable, UpstreamFailed
 from vault.secret import Secret
 
-Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
-
 PURPOSES: tuple[Purpose, ...] = ("provider", "upstream", "tool", "event")
 MIB = 1 << 20
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 def words(text: str) -> list[str]:
@@ -51,6 +47,7 @@ HOSTS_THAT_ARE_NOT_PUBLIC = [
     "\u0661\u0662\u0667.0.0.1",  # Arabic-Indic digits
     "\u24d4xample.com",  # circled e
     "exam\u00adple.com",  # soft hyphen
+    "\uff18.8.8.8",  # public, but not written as an address
 ]
 
 URLS_THAT_TWO_READERS_READ_DIFFERENTLY = [
@@ -99,84 +96,6 @@ URLS_THAT_TWO_READERS_READ_DIFFERENTLY = [
     "unix:///run/x",
     "",
 ]
-
-
-class Listener:
-    """A server on loopback: what it accepted, and what it heard."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.accepted = 0
-        self.heard: list[bytes] = []
-
-
-@asynccontextmanager
-async def listening(
-    answer: Answer, host: str = "127.0.0.1", port: int = 0
-) -> AsyncIterator[Listener]:
-    tasks = set()
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        tasks.add(asyncio.current_task())
-        listener.accepted += 1
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
-                body = await reader.readexactly(int(length[1]) if length else 0)
-                listener.heard.append(head + body)
-                await answer(writer)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
-            pass
-        finally:
-            writer.transport.abort()
-
-    server = await asyncio.start_server(handle, host, port)
-    listener = Listener(server.sockets[0].getsockname()[1])
-    try:
-        yield listener
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)
-
-
-def saying(*pieces: bytes, pause: float = 0) -> Answer:
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        for piece in pieces:
-            writer.write(piece)
-            await writer.drain()
-            await asyncio.sleep(pause)
-
-    return answer
-
-
-@asynccontextmanager
-async def calling(
-    allow: str = "127.0.0.1",
-    table: dict[str, Sequence[str]] | None = None,
-    **options: Any,  # noqa: ANN401 - Egress's own
-) -> AsyncIterator[Egress]:
-    async def resolver(host: str) -> Sequence[str]:
-        return (table or {}).get(host, ())
-
-    egress = Egress(allow=parse_allow(allow, development=True), resolver=resolver, **options)
-    try:
-        yield egress
-    finally:
-        await egress.aclose()
-
-
-async def ask(
-    egress: Egress,
-    url: str,
-    purpose: Purpose = "tool",
-    method: str = "GET",
-    **options: Any,  # noqa: ANN401 - Request's own
-) -> Reply:
-    return await egress.call(purpose, Request(method=method, url=url, **options))
 
 
 _watched: list[object] | None = None
@@ -302,6 +221,23 @@ async def test_a_socket_opens_only_towards_an_address_that_was_vetted_for_the_ca
         egress_module.open_socket(info)
 
 
+async def test_an_address_that_slips_in_after_the_vetting_is_not_connected_to(
+    monkeypatch: pytest.MonkeyPatch, connections: list[object]
+) -> None:
+    async def slipping(_self: object, host: str, port: int, **_: object) -> list[dict[str, object]]:
+        return [{"hostname": host, "host": "127.0.0.1", "port": port}]
+
+    monkeypatch.setattr(egress_module._JourneyResolver, "resolve", slipping)  # noqa: SLF001 - a fault in the first wall
+    async with (
+        listening(saying(OK)) as server,
+        calling("127.0.0.2", {"api.example.com": ["127.0.0.2"]}) as egress,
+    ):
+        with pytest.raises(Unreachable):
+            await ask(egress, f"http://api.example.com:{server.port}/")
+        assert server.accepted == 0
+    assert connections == []
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_handed_back_and_not_followed(status: int) -> None:
     async with listening(saying(OK)) as target:
@@ -347,6 +283,17 @@ async def test_an_answer_stops_at_the_limit(answer: tuple[str, list[bytes]]) -> 
     async with listening(saying(*answer[1])) as server, calling() as egress:
         with pytest.raises(TooLarge):
             await ask(egress, f"http://127.0.0.1:{server.port}/")
+
+
+async def test_a_bomb_is_not_even_unpacked() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(BOMB)
+    async with listening(saying(head, BOMB)) as server, calling() as egress:
+        tracemalloc.start()
+        with pytest.raises(TooLarge):
+            await ask(egress, f"http://127.0.0.1:{server.port}/")
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 6 * MIB
 
 
 @pytest.mark.parametrize(
@@ -459,10 +406,3 @@ async def test_a_method_that_would_do_something_else_is_refused(method: str) -> 
     async with calling() as egress:
         with pytest.raises(EgressDenied):
             await ask(egress, "http://127.0.0.1:9/", method=method)
-
-
-def assert_hides(sentinel: str, error: BaseException) -> None:
-    assert error.__cause__ is None
-    assert error.__context__ is None
-    for text in (str(error), repr(error), repr(error.args), repr(vars(error))):
-        assert sentinel not in text

@@ -2,55 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 
 import pytest
+from support.loopback import assert_hides, calling, listening, saying
 
-from vault.egress import Egress, Endpoint, Request, Timeouts, parse_allow
+from vault.egress import Egress, Endpoint, Request, Timeouts
 from vault.errors import EgressDenied, TooLarge, Unreachable, UpstreamFailed, VaultError
 from vault.secret import Secret
 
 TABLE = {"private.example.com": ["10.0.0.1"], "api.example.com": ["93.184.216.34"]}
-
-
-@asynccontextmanager
-async def listening(pieces: Sequence[bytes]) -> AsyncIterator[int]:
-    """Answer every request with these pieces; an empty one closes the connection."""
-    waiting = asyncio.Event()
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.writelines(pieces)
-        if b"" in pieces:
-            writer.close()
-        await waiting.wait()
-        writer.transport.abort()
-
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        waiting.set()
-        for _ in range(3):  # for the handler, its transport, and the transport's protocol
-            await asyncio.sleep(0)
-
-
-@asynccontextmanager
-async def calling(allow: str) -> AsyncIterator[Egress]:
-    async def resolver(host: str) -> Sequence[str]:
-        return TABLE.get(host, ())
-
-    egress = Egress(
-        allow=parse_allow(allow, development=True),
-        forbidden=[Endpoint("127.0.0.1", 7)],
-        resolver=resolver,
-    )
-    try:
-        yield egress
-    finally:
-        await egress.aclose()
 
 
 SENTINEL = "sentinel-5f1d"
@@ -95,8 +55,8 @@ async def test_a_failure_shows_nothing_of_the_request_or_the_answer(
     failure: str, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     pieces, expected = FAILURES[failure]
-    async with listening(pieces) as port, calling("127.0.0.1") as egress:
-        error = await failing(egress, f"http://127.0.0.1:{port}", method, caplog)
+    async with listening(saying(*pieces)) as server, calling() as egress:
+        error = await failing(egress, f"http://127.0.0.1:{server.port}", method, caplog)
     assert type(error) is expected
 
 
@@ -119,7 +79,8 @@ async def test_a_failure_shows_nothing_of_the_request_or_the_answer(
 async def test_a_refusal_shows_nothing_of_the_request(
     base: str, expected: type[VaultError], method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with calling("127.0.0.1,nowhere.example.com:1") as egress:
+    own = [Endpoint("127.0.0.1", 7)]
+    async with calling("127.0.0.1,nowhere.example.com:1", TABLE, forbidden=own) as egress:
         error = await failing(egress, base, method, caplog)
     assert type(error) is expected
 
@@ -143,10 +104,3 @@ async def failing(
     assert_hides(SENTINEL, caught.value)
     assert SENTINEL not in caplog.text
     return caught.value
-
-
-def assert_hides(sentinel: str, error: BaseException) -> None:
-    assert error.__cause__ is None
-    assert error.__context__ is None
-    for text in (str(error), repr(error), repr(error.args), repr(vars(error))):
-        assert sentinel not in text

@@ -2,111 +2,19 @@
 
 import asyncio
 import gzip
-import re
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from collections.abc import Sequence
 from time import monotonic
-from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
+from msgspec import structs
+from support.loopback import OK, Answer, Authority, ask, calling, listening, saying
 
-from vault.egress import Egress, Endpoint, Purpose, Reply, Request, Timeouts, parse_allow
+from vault.egress import Endpoint, Purpose, Reply, Timeouts
 from vault.errors import EgressDenied, TooLarge, Unreachable
 from vault.secret import Secret
 
-Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
-
 PURPOSES: tuple[Purpose, ...] = ("provider", "upstream", "tool", "event")
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-
-class Listener:
-    """A server on loopback: what it accepted, and what it heard."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.accepted = 0
-        self.heard: list[bytes] = []
-
-
-@asynccontextmanager
-async def listening(answer: Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[Listener]:
-    tasks = set()
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        tasks.add(asyncio.current_task())
-        listener.accepted += 1
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
-                body = await reader.readexactly(int(length[1]) if length else 0)
-                listener.heard.append(head + body)
-                await answer(writer)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, asyncio.CancelledError, OSError):
-            pass
-        finally:
-            writer.transport.abort()
-
-    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls, backlog=1_000)
-    listener = Listener(server.sockets[0].getsockname()[1])
-    try:
-        yield listener
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)
-
-
-def saying(*pieces: bytes, after: float = 0) -> Answer:
-    """Answer with these pieces; an empty one closes the connection."""
-
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(after)
-        for piece in pieces:
-            writer.write(piece)
-            await writer.drain()
-            if not piece:
-                writer.close()
-
-    return answer
-
-
-@asynccontextmanager
-async def calling(
-    allow: str = "127.0.0.1",
-    table: dict[str, Sequence[str]] | None = None,
-    **options: Any,  # noqa: ANN401 - Egress's own
-) -> AsyncIterator[Egress]:
-    async def resolver(host: str) -> Sequence[str]:
-        return (table or {}).get(host, ())
-
-    options.setdefault("resolver", resolver)
-    egress = Egress(allow=parse_allow(allow, development=True), **options)
-    try:
-        yield egress
-    finally:
-        await egress.aclose()
-
-
-async def ask(
-    egress: Egress,
-    url: str,
-    purpose: Purpose = "tool",
-    method: str = "GET",
-    **options: Any,  # noqa: ANN401 - Request's own
-) -> Reply:
-    return await egress.call(purpose, Request(method=method, url=url, **options))
 
 
 @pytest.mark.parametrize(
@@ -146,83 +54,17 @@ async def test_another_port_or_another_address_than_our_own_stays_open() -> None
             assert (await ask(egress, f"http://127.0.0.1:{other.port}/")).status == 200
 
 
-async def test_while_one_of_our_own_services_cannot_be_found_nothing_on_its_port_is_called() -> (
-    None
-):
+async def test_while_one_of_our_own_cannot_be_found_nothing_on_its_port_is_called() -> None:
     table: dict[str, Sequence[str]] = {}
     async with listening(saying(OK)) as server:
         own = [Endpoint("database.internal", server.port)]
         async with calling(table=table, forbidden=own) as egress:
             url = f"http://127.0.0.1:{server.port}/"
-            with pytest.raises(Unreachable) as caught:
+            with pytest.raises(Unreachable, match="One of our own services") as caught:
                 await ask(egress, url)
             assert not caught.value.sent
             table["database.internal"] = ["127.0.0.9"]
             assert (await ask(egress, url)).status == 200
-
-
-PEM = Encoding.PEM
-
-
-class Authority:
-    """A private certificate authority, as a company runs one."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Authority")])
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        own = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
-        signs = dict.fromkeys(
-            [
-                *("digital_signature", "content_commitment", "key_encipherment"),
-                *("data_encipherment", "key_agreement", "encipher_only", "decipher_only"),
-            ],
-            False,
-        )
-        usage = x509.KeyUsage(**signs, key_cert_sign=True, crl_sign=True)
-        is_ca = x509.BasicConstraints(ca=True, path_length=0)
-        certificate = self._sign(self._name, self._key, own, is_ca, usage)
-        self.file = folder / "authority.pem"
-        self.file.write_bytes(certificate.public_bytes(PEM))
-
-    def chain(self, host: str, *, days: int = 1) -> Path:
-        """Write a certificate for `host` and its key into one file."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName([x509.DNSName(host)])
-        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-        certificate = self._sign(subject, key, names, issuer, days=days)
-        private = key.private_bytes(PEM, PrivateFormat.PKCS8, NoEncryption())
-        file = self._folder / f"{host}-{days}.pem"
-        file.write_bytes(certificate.public_bytes(PEM) + private)
-        return file
-
-    def server(self, host: str, *, days: int = 1) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.chain(host, days=days))
-        return context
-
-    def _sign(
-        self,
-        subject: x509.Name,
-        key: ec.EllipticCurvePrivateKey,
-        *extensions: x509.ExtensionType,
-        days: int = 1,
-    ) -> x509.Certificate:
-        now = datetime.now(UTC)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=30))
-            .not_valid_after(now + timedelta(days=days))
-        )
-        for extension in extensions:
-            critical = isinstance(extension, x509.BasicConstraints | x509.KeyUsage)
-            builder = builder.add_extension(extension, critical=critical)
-        return builder.sign(self._key, hashes.SHA256())
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +77,7 @@ LOCAL = {"api.example.com": ["127.0.0.1"]}
 
 async def test_a_certificate_of_the_operators_authority_is_accepted(authority: Authority) -> None:
     async with (
-        listening(saying(OK), authority.server("api.example.com")) as server,
+        listening(saying(OK), tls=authority.server("api.example.com")) as server,
         calling("api.example.com", LOCAL, ca_file=authority.file) as egress,
     ):
         reply = await ask(egress, f"https://api.example.com:{server.port}/")
@@ -259,7 +101,7 @@ async def test_a_connection_that_cannot_be_trusted_is_not_used(
             tls.minimum_version = tls.maximum_version = ssl.TLSVersion.TLSv1_1
     ca_file = None if fault == "unknown authority" else authority.file
     async with (
-        listening(saying(OK), None if fault == "no TLS" else tls) as server,
+        listening(saying(OK), tls=None if fault == "no TLS" else tls) as server,
         calling("api.example.com", LOCAL, ca_file=ca_file) as egress,
     ):
         with pytest.raises(Unreachable) as caught:
@@ -278,7 +120,7 @@ async def test_a_client_certificate_is_shown_when_the_call_has_one(authority: Au
     demanding.verify_mode = ssl.CERT_REQUIRED
     demanding.load_verify_locations(authority.file)
     async with (
-        listening(saying(OK), demanding) as server,
+        listening(saying(OK), tls=demanding) as server,
         calling("api.example.com", LOCAL, ca_file=authority.file) as egress,
     ):
         url = f"https://api.example.com:{server.port}/"
@@ -349,6 +191,7 @@ async def test_a_kept_connection_does_not_outlive_its_name(monkeypatch: pytest.M
 
 
 SHORT = Timeouts(connect=0.2, wait=0.2, read=0.2, total=2)
+LONG = Timeouts(connect=60, wait=60, read=60, total=60)
 
 
 async def test_a_failure_before_the_request_was_written_says_that_nothing_was_sent() -> None:
@@ -375,6 +218,26 @@ async def test_a_failure_before_the_request_was_written_says_that_nothing_was_se
         assert len(server.heard) == 1
         occupying.cancel()
         with pytest.raises(asyncio.CancelledError):
+            await occupying
+
+
+@pytest.mark.parametrize("limit", ["connect", "wait", "read", "total"])
+async def test_each_limit_ends_a_call_by_itself(limit: str) -> None:
+    patience = structs.replace(LONG, **{limit: 0.2})
+    async with listening(saying(after=60)) as server, calling(max_per_host=1) as egress:
+        url = f"127.0.0.1:{server.port}/"
+        if limit == "wait":
+            occupying = asyncio.create_task(ask(egress, f"http://{url}", timeout=LONG))
+            await asyncio.sleep(0.05)
+        began = monotonic()
+        with pytest.raises(Unreachable) as caught:
+            await ask(
+                egress, f"{'https' if limit == 'connect' else 'http'}://{url}", timeout=patience
+            )
+        assert monotonic() - began < 2
+        assert caught.value.sent is (limit in ("read", "total"))
+    if limit == "wait":
+        with pytest.raises(Unreachable):
             await occupying
 
 

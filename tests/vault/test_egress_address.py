@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vault.egress import Egress, Purpose, parse_allow
-from vault.egress.address import is_public, vet
+from vault.egress.address import is_public, permits, read, vet
 from vault.errors import EgressDenied, Misconfigured
 
 PURPOSES: tuple[Purpose, ...] = ("provider", "upstream", "tool", "event")
@@ -129,6 +129,13 @@ def test_a_public_https_url_needs_no_permission(url: str, host: str) -> None:
         vetted = vet((), purpose, url)
         assert (vetted.host, vetted.url.raw_host) == (host, host)
         assert "?" not in repr(vetted)
+
+
+def test_plain_http_is_refused_on_whatever_port() -> None:
+    for port in ("", ":80", ":443", ":8443"):
+        with pytest.raises(EgressDenied):
+            vet((), "tool", f"http://api.example.com{port}/")
+    assert not permits((), "tool", read("http://api.example.com:443/"), ip_address("8.8.8.8"))
 
 
 @pytest.mark.parametrize("port", [1, 22, 80, 444, 5432, 6379, 9443, 65_535])

@@ -327,6 +327,24 @@ class TestAge:
         service.failure = None
         assert (await keyring.sealing_key("wsp_ada", stored)).key_id == stored.key_id
 
+    async def test_a_refresh_that_fails_behind_a_request_makes_no_noise(
+        self,
+        keyring: Keyring,
+        service: KeyService,
+        stored: StoredKey,
+        clock: Clock,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """The event loop logs the exception of a task that nobody asked, traceback and all."""
+        await keyring.sealing_key("wsp_ada", stored)
+        service.failure = NotReady()
+        clock.now += SOFT
+        await keyring.sealing_key("wsp_ada", stored)
+        await settle()
+        gc.collect()
+        assert service.asked == 2
+        assert not caplog.records
+
     async def test_a_service_that_is_away_is_not_asked_by_every_request(
         self, keyring: Keyring, service: KeyService, stored: StoredKey, clock: Clock
     ) -> None:

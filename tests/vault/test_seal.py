@@ -165,6 +165,13 @@ class TestDamage:
         for start, end in pairwise((17, 33, 65, 77, len(sealed) - 16, len(sealed))):
             self.refused(sealed[:start] + other[start:end] + sealed[end:])
 
+    def test_the_smallest_value_has_93_bytes(self) -> None:
+        smallest = seal.seal(KEY, PLACE, b"")
+        assert len(smallest) == 93
+        assert seal.key_id_of(smallest) == KEY.key_id
+        with pytest.raises(IntegrityError, match="cut short"):
+            seal.key_id_of(smallest[:92])
+
     def test_the_same_bytes_under_every_other_version(self, sealed: bytes) -> None:
         for version in set(range(256)) - {1}:
             with pytest.raises(IntegrityError, match="format"):

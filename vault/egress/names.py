@@ -51,8 +51,9 @@ class Names:
             self._known[host] = (now + NAMES_LAST, task)
             while len(self._known) > MAX_NAMES:
                 del self._known[next(iter(self._known))]
-        # Not awaited itself: others wait for the same look-up, and who gives up must not cancel it.
-        await asyncio.wait({task})
+        if not task.done():
+            # Not awaited itself: others wait for it too, and who gives up must not cancel it.
+            await asyncio.wait({task})
         found = () if task.cancelled() else task.result()
         if not found and self._known.get(host, (0, None))[1] is task:
             del self._known[host]
