@@ -21,7 +21,7 @@ SecretText = Annotated[str, Meta(min_length=1, max_length=32_768)]
 Params = Annotated[dict[Text, Annotated[str, Meta(max_length=4_096)]], Meta(max_length=50)]
 Scopes = Annotated[list[Text], Meta(max_length=200)]
 Seconds = Annotated[int, Meta(ge=60, le=86_400)]
-HeaderName = Annotated[str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$")]
+HeaderName = Annotated[str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}(?!\n)$")]
 
 SECRET_FIELDS: Final = frozenset(
     {

@@ -183,7 +183,7 @@ class AuditEvent(msgspec.Struct, frozen=True):
 VariableType = Literal["string", "secret", "auth_connection"]
 AuthStatus = Literal["active", "refresh_failed", "revoked", "credential_invalid"]
 
-LABEL_PATTERN: Final = r"^[A-Za-z0-9_]{1,64}$"
+LABEL_PATTERN: Final = r"^[A-Za-z0-9_]{1,64}(?!\n)$"
 MAX_STRING_VALUE: Final = 8_192
 MAX_SECRET_VALUE: Final = 32_768
 MAX_ENVIRONMENTS: Final = 100

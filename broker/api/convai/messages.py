@@ -1,6 +1,6 @@
 """Bodies of the compatible routes, field by field as ElevenLabs' own document has them."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 from msgspec import Meta, Struct
@@ -47,7 +47,7 @@ StringValue = Annotated[str, Meta(min_length=1, max_length=MAX_STRING_VALUE)]
 SecretValue = Annotated[str, Meta(min_length=1, max_length=MAX_SECRET_VALUE)]
 ManyEnvironments = Meta(max_length=MAX_ENVIRONMENTS)
 Hosts = Annotated[
-    list[Annotated[str, Meta(pattern=r"^[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?$")]],
+    list[Annotated[str, Meta(pattern=r"^[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?(?!\n)$")]],
     Meta(max_length=50),
 ]
 
@@ -184,9 +184,10 @@ class EnvironmentsOut(Answer, frozen=True, kw_only=True):
 # Secrets
 
 
-class NewSecret(Body, frozen=True, kw_only=True, tag_field="type", tag="new"):
+class NewSecret(Body, frozen=True, kw_only=True):
     """``allowed_hosts`` is ours: the hosts that the value may be sent to."""
 
+    type: Literal["new"]
     name: Name
     value: SecretValue
     allowed_hosts: Hosts = msgspec.field(default_factory=list)
@@ -195,7 +196,8 @@ class NewSecret(Body, frozen=True, kw_only=True, tag_field="type", tag="new"):
         return "NewSecret(***)"
 
 
-class UpdateSecret(Body, frozen=True, kw_only=True, tag_field="type", tag="update"):
+class UpdateSecret(Body, frozen=True, kw_only=True):
+    type: Literal["update"]
     name: Name
     value: SecretValue
     allowed_hosts: Hosts | None = None
