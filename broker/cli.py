@@ -18,6 +18,7 @@ import uvloop
 
 from broker import boot, doctor, logs, server
 from broker.app import create_service
+from broker.cli_env import env
 from broker.settings import Settings, load
 from vault import __version__, bearer
 from vault.errors import Misconfigured, NotFound, VaultError
@@ -43,6 +44,9 @@ in_workspace = click.option(
 @click.version_option(__version__, prog_name="keyturn")
 def main() -> None:
     """A credential vault and token broker. Settings come from KEYTURN_* variables."""
+
+
+main.add_command(env)
 
 
 @main.command()

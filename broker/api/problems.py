@@ -32,6 +32,7 @@ STATUS: Final[dict[str, int]] = {
     "internal": 500,
     "upstream_failed": 502,
     "not_ready": 503,
+    "provider_unavailable": 503,
 }
 TITLES: Final[dict[str, str]] = {
     "malformed": "The request cannot be read",
@@ -47,6 +48,7 @@ TITLES: Final[dict[str, str]] = {
     "internal": "Our fault",
     "upstream_failed": "Another server failed",
     "not_ready": "Not ready",
+    "provider_unavailable": "The provider gives no token",
 }
 _FROM_STATUS: Final[dict[int, str]] = {
     400: "malformed",

@@ -23,6 +23,8 @@ from vault.kms import RootKey, Wrapped
 from vault.migrations import newest_version
 from vault.model import AuditEvent, Caller, KeyId, Page, Scope, UserId, WorkspaceId, new_id
 from vault.sql import Query
+from vault.vault.calls import Calls
+from vault.vault.authentication import Authentication
 from vault.vault.secrets import Secrets
 from vault.vault.tenants import Tenants
 from vault.vault.variables import Variables
@@ -55,7 +57,7 @@ _schema_version: Final = Query("deployment", "schema_version", _SchemaVersion)
 _bearer_lookup: Final = Query("api_keys", "lookup", _Bearer)
 
 
-class Vault(Tenants, Variables, Secrets):
+class Vault(Tenants, Variables, Secrets, Authentication, Calls):
     """Keeps credentials for many workspaces, and gives them to whom they belong."""
 
     @classmethod
@@ -102,6 +104,7 @@ class Vault(Tenants, Variables, Secrets):
         )
 
     async def close(self) -> None:
+        await self.end_fetching()
         await self._egress.aclose()
         await self._keyring.close()
         await self._database.close()
