@@ -17,7 +17,6 @@ The bytes, version 1 (``docs/reference/format.md`` has a decoder)::
 The keys::
 
     workspace key 32 --HKDF "keyturn/enc/1"--> data key
-                     --HKDF "keyturn/bidx/1"--> key of the blind index
     data key || user's key 32 --HKDF "keyturn/usr/1"--> owner key of a user's rows
                                                         (of other rows: the data key)
     owner key --HKDF-Expand "keyturn/rec/1" || salt--> record key 32 || commitment 32
@@ -104,19 +103,18 @@ class KeyMaterial(bytearray):
 class SealingKey:
     """What seals and opens the rows of one workspace, or of one user in it."""
 
-    __slots__ = ("_index", "_owner", "key_id")
+    __slots__ = ("_owner", "key_id")
 
-    def __init__(self, key_id: bytes, owner: KeyMaterial, index: KeyMaterial) -> None:
+    def __init__(self, key_id: bytes, owner: KeyMaterial) -> None:
         self.key_id = key_id
         self._owner = owner
-        self._index = index
 
     @classmethod
     def from_workspace_key(cls, key_id: bytes, key: bytes) -> Self:
         """Derive what we use from the workspace's key; the key itself is not kept."""
         _check_size("key id", key_id, KEY_ID_SIZE)
         _check_size("workspace key", key, KEY_SIZE)
-        return cls(key_id, _derive(key, b"keyturn/enc/1"), _derive(key, b"keyturn/bidx/1"))
+        return cls(key_id, _derive(key, b"keyturn/enc/1"))
 
     def for_user(self, user_key: bytes) -> "SealingKey":
         """Return the key of this user's rows: without the user's own key they cannot be opened."""
@@ -124,17 +122,13 @@ class SealingKey:
         both = KeyMaterial(2 * KEY_SIZE)
         both[:KEY_SIZE] = self._owner
         both[KEY_SIZE:] = user_key
-        return SealingKey(self.key_id, _derive(both, b"keyturn/usr/1"), self._index)
+        return SealingKey(self.key_id, _derive(both, b"keyturn/usr/1"))
 
     def record_keys(self, salt: bytes) -> tuple[bytes, bytes]:
         """Return the record's key and its commitment."""
         expand = HKDFExpand(_SHA256, KEY_SIZE + COMMITMENT_SIZE, b"keyturn/rec/1" + salt)
         derived = expand.derive(self._owner)
         return derived[:KEY_SIZE], derived[KEY_SIZE:]
-
-    def blind_index(self, field: str, value: str) -> bytes:
-        """Find a value without storing it; equal values in two workspaces are not linkable."""
-        return blind_index(self._index, field, value)
 
     def __repr__(self) -> str:
         return f"SealingKey({self.key_id.hex()}, ***)"

@@ -1,6 +1,7 @@
 """A value that must not be seen: it can be held and passed on, and leaves only by ``reveal()``.
 
-* ``repr``, ``str`` and ``format`` say ``Secret(***)``; JSON, msgpack, pickle and copy refuse.
+* ``repr``, ``str`` and ``format`` say ``Secret(***)``; JSON, msgpack and pickle refuse; a copy is
+  the same object.
 * Comparison takes the same time whatever differs.
 * ``reveal()`` is called in few modules; ``tests/test_architecture.py`` lists them.
 """
