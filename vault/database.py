@@ -37,6 +37,7 @@ CONNECT_SECONDS: Final = 5.0
 ACQUIRE_SECONDS: Final = 5.0
 STATEMENT_SECONDS: Final = 15.0
 RETRY_SECONDS: Final = 5.0
+ROLLBACK_SECONDS: Final = 2.0
 MIN_SERVER_VERSION: Final = 150000
 CONFLICT_TRIES: Final = 5
 
@@ -213,7 +214,15 @@ class Database:
 
     async def _release(self, connection: Any) -> None:
         # Shielded: a caller that goes away must not leave a transaction open behind it.
-        await asyncio.shield(self._pool.release(connection))
+        await asyncio.shield(self._give_back(connection))
+
+    async def _give_back(self, connection: Any) -> None:
+        if connection.is_in_transaction():
+            try:
+                await connection.execute("rollback", timeout=ROLLBACK_SECONDS)
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                connection.terminate()  # a cancelled statement still runs, or nobody answers
+        await self._pool.release(connection)
 
 
 async def _retrying(attempt: Callable[[], Awaitable[T]]) -> T:
@@ -252,10 +261,8 @@ def _driver_errors_hidden() -> Iterator[None]:
         raise _Lost from None
 
 
-async def _keep_nothing(connection: Any) -> None:
-    """Give a connection back without a reset; end what a cancelled caller left open."""
-    if connection.is_in_transaction():
-        await connection.execute("rollback")
+async def _keep_nothing(_connection: Any) -> None:
+    """Give a connection back without a reset: no session state is ever made."""
 
 
 def _as_workspace(workspace: str) -> str:
