@@ -38,14 +38,16 @@ SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 OPERATOR: Final = WorkspaceId("operator")
 
 PRODUCTION: Final = "production"
-ENVIRONMENT_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$"
-USER_ID_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._~@:+=|,!$*()'-]{0,254}$"
-E164_PATTERN: Final = r"^\+[1-9][0-9]{6,14}$"
-ATTRIBUTE_PATTERN: Final = r"^[a-z][a-z0-9_]{0,47}$"
+# (?!\n): in Python a "$" also matches before a line break at the end, and a header, a log line or a
+# name on a page could end in one.
+ENVIRONMENT_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}(?!\n)$"
+USER_ID_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._~@:+=|,!$*()'-]{0,254}(?!\n)$"
+E164_PATTERN: Final = r"^\+[1-9][0-9]{6,14}(?!\n)$"
+ATTRIBUTE_PATTERN: Final = r"^[a-z][a-z0-9_]{0,47}(?!\n)$"
 MAX_PHONE_NUMBERS: Final = 20
 MAX_ATTRIBUTES: Final = 50
 
-Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+(?!\n)$")]
 Environment = Annotated[str, Meta(pattern=ENVIRONMENT_PATTERN)]
 PhoneNumber = Annotated[str, Meta(pattern=E164_PATTERN)]
 AttributeName = Annotated[str, Meta(pattern=ATTRIBUTE_PATTERN)]

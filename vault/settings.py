@@ -33,7 +33,7 @@ class VaultSettings(msgspec.Struct, frozen=True, kw_only=True):
     worker_database_url: Secret | None = None
     data_dir: Path | None = None
     kek: Secret | None = None
-    deployment_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    deployment_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}(?!\n)$")] | None = None
     egress_allow: str = ""
     egress_ca_file: Path | None = None
     statement_cache: Annotated[int, Meta(ge=0, le=10_000)] = 200

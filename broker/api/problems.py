@@ -216,7 +216,7 @@ def _reason(message: str) -> str:
         return f"The field {missing[1]} is missing."
     if message.startswith("Invalid enum value"):
         return "This is not one of the accepted values."
-    known = _KNOWN_REASONS.match(message)
+    known = _KNOWN_REASONS.match(message.replace(r"(?!\n)", ""))
     return known[0] + "." if known else "This value is not valid."
 
 

@@ -110,6 +110,8 @@ async def test_a_key_of_one_environment_cannot_revoke_a_key_of_another(
         ({"name": "k", "scopes": ["mint"], "expires_at": "2030-01-01T00:00:00"}, "/expires_at"),
         ({"name": "k", "scopes": ["mint"], "expires_at": "2001-01-01T00:00:00Z"}, "/expires_at"),
         ({"name": "a\nb", "scopes": ["mint"]}, "/name"),
+        ({"name": "a\n", "scopes": ["mint"]}, "/name"),
+        ({"name": "k", "scopes": ["mint"], "environments": ["qa\n"]}, "/environments/0"),
         ({"name": 5, "scopes": ["mint"]}, "/name"),
     ],
 )
