@@ -7,6 +7,7 @@ import re
 from typing import Annotated, Any, Final
 
 from litestar.connection import ASGIConnection, Request
+from litestar.exceptions import HTTPException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import HeaderParameter, QueryParameter
 from litestar.types import Guard
@@ -40,6 +41,7 @@ IdempotencyKey = Annotated[
     ),
 ]
 
+_JSON = re.compile(r"(?i)application/(\w+\+)?json\b")
 _VISIBLE = re.compile(r"[!-~]{1,255}")
 _CURSOR = re.compile(r"[ -~]{1,255}")
 
@@ -84,6 +86,7 @@ def requires(action: access.Action) -> list[Guard]:
         caller = await door.caller(connection)
         access.permit(caller, action)
         connection.scope["state"]["caller"] = caller
+        _refuse_other_media(connection)
 
     guard.action = action  # type: ignore[attr-defined] # the tests read the route table
     return [guard]
@@ -128,6 +131,14 @@ async def once_of(
         key_hash=vault.fingerprint(f"{place}\n{idempotency_key}"),
         fingerprint=vault.fingerprint(place.encode() + b"\n" + await request.body()),
     )
+
+
+def _refuse_other_media(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
+    """A body that is not called JSON is not read as JSON."""
+    media_type = connection.headers.get("content-type")
+    sent = connection.headers.get("content-length", "0") != "0"
+    if sent and media_type and not _JSON.match(media_type):
+        raise HTTPException(status_code=415)
 
 
 def _unverified_bearer(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
