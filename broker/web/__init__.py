@@ -34,7 +34,7 @@ async def docs(request: Request[Any, Any, Any]) -> Response[str]:
         spec=request.app.openapi_schema.to_schema(), methods=METHODS, titles=TITLES, status=STATUS
     )
     return Response(
-        page, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": POLICY}
+        page, media_type="text/html", headers={"Content-Security-Policy": POLICY}
     )
 
 
