@@ -60,7 +60,7 @@ async def listing(
 @get(
     "/{key_id:str}",
     guards=requires("key.read"),
-    responses=guarded("not_found"),
+    responses=guarded("not_found", "invalid"),
     summary="Get a key",
 )
 async def read(
@@ -72,7 +72,7 @@ async def read(
 @delete(
     "/{key_id:str}",
     guards=requires("key.delete"),
-    responses=guarded("not_found"),
+    responses=guarded("not_found", "invalid"),
     summary="Revoke a key",
 )
 async def remove(

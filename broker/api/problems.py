@@ -225,7 +225,8 @@ def _reason(message: str) -> str:
         return f"The field {missing[1]} is missing."
     if message.startswith("Invalid enum value"):
         return "This is not one of the accepted values."
-    known = _KNOWN_REASONS.match(message.replace(r"(?!\n)", ""))
+    # The parser doubles the backslashes of a pattern that it quotes.
+    known = _KNOWN_REASONS.match(message.replace("\\\\", "\\").replace(r"(?!\n)", ""))
     return known[0] + "." if known else "This value is not valid."
 
 

@@ -7,6 +7,8 @@ import re
 from typing import Annotated, Any, Final
 
 from litestar.connection import ASGIConnection, Request
+from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import HeaderParameter, QueryParameter
 from litestar.types import Guard
@@ -35,12 +37,13 @@ IdempotencyKey = Annotated[
     str | None,
     HeaderParameter(
         name="Idempotency-Key",
-        max_length=255,
+        pattern=r"^[!-~]{1,255}$",
         description="The same request with the same key, within 24 hours, is done once.",
     ),
 ]
 
-_VISIBLE = re.compile(r"[!-~]{1,255}")
+_JSON = re.compile(r"(?i)application/(\w+\+)?json\b")
+_WITH_BODY = {"POST", "PUT", "PATCH"}
 _CURSOR = re.compile(r"[ -~]{1,255}")
 
 
@@ -83,10 +86,19 @@ def requires(action: access.Action) -> list[Guard]:
             door.refuse_without_operator()
         caller = await door.caller(connection)
         access.permit(caller, action)
+        _refuse_other_media(connection)
         connection.scope["state"]["caller"] = caller
+        _refuse_other_media(connection)
 
     guard.action = action  # type: ignore[attr-defined] # the tests read the route table
     return [guard]
+
+
+def _refuse_other_media(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
+    """A body is JSON, or says nothing of what it is; a form that a page sent is neither."""
+    said = connection.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if said not in ("", "application/json") and connection.scope["method"] in _WITH_BODY:
+        raise HTTPException(status_code=415)
 
 
 async def caller_of(request: Request[Any, Any, Any]) -> Caller:
@@ -121,13 +133,19 @@ async def once_of(
     """Read an Idempotency-Key; it holds for this method, this path and this body."""
     if idempotency_key is None:
         return None
-    if not _VISIBLE.fullmatch(idempotency_key):
-        raise Invalid("An Idempotency-Key has 1 to 255 visible ASCII characters.")
     place = f"{request.method} {request.scope['path']}"
     return Once(
         key_hash=vault.fingerprint(f"{place}\n{idempotency_key}"),
         fingerprint=vault.fingerprint(place.encode() + b"\n" + await request.body()),
     )
+
+
+def _refuse_other_media(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
+    """A body that is not called JSON is not read as JSON."""
+    media_type = connection.headers.get("content-type")
+    sent = connection.headers.get("content-length", "0") != "0"
+    if sent and media_type and not _JSON.match(media_type):
+        raise HTTPException(status_code=415)
 
 
 def _unverified_bearer(connection: ASGIConnection[Any, Any, Any, Any]) -> str:

@@ -61,7 +61,7 @@ async def listing(
 @get(
     "/{workspace_id:str}",
     guards=requires("workspace.read"),
-    responses=guarded("not_found"),
+    responses=guarded("not_found", "invalid"),
     summary="Get a workspace",
 )
 async def read(
@@ -73,7 +73,7 @@ async def read(
 @delete(
     "/{workspace_id:str}",
     guards=requires("workspace.delete"),
-    responses=guarded("not_found"),
+    responses=guarded("not_found", "invalid"),
     summary="Delete a workspace",
 )
 async def remove(

@@ -1,7 +1,7 @@
 """The door: every way to what the vault keeps is a method of ``Vault``.
 
-* Each method takes a ``Caller``, asks ``access`` first, and leaves its line in the audit record in
-  the transaction of the deed.
+* Each method takes a ``Caller`` and asks ``access`` first. One that changes something, or gives a
+  credential away, leaves its line in the audit record in the transaction of the deed.
 * The caller decides the workspace. No argument can name another one; only the operator goes
   ``within`` a workspace, and that workspace's record shows it.
 * Things of other workspaces do not exist: ``NotFound``, as for anything that never was.
