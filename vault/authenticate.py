@@ -19,6 +19,7 @@ from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+import msgspec
 import structlog
 from msgspec import Struct
 
@@ -388,7 +389,12 @@ class Tokens:
 
         async def work(tx: Transaction) -> bool:
             if not await auth_tokens.fail(
-                tx, job.auth_connection_id, job.generation, claim.fence, pause
+                tx,
+                job.auth_connection_id,
+                job.generation,
+                claim.fence,
+                outcome=failure.outcome,
+                pause=pause,
             ):
                 return False
             await _note(tx, job, status, failure.detail)
@@ -428,11 +434,8 @@ def _status_of(failure: Failure) -> AuthStatus:
 
 def _failure_of(row: InUse) -> Failure:
     """The failure that keeps everybody waiting, as its row tells of it."""
-    outcome: oauth.Outcome = "transient"
-    if row.status in ("revoked", "credential_invalid"):
-        outcome = "dead" if row.status == "revoked" else "client"
     return Failure(
-        outcome=outcome,
+        outcome=msgspec.convert(row.last_failure or "transient", oauth.Outcome),
         detail=row.status_detail or "The token endpoint failed a moment ago.",
         retry_after=row.pause_left,
     )

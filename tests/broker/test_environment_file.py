@@ -67,6 +67,7 @@ variables:
 """
 TOKEN_URL = "https://login.example.com/token"
 CLIENT = {"provider": "orders", "client_id": "abc", "token_url": TOKEN_URL}
+BEARER = "auth_type: bearer_auth, provider: a"
 HEAD = "version: 1\nenvironments: [production, staging]\n"
 NOTHING = State(environments=["production"], secrets=[], auth_connections=[], variables=[])
 
@@ -249,7 +250,7 @@ def test_so_many_mistakes_are_not_all_said() -> None:
     [
         f"{HEAD}secrets: {{a: {{value: {SENTINEL}}}}}",
         f"{HEAD}secrets: {{a: {{value: [{SENTINEL}]}}}}",
-        f"{HEAD}auth_connections: {{a: {{auth_type: bearer_auth, provider: a, token: {SENTINEL}}}}}",
+        f"{HEAD}auth_connections: {{a: {{{BEARER}, token: {SENTINEL}}}}}",
     ],
 )
 def test_a_secret_in_the_file_is_refused_and_not_repeated(content: str) -> None:
@@ -295,9 +296,9 @@ def test_what_is_written_is_read_back_and_written_alike(document: Document) -> N
     assert write(read(text.encode(), "env.yaml")) == text
 
 
-@given(documents(), documents(), st.booleans())
+@given(document=documents(), other=documents(), prune=st.booleans())
 def test_after_applying_there_are_no_changes(
-    document: Document, other: Document, prune: bool
+    document: Document, other: Document, *, prune: bool
 ) -> None:
     state = after(NOTHING, document)
     assert compare(document, state, prune=prune).steps == []
@@ -398,7 +399,9 @@ def test_another_type_is_a_replacement() -> None:
         auth_connections=[],
         variables=[KnownVariable("v1", "x", "string", {"production": "a"})],
     )
-    text = f"{HEAD}secrets: {{k: {{}}}}\nvariables: {{x: {{type: secret, values: {{production: {{secret: k}}}}}}}}"
+    text = f"""{HEAD}secrets: {{k: {{}}}}
+variables: {{x: {{type: secret, values: {{production: {{secret: k}}}}}}}}
+"""
     found = plan(text, state)
     assert [one.action for one in found.steps] == ["create", "replace"]
     assert "-/+ variable x (secret)" in said_by(found)
@@ -547,8 +550,10 @@ def test_all_missing_values_are_named_at_once(tmp_path: Path) -> None:
         "Nothing was changed; these values are missing:",
         "  secret no: give it by --secrets, or name its source in value_from",
         "  secret stripe_key: the environment variable STRIPE_KEY is not set",
-        "  auth connection orders_api, client_secret: its file cannot be read: "
-        "No such file or directory",
+        (
+            "  auth connection orders_api, client_secret: its file cannot be read: "
+            "No such file or directory"
+        ),
     ]
 
 

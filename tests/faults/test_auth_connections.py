@@ -20,6 +20,7 @@ from vault.egress import Egress, parse_allow
 from vault.embedded import Embedded
 from vault.errors import CredentialRefused, NotFound, NotReady, ProviderUnavailable
 from vault.kms import open_root_key
+from vault.secret import Secret
 from vault.vault import Vault
 
 SECRET = "a secret"
@@ -32,8 +33,9 @@ async def provider() -> AsyncIterator[Provider]:
         yield found
 
 
-async def opened(migrated: Embedded, root_key_file: Path) -> Vault:
-    database = await Database.open(migrated.dsn("keyturn_app"), size=5, statement_cache=200)
+async def opened(migrated: Embedded, root_key_file: Path, setting: str = "") -> Vault:
+    address = Secret(migrated.dsn("keyturn_app").reveal() + f"&{setting}")
+    database = await Database.open(address, size=5, statement_cache=200)
     egress = Egress(allow=parse_allow("127.0.0.1", development=True))
     return await Vault.open(database, open_root_key(root_key_file.as_uri()), egress=egress)
 
@@ -410,18 +412,21 @@ async def test_a_shutdown_waits_for_calls_and_gives_back_what_it_cannot_wait_for
 
 
 async def test_the_database_may_go_away_during_a_call(
-    vault: Vault,
+    migrated: Embedded,
+    root_key_file: Path,
     tenant: Tenant,
     provider: Provider,
     auth_id: str,
     superuser: asyncpg.Connection,
 ) -> None:
+    vault = await opened(migrated, root_key_file, "application_name=unlucky")
     provider.misbehave(Faults(latency=0.6))
     waiting = asyncio.create_task(vault.credentials(tenant.caller, auth_id))
     await asyncio.sleep(0.3)
     await superuser.execute(
-        "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'keyturn_app'"
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'unlucky'"
     )
     got = await waiting
     assert bearer(await vault.credentials(tenant.caller, auth_id)) == bearer(got)
     assert len(provider.token_calls) == 1
+    await vault.close()

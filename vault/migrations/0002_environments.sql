@@ -59,6 +59,7 @@ create table vault.auth_connection_tokens (
     lease_until timestamptz,
     fence bigint not null default 0, -- only ever grows; each lease has its own
     attempts integer not null default 0, -- failures since the last success
+    last_failure text, -- the class of the latest one, while it is not made good
     next_try_at timestamptz,
     primary key (workspace_id, auth_connection_id),
     foreign key (workspace_id, auth_connection_id) references vault.auth_connections on delete cascade

@@ -6,7 +6,7 @@ select a.generation, a.sealed, a.allowed_hosts, a.status, a.status_detail,
        coalesce(t.refresh_at > now(), false) as fresh,
        coalesce(t.lease_until > now(), false) as leased,
        case when t.next_try_at > now() then ceil(extract(epoch from t.next_try_at - now()))::int else 0 end as pause_left,
-       now() as now
+       t.last_failure, now() as now
   from vault.auth_connections a
   left join vault.auth_connection_tokens t
     on t.workspace_id = a.workspace_id and t.auth_connection_id = a.auth_connection_id
@@ -29,6 +29,7 @@ on conflict (workspace_id, auth_connection_id) do update
        refresh_at = case when t.config_generation = excluded.config_generation then t.refresh_at end,
        expires_at = case when t.config_generation = excluded.config_generation then t.expires_at end,
        attempts = case when t.config_generation = excluded.config_generation then t.attempts else 0 end,
+       last_failure = case when t.config_generation = excluded.config_generation then t.last_failure end,
        next_try_at = null,
        after_rejection = t.after_rejection and t.sealed is null and t.config_generation = excluded.config_generation,
        lease_owner = excluded.lease_owner,
@@ -48,7 +49,7 @@ update vault.auth_connection_tokens
    set sealed = :sealed, token_generation = fence, obtained_at = :obtained_at,
        refresh_at = :obtained_at::timestamptz + make_interval(secs => :refresh_after::float8),
        expires_at = :obtained_at::timestamptz + make_interval(secs => :lifetime::float8),
-       lease_owner = null, lease_until = null, attempts = 0, next_try_at = null
+       lease_owner = null, lease_until = null, attempts = 0, last_failure = null, next_try_at = null
  where workspace_id = :workspace_id and auth_connection_id = :auth_connection_id
    and fence = :fence and config_generation = :config_generation
    and exists (select from vault.auth_connections a
@@ -59,9 +60,12 @@ returning token_generation as generation;
 -- name: fail
 update vault.auth_connection_tokens
    set lease_owner = null, lease_until = null, attempts = attempts + 1,
-       next_try_at = now() + make_interval(secs => :pause::float8)
+       last_failure = :outcome, next_try_at = now() + make_interval(secs => :pause::float8)
  where workspace_id = :workspace_id and auth_connection_id = :auth_connection_id
    and fence = :fence and config_generation = :config_generation
+   and exists (select from vault.auth_connections a
+                where a.workspace_id = :workspace_id and a.auth_connection_id = :auth_connection_id
+                  and a.generation = :config_generation)
 returning token_generation as generation;
 
 -- name: release

@@ -31,6 +31,7 @@ class InUse(Struct, frozen=True):
     fresh: bool
     leased: bool
     pause_left: int  # seconds until the next try after a failure
+    last_failure: str | None  # an ``oauth.Outcome``
     now: datetime
 
 
@@ -132,7 +133,13 @@ async def save(
 
 
 async def fail(
-    tx: Transaction, auth_connection_id: str, config_generation: int, fence: int, pause: float
+    tx: Transaction,
+    auth_connection_id: str,
+    config_generation: int,
+    fence: int,
+    *,
+    outcome: str,
+    pause: float,
 ) -> bool:
     """End the lease, and let nobody try again for ``pause`` seconds."""
     failed = await _fail.maybe(
@@ -141,6 +148,7 @@ async def fail(
         auth_connection_id=auth_connection_id,
         config_generation=config_generation,
         fence=fence,
+        outcome=outcome,
         pause=pause,
     )
     return failed is not None
