@@ -67,6 +67,4 @@ async def _check(name: CheckName, question: Awaitable[None]) -> Check:
 
 
 # The empty requirement says that no key is needed; without it the document's own would hold.
-router = Router(
-    "/", route_handlers=[livez, readyz, metrics], security=[{}], tags=["health"]
-)
+router = Router("/", route_handlers=[livez, readyz, metrics], security=[{}], tags=["health"])

@@ -149,6 +149,9 @@ def problem_of(error: Exception, request_id: str) -> Problem:
         error.__cause__, SerializationException
     ):
         return _problem("malformed", "The body is not valid JSON.", request_id)
+    if isinstance(error, RecursionError):
+        # Only a parser goes as deep as its input says.
+        return _problem("malformed", "The body is nested too deeply.", request_id)
     if isinstance(error, HTTPException):
         status = error.status_code
         code = _FROM_STATUS.get(status, "internal")

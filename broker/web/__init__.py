@@ -33,9 +33,7 @@ async def docs(request: Request[Any, Any, Any]) -> Response[str]:
     page = _templates.get_template("docs.html").render(
         spec=request.app.openapi_schema.to_schema(), methods=METHODS, titles=TITLES, status=STATUS
     )
-    return Response(
-        page, media_type="text/html", headers={"Content-Security-Policy": POLICY}
-    )
+    return Response(page, media_type="text/html", headers={"Content-Security-Policy": POLICY})
 
 
 @get("/static/pico.min.css", include_in_schema=False)
