@@ -23,8 +23,8 @@ from vault.kms import RootKey, Wrapped
 from vault.migrations import newest_version
 from vault.model import AuditEvent, Caller, KeyId, Page, Scope, UserId, WorkspaceId, new_id
 from vault.sql import Query
-from vault.vault.calls import Calls
 from vault.vault.authentication import Authentication
+from vault.vault.calls import Calls
 from vault.vault.secrets import Secrets
 from vault.vault.tenants import Tenants
 from vault.vault.variables import Variables
