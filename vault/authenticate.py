@@ -39,6 +39,7 @@ from vault.database import Database, Transaction
 from vault.egress import HEADER_VALUE, OURS, Egress
 from vault.errors import (
     CredentialRefused,
+    IntegrityError,
     Invalid,
     NotReady,
     ProviderUnavailable,
@@ -249,12 +250,12 @@ class Tokens:
             return None
         return await self._opened(job, row.token_sealed, row.token_generation)
 
-    async def _opened(self, job: Job, sealed: bytes, generation: int) -> Token | None:
+    async def _opened(self, job: Job, sealed: bytes, generation: int) -> Token:
         workspace = job.caller.workspace
         context = auth_tokens.token_context(workspace, job.auth_connection_id, generation)
         content = auth_tokens.content_from(await self._store.open(workspace, context, sealed))
         if content.config_generation != job.generation:
-            return None
+            raise IntegrityError("A token was moved to another state of its auth connection.")
         return Token(Secret(content.token), generation)
 
     async def _awaited(self, job: Job, wait: float) -> Ending:

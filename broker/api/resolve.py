@@ -34,7 +34,16 @@ async def show(
     "/tools/invoke",
     status_code=200,
     guards=requires("configuration.use"),
-    responses=guarded("malformed", "too_large", "invalid", "unresolved", "upstream_failed"),
+    responses=guarded(
+        "malformed",
+        "too_large",
+        "not_found",
+        "conflict",
+        "invalid",
+        "unresolved",
+        "upstream_failed",
+        "provider_unavailable",
+    ),
     summary="Call what a configuration describes",
 )
 async def call(

@@ -177,6 +177,11 @@ class _Planner:
         if self._prune:
             steps += extra
         self._left += [f"{_word(step.kind)} {step.name}" for step in extra if not self._prune]
+        self._left += [
+            f"auth connection {one.name}: made by hand, and only removed so"
+            for one in self._state.auth_connections
+            if one.config is None and one.name not in self._document.auth_connections
+        ]
         _refuse(self._problems, "This file does not fit the target")
         ids = {named: one for one, named in self._names.items()}
         return Plan(steps=steps, ids=ids, left=self._left, warnings=self._warnings())
@@ -334,7 +339,8 @@ class _Planner:
         auths = [
             Step(action="delete", kind="auth_connection", name=one.name, id=one.id)
             for one in state.auth_connections
-            if one.name not in document.auth_connections
+            # What no file can make again, no file removes.
+            if one.name not in document.auth_connections and one.config is not None
         ]
         secrets = [
             Step(action="delete", kind="secret", name=one.name, id=one.id)

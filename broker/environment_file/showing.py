@@ -25,7 +25,7 @@ def lines(plan: Plan, paint: Paint) -> list[str]:
         found += [paint(_mark(one), f"    {_line(one)}") for one in step.details]
         found += [paint("+", f"    + {field}: given when it is applied") for field in step.needs]
     if plan.left:
-        found.append("not in the file, and left as it is (--prune removes it):")
+        found.append("not in the file, and left as it is:")
         found += [f"    {one}" for one in plan.left]
     found += [f"warning: {one}" for one in plan.warnings[:MAX_WARNINGS]]
     if len(plan.warnings) > MAX_WARNINGS:

@@ -22,7 +22,7 @@ from broker.resolve.templates import (
 )
 from vault.environments import FallbackWarning
 from vault.errors import Unresolved
-from vault.model import PRODUCTION, AuthRef
+from vault.model import AuthRef
 from vault.vault.variables import Configuration, Resolved, ResolvedSecret
 
 MASK: Final = "***"
@@ -144,8 +144,6 @@ class Meanings:
 
     def warnings(self) -> list[FallbackWarning]:
         """Where this very request sends production's secret to a host of another environment."""
-        if self.environment == PRODUCTION:
-            return []
         own = [one.label for one in self.hosts if not one.fell_back]
         return [
             FallbackWarning(self.environment, host, secret)

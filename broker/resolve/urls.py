@@ -118,8 +118,8 @@ def fill(url: Url, meanings: Meanings, argument: ArgumentText) -> Address:
 def read_whole(text: str, where: str) -> Address:
     """Read an address that comes whole, as one value: nothing in it is a template."""
     begun = _SCHEME.match(text)
-    if begun is None or "{" in text:
-        raise invalid("The address must begin with 'https://' and hold no braces.", where)
+    if begun is None:
+        raise invalid("The address must begin with 'https://'.", where)
     rest, _, query = text[begun.end() :].partition("?")
     authority, path = _split(rest, "/")
     scheme: Scheme = "https" if begun[1] == "https" else "http"

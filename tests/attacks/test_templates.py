@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -188,6 +188,24 @@ def test_an_address_that_does_not_read_as_one_is_refused(url: str) -> None:
         meaning(tool(url), {"x": "s"})
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://user:pw@api.example.com",
+        "https://{{system__env_x}}@api.example.com",
+        "https://api%2eexample.com/",
+        "https://api.example.com\\@evil.com",
+        "https://api.example.com/#{{system__env_x}}",
+        "https://api.example.com/a b",
+        "https://api.example.com/\n",
+        "https://api.example.com/?a=\\",
+    ],
+)
+def test_a_template_that_could_mislead_is_refused_before_anything_is_looked_up(url: str) -> None:
+    with pytest.raises(Invalid):
+        plan("server_tool", tool(url))
+
+
 def test_plain_http_is_for_egress_to_allow() -> None:
     with pytest.raises(EgressDenied):
         meaning(tool("http://api.example.com/"))
@@ -247,6 +265,18 @@ def test_no_value_climbs_out_of_its_place_in_the_path(value: str) -> None:
     ):
         with pytest.raises(Invalid):
             meaning(config, **sent)  # type: ignore[arg-type] # one of three
+
+
+def test_an_empty_value_does_not_turn_a_thing_into_its_collection() -> None:
+    described = {"id": {"type": "string", "description": "which"}}
+    for path, held in (
+        ("{id}", {"arguments": {"id": ""}}),
+        ("{{x}}", {"variables": {"x": ""}}),
+        ("{{system__env_x}}", {"strings": {"x": ""}}),
+    ):
+        config = tool(f"https://a.example.com/orders/{path}", path_params_schema=described)
+        with pytest.raises(Invalid):
+            meaning(config, **held)  # type: ignore[arg-type] # one of three
 
 
 def test_a_dot_beside_a_dot_is_no_way_up() -> None:
@@ -463,6 +493,7 @@ def test_an_address_that_comes_whole_meets_the_same_rules(url: str) -> None:
 TEXT: Final = st.text(max_size=12) | st.from_regex(
     r"[a-z0-9.:/@#?\\%&\r\n{}\[\]\x00;-]{0,12}", fullmatch=True
 )
+HOSTS: Final = TEXT | st.from_regex(r"[a-z0-9]{1,4}([.-][A-Za-z0-9]{1,4}){0,2}", fullmatch=True)
 SHAPES: Final = (
     "https://{{system__env_x}}.example.com/v1",
     "https://api.{{system__env_x}}.example.com:8443/{{system__env_y}}?{{system__env_y}}",
@@ -471,34 +502,48 @@ SHAPES: Final = (
 )
 
 
-@given(shape=st.sampled_from(SHAPES), x=TEXT, y=TEXT)
+@given(shape=st.sampled_from(SHAPES), x=HOSTS, y=TEXT)
 @example(shape=SHAPES[0], x="evil.com/", y="")
 @example(shape=SHAPES[2], x="a", y="/../..")
 @hypothesis_settings(max_examples=1_500, suppress_health_check=[HealthCheck.too_slow])
 def test_every_address_keeps_the_scheme_and_the_end_of_its_host(shape: str, x: str, y: str) -> None:
     try:
-        found = meaning(
-            tool(shape, request_headers={"X-A": "{{system__env_x}}", "X-B": "b{{y}}"}),
-            {"x": x, "y": y},
-            variables={"y": y},
-        )
+        found = meaning(tool(shape), {"x": x, "y": y}, variables={"y": y})
     except (Invalid, EgressDenied):
         return
     by_urllib, by_yarl = urlsplit(found.url), URL(found.url)
-    literal = urlsplit(shape.replace("{{system__env_x}}", x).replace("{{system__env_y}}", y))
+    authority = shape.removeprefix("https://").partition("/")[0].partition(":")[0]
+    host = authority.replace("{{system__env_x}}", x).replace("{{system__env_y}}", y).lower()
     assert by_urllib.scheme == by_yarl.scheme == "https"
-    assert by_urllib.hostname == by_yarl.raw_host == found.target.host == literal.hostname
-    assert found.target.host.endswith(".example.com")
+    assert by_urllib.hostname == by_yarl.raw_host == found.target.host == host
+    assert host.endswith(".example.com")
     assert by_urllib.port == (8443 if ":8443" in shape else None)
     assert by_yarl.user is by_yarl.password is by_urllib.username is None
     assert by_yarl.raw_path.count("/") == by_urllib.path.count("/")
     assert by_urllib.fragment == ""
     assert ".." not in unquote(by_yarl.raw_path).split("/")
     assert "//" not in by_urllib.path
-    for line in found.headers:
-        assert isinstance(line.value, str)
-        assert HEADER_VALUE.fullmatch(line.value.encode())
-        assert not set(line.value) & set("\r\n\x00")
+
+
+@given(
+    text=st.text(max_size=8) | st.from_regex(r"[ -~]{0,8}(\r\n|\x00|)[ -~]{0,8}", fullmatch=True)
+)
+@hypothesis_settings(max_examples=500)
+def test_a_header_is_one_line_of_what_it_was_given(text: str) -> None:
+    headers = {"X-A": {"env_var_label": "x"}, "X-B": "b{{y}}", "X-C": {"env_var_label": "s"}}
+    try:
+        found = meaning(
+            tool("https://a.example.com/", request_headers=headers),
+            {"x": text},
+            secrets={"s": text},
+            variables={"y": text},
+        )
+    except Invalid:
+        assert HEADER_VALUE.fullmatch(text.encode()) is None or text != text.rstrip(" \t")
+        return
+    assert not set(text) & set("\r\n\x00")
+    values = [line.value for line in found.headers]
+    assert values == [text, f"b{text}", Secret(text)]
 
 
 @given(value=TEXT)
@@ -573,8 +618,8 @@ async def test_a_configuration_nested_without_end_is_refused(tenant: Tenant) -> 
 
 
 @pytest.fixture
-def logged() -> Iterator[list[str]]:
-    """Everything that is logged, by structlog or by anybody's logging."""
+def logged() -> Iterator[Callable[[], list[str]]]:
+    """Everything that was logged, by structlog or by anybody's logging."""
     lines: list[str] = []
 
     class Keep(logging.Handler):
@@ -587,14 +632,13 @@ def logged() -> Iterator[list[str]]:
     root.addHandler(handler)
     root.setLevel(0)
     with structlog.testing.capture_logs() as captured:
-        yield lines
-        lines.extend(json.dumps(one, default=repr) for one in captured)
+        yield lambda: [*lines, *(json.dumps(one, default=repr) for one in captured)]
     root.removeHandler(handler)
     root.setLevel(before)
 
 
 async def test_nothing_secret_is_logged_or_said_when_things_go_wrong(
-    tenant: Tenant, logged: list[str]
+    tenant: Tenant, logged: Callable[[], list[str]]
 ) -> None:
     ada = Configured(tenant.api)
     stored = await ada.secret("stored", "SENTINEL-stored")
@@ -621,7 +665,8 @@ async def test_nothing_secret_is_logged_or_said_when_things_go_wrong(
                     assert shown or b"SENTINEL" not in reply.body
                     assert b"SENTINEL-stored" not in reply.body
                     assert b"SENTINEL-x" not in reply.body
-    assert logged == [] or not [line for line in logged if "SENTINEL" in line]
+    assert [line for line in logged() if "/v1/tools/invoke" in line]
+    assert not [line for line in logged() if "SENTINEL" in line]
 
 
 def test_what_is_resolved_does_not_show_itself() -> None:

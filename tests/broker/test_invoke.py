@@ -2,14 +2,23 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from conftest import Tenant
 from msgspec import Struct
 from support.configured import Configured, tool
-from support.loopback import Listener, listening, saying
+from support.loopback import Authority, Listener, listening, saying
+
+from vault.database import Database
+from vault.egress import Egress, Request, parse_allow
+from vault.embedded import Embedded
+from vault.errors import EgressDenied
+from vault.kms import open_root_key
+from vault.vault import Vault
 
 HEAD: Final = "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n{more}\r\n"
 
@@ -481,6 +490,28 @@ async def test_a_static_credential_is_not_tried_twice_and_its_status_says_so(
         assert await status() == expected
 
 
+async def test_a_client_certificate_is_shown_to_the_server(ada: Configured, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pem = authority.chain("client").read_text()
+    auth = await ada.connection(
+        "certificate",
+        auth_type="mtls",
+        client_certificate=pem,
+        client_key=pem,
+        ca_certificate=authority.file.read_text(),
+    )
+    context = authority.server("localhost")
+    context.load_verify_locations(authority.file)
+    context.verify_mode = ssl.CERT_REQUIRED
+    async with listening(saying(answer()), tls=context) as server:
+        url = f"https://localhost:{server.port}/"
+        with_it = tool(url, auth_connection={"auth_connection_id": auth})
+        reply = await ada.invoke(with_it)
+        assert reply.json["status"] == 200
+        without = await ada.invoke(tool(url))
+        assert (without.status, without.code) == (502, "upstream_failed")
+
+
 async def test_two_values_for_one_header_are_refused(ada: Configured, server: Listener) -> None:
     auth = await ada.connection("b", auth_type="bearer_auth", token="SECRET-S")
     config = tool(
@@ -506,6 +537,29 @@ async def test_an_address_that_is_not_open_to_tools_is_refused(
         for ask in (ada.resolve, ada.invoke):
             reply = await ask(tool(url))
             assert (reply.status, reply.code) == (422, "invalid"), url
+
+
+async def test_what_is_open_to_providers_is_not_open_to_tools(
+    tenant: Tenant, server: Listener, migrated: Embedded, root_key_file: Path
+) -> None:
+    for purpose, reached in (("provider", False), ("tool", True)):
+        rules = parse_allow(f"{purpose}=http://127.0.0.1", development=False)
+        database = await Database.open(migrated.dsn("keyturn_app"), size=1, statement_cache=0)
+        root = open_root_key(root_key_file.as_uri())
+        vault = await Vault.open(database, root, egress=Egress(allow=rules))
+        request = Request(method="GET", url=at(server))
+        try:
+            if reached:
+                assert vault.vet_tool_url(at(server)).port == server.port
+                assert (await vault.call_tool(tenant.caller, request)).status == 200
+                continue
+            with pytest.raises(EgressDenied):
+                vault.vet_tool_url(at(server))
+            with pytest.raises(EgressDenied):
+                await vault.call_tool(tenant.caller, request)
+            assert server.accepted == 0
+        finally:
+            await vault.close()
 
 
 async def test_what_was_used_stands_in_the_record(ada: Configured, server: Listener) -> None:

@@ -158,10 +158,11 @@ async def test_a_host_of_staging_beside_a_secret_of_production_is_warned_of(
     await ada.strings("place", {"production": "api", "staging": "staging"})
     await ada.strings("version", {"production": "v1", "staging": "v2"})
     await ada.secrets("key", {"production": await ada.secret("key", "KEY-p")})
+    await ada.strings("tail", {"production": "t"})
     await ada.secrets("unused", {"production": await ada.secret("unused", "KEY-u")})
     headers = {"X-Key": {"env_var_label": "key"}}
     config = tool(
-        "https://{{system__env_place}}.example.com/{{system__env_version}}",
+        "https://{{system__env_place}}.example.com/{{system__env_version}}?{{system__env_tail}}",
         request_headers=headers,
     )
     [warning] = (await ada.resolve(config, "staging")).json["warnings"]
@@ -327,9 +328,6 @@ async def test_parameters_and_body_are_shown_with_what_the_model_fills_in(
         {"name": "q", "in": "query", "type": "string", "required": True},
         {"name": "customer.name", "in": "body", "type": "string", "required": True},
     ]
-
-
-HEADERS: Final = {"X-A": "a"}
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 import pytest
 from support.api import Api, Reply
-from support.jwts import keys, own_jwt, traded_jwt
+from support.jwts import keys, own_jwt
 from support.sandbox import Provider, providing
 
 from vault import oauth
@@ -45,8 +47,7 @@ async def trade(api: Api, authorization: str | None = None, **form: str) -> Repl
     headers = dict(FORM)
     if authorization:
         headers["Authorization"] = authorization
-    raw = aiohttp.FormData(form)().decode("utf-8") if form else ""
-    return await api.post("/oauth/token", raw=str(raw).encode(), headers=headers)
+    return await api.post("/oauth/token", raw=urlencode(form).encode(), headers=headers)
 
 
 @pytest.fixture
@@ -99,8 +100,6 @@ async def test_what_is_wrong_is_refused_in_the_protocols_words(api: Api) -> None
 def assertion(
     algorithm: Algorithm, private: str, *, at: float | None = None, jti: str = "j", **more: Any
 ) -> str:
-    from datetime import UTC, datetime
-
     config = own_jwt(algorithm=algorithm, secret_key=private, issuer="signer", **more)
     now = datetime.fromtimestamp(time.time() if at is None else at, UTC)
     return oauth.signed_jwt(config, now=now, jti=jti).reveal()
@@ -126,7 +125,6 @@ async def test_an_assertion_counts_if_a_registered_key_signed_it_now_and_once(
     assert await outcome(forged) == 400
     await knob(api, "DELETE", "/clients/signer")
     assert await outcome(assertion(algorithm, private, jti="n")) == 400
-    assert traded_jwt().issuer == "iss"
 
 
 @pytest.mark.usefixtures("registered")

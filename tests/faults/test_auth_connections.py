@@ -33,8 +33,8 @@ async def provider() -> AsyncIterator[Provider]:
         yield found
 
 
-async def opened(migrated: Embedded, root_key_file: Path, setting: str = "") -> Vault:
-    address = Secret(migrated.dsn("keyturn_app").reveal() + f"&{setting}")
+async def opened(migrated: Embedded, root_key_file: Path, name: str = "replica") -> Vault:
+    address = Secret(migrated.dsn("keyturn_app").reveal() + f"&application_name={name}")
     database = await Database.open(address, size=5, statement_cache=200)
     egress = Egress(allow=parse_allow("127.0.0.1", development=True))
     return await Vault.open(database, open_root_key(root_key_file.as_uri()), egress=egress)
@@ -419,7 +419,7 @@ async def test_the_database_may_go_away_during_a_call(
     auth_id: str,
     superuser: asyncpg.Connection,
 ) -> None:
-    vault = await opened(migrated, root_key_file, "application_name=unlucky")
+    vault = await opened(migrated, root_key_file, "unlucky")
     provider.misbehave(Faults(latency=0.6))
     waiting = asyncio.create_task(vault.credentials(tenant.caller, auth_id))
     await asyncio.sleep(0.3)
