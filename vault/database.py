@@ -232,7 +232,9 @@ class Database:
             # A cancelled statement still runs, or nobody answers, or the driver took it back.
             with suppress(asyncpg.InterfaceError):
                 connection.terminate()
-        await self._pool.release(connection)
+        # What the pool cannot get back it has closed, and replaces; the answer is not its affair.
+        with suppress(*_CONNECTION_GONE, asyncpg.PostgresError):
+            await self._pool.release(connection, timeout=ROLLBACK_SECONDS)
 
 
 async def _retrying(attempt: Callable[[], Awaitable[T]]) -> T:

@@ -87,6 +87,7 @@ def requires(action: access.Action) -> list[Guard]:
         caller = await door.caller(connection)
         access.permit(caller, action)
         connection.scope["state"]["caller"] = caller
+        _refuse_keys_in_address(connection)
         _refuse_other_media(connection)
 
     guard.action = action  # type: ignore[attr-defined] # the tests read the route table
@@ -130,6 +131,13 @@ async def once_of(
         key_hash=vault.fingerprint(f"{place}\n{idempotency_key}"),
         fingerprint=vault.fingerprint(place.encode() + b"\n" + await request.body()),
     )
+
+
+def _refuse_keys_in_address(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
+    """An address is logged on its way, and an id is looked up: a key belongs in neither."""
+    parts = [*connection.path_params.values(), *connection.query_params.values()]
+    if any(bearer.kind_of(str(part)) for part in parts):
+        raise Invalid("A key does not belong in an address.")
 
 
 def _refuse_other_media(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
