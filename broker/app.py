@@ -17,6 +17,7 @@ from broker.api.convai import errors
 from broker.api.gate import Gate
 from broker.api.problems import handlers
 from broker.api.requests import Door, caller_of
+from broker.api.responses import correct
 from broker.metrics import Metrics
 from broker.settings import Settings
 from vault import __version__
@@ -58,7 +59,7 @@ def create_service(vault: Vault, settings: Settings) -> Service:
 
 
 def _litestar(vault: Vault, settings: Settings, metrics: Metrics, gate: Gate) -> Litestar:
-    return Litestar(
+    app = Litestar(
         route_handlers=[*ROUTERS, web.router],
         exception_handlers=handlers(metrics, dialect=errors.dialect),
         dependencies={
@@ -72,6 +73,8 @@ def _litestar(vault: Vault, settings: Settings, metrics: Metrics, gate: Gate) ->
         logging_config=None,
         debug=False,
     )
+    correct(app.openapi_schema)
+    return app
 
 
 def _openapi() -> OpenAPIConfig:

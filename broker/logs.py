@@ -64,7 +64,12 @@ def configure(level: str, *, stream: TextIO = sys.stderr) -> None:
         logging.getLogger(chatty).propagate = True
         logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.configure(
-        processors=[*chain, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        # First of all: a line that nobody wants is not made.
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *chain,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,

@@ -13,9 +13,10 @@ A second signal skips the waiting.
 
 import time
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from broker.api.gate import Gate
 from broker.app import Service
@@ -24,6 +25,32 @@ from broker.settings import Settings
 KEEP_ALIVE_SECONDS: Final = 75  # longer than the idle time of the usual load balancers
 STOP_SECONDS: Final = 30
 BACKLOG: Final = 2048
+# A request's line and headers, and what came in the same piece; no key of ours is near it.
+MAX_HEAD: Final = 256 * 1024
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with a limit that it lacks: a request's head has to end."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:  # noqa: ANN401 - uvicorn's
+        super().__init__(*args, **more)
+        self._head: int | None = 0
+
+    def data_received(self, data: bytes) -> None:
+        if self._head is not None:
+            self._head += len(data)
+            if self._head > MAX_HEAD:
+                self.transport.close()
+                return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        self._head = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._head = None
+        super().on_headers_complete()
 
 
 class Server(uvicorn.Server):
@@ -56,7 +83,7 @@ async def run(service: Service, settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         loop="none",
-        http="httptools",
+        http=BoundedProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -20,7 +20,7 @@ import re
 import time
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -53,7 +53,6 @@ _AWAY = {
     "57P02": "The database is restarting.",
     "57P03": "The database is starting.",
 }
-_LOCK_TIMEOUT = "55P03"
 # InternalClientError: the protocol met something that it did not expect, as after a stall.
 _CONNECTION_GONE: Final = (
     OSError,
@@ -84,7 +83,10 @@ class Transaction:
         self.workspace = workspace
 
     async def fetch(self, sql: str, values: Sequence[object]) -> Sequence[Row]:
-        rows: Sequence[Row] = await self._connection.fetch(sql, *values)
+        try:
+            rows: Sequence[Row] = await self._connection.fetch(sql, *values)
+        except asyncpg.LockNotAvailableError:
+            raise Busy from None
         return rows
 
     async def enter(self, workspace: str) -> None:
@@ -147,18 +149,14 @@ class Database:
     async def refuse_privileged_role(self) -> None:
         """Row-level security binds neither superusers nor owners; so we are neither."""
         [row] = await self.lookup(_WHO_AM_I, ())
-        version, superuser, bypass, owner = row
+        version, *powers = row
         if version < MIN_SERVER_VERSION:
             raise Misconfigured("PostgreSQL 15 or newer is needed.")
-        for is_it, what in (
-            (superuser, "a superuser"),
-            (bypass, "BYPASSRLS"),
-            (owner, "the owner"),
-        ):
-            if is_it:
+        for has_it, what in zip(powers, _POWERS, strict=True):
+            if has_it:
                 raise Misconfigured(
-                    f"KEYTURN_DATABASE_URL logs in as {what}, which row-level security does not "
-                    "bind. Use the application role: 'keyturn migrate' makes it."
+                    f"KEYTURN_DATABASE_URL logs in as {what}: row-level security does not hold "
+                    "that back. Use the application role: 'keyturn migrate' makes it."
                 )
 
     async def refuse_other_schema(self) -> None:
@@ -189,11 +187,14 @@ class Database:
                 await connection.execute(begin)
                 result = await work(Transaction(connection, workspace))
             try:
-                await connection.execute("commit")
+                ended: str = await connection.execute("commit")
             except _CONNECTION_GONE:
                 raise NotReady(
                     "The database went away while it committed; ask again to see the outcome."
                 ) from None
+            if ended != "COMMIT":
+                # A statement failed and its error was swallowed: PostgreSQL took it all back.
+                raise VaultError("The change was not made.")
             return result
         finally:
             await self._release(connection)
@@ -224,12 +225,16 @@ class Database:
         await asyncio.shield(self._give_back(connection))
 
     async def _give_back(self, connection: Any) -> None:
-        if connection.is_in_transaction():
-            try:
+        try:
+            if connection.is_in_transaction():
                 await connection.execute("rollback", timeout=ROLLBACK_SECONDS)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                connection.terminate()  # a cancelled statement still runs, or nobody answers
-        await self._pool.release(connection)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            # A cancelled statement still runs, or nobody answers, or the driver took it back.
+            with suppress(asyncpg.InterfaceError):
+                connection.terminate()
+        # What the pool cannot get back it has closed, and replaces; the answer is not its affair.
+        with suppress(*_CONNECTION_GONE, asyncpg.PostgresError):
+            await self._pool.release(connection, timeout=ROLLBACK_SECONDS)
 
 
 async def _retrying(attempt: Callable[[], Awaitable[T]]) -> T:
@@ -288,8 +293,6 @@ def _translated(error: Any) -> VaultError:
     sqlstate = error.sqlstate or ""
     if _is_away(error):
         return NotReady(_AWAY.get(sqlstate, "The database cannot be reached."), retry_after=2)
-    if sqlstate == _LOCK_TIMEOUT:
-        return Busy()
     if sqlstate.startswith("23"):
         return Conflict(f"The change breaks the rule {error.constraint_name or sqlstate}.")
     _log.error("database_error", sqlstate=sqlstate, constraint=error.constraint_name)
@@ -304,11 +307,22 @@ def _cannot_connect(error: Exception) -> VaultError:
     return NotReady("The database cannot be reached.")
 
 
+_POWERS: Final = (
+    "a superuser",
+    "a role with BYPASSRLS",
+    "the owner",
+    "a role that can make itself stronger",
+)
 _WHO_AM_I: Final = """
 select current_setting('server_version_num')::int,
        bool_or(r.rolsuper),
        bool_or(r.rolbypassrls),
-       bool_or(r.rolname = 'keyturn_owner')
+       bool_or(r.rolname = 'keyturn_owner' or exists (
+           select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+            where n.nspname = 'vault' and c.relowner = r.oid)),
+       bool_or(r.rolcreaterole or r.rolreplication or r.rolname = any (array[
+           'keyturn_auth', 'pg_read_all_data', 'pg_write_all_data', 'pg_read_server_files',
+           'pg_write_server_files', 'pg_execute_server_program']))
   from pg_roles r
  where pg_has_role(session_user, r.oid, 'member')
 """

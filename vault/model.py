@@ -52,7 +52,12 @@ Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\
 Environment = Annotated[str, Meta(pattern=ENVIRONMENT_PATTERN)]
 PhoneNumber = Annotated[str, Meta(pattern=E164_PATTERN)]
 AttributeName = Annotated[str, Meta(pattern=ATTRIBUTE_PATTERN)]
-AttributeValue = Annotated[str, Meta(max_length=1000)] | bool | int | float
+AttributeValue = (
+    Annotated[str, Meta(max_length=1000)]
+    | bool
+    | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+    | float
+)
 
 _CROCKFORD: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _ULID_LENGTH: Final = 26

@@ -15,6 +15,7 @@ import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from broker.logs import clean
 from broker.metrics import Metrics
 from vault.model import new_id
 
@@ -101,7 +102,10 @@ class Gate:
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return value.decode()
+            given = value.decode()
+            # It is logged, stored and sent back: what looks like a key is not taken.
+            if clean(given) == given:
+                return given
     return new_id("req")
 
 

@@ -29,7 +29,8 @@ Limit = Annotated[
 Cursor = Annotated[
     str | None,
     QueryParameter(
-        max_length=MAX_CURSOR, description="The `next_cursor` of the answer before this one."
+        pattern=rf"^[A-Za-z0-9_-]{{1,{MAX_CURSOR}}}$",
+        description="The `next_cursor` of the answer before this one.",
     ),
 ]
 IdempotencyKey = Annotated[
@@ -42,6 +43,7 @@ IdempotencyKey = Annotated[
 ]
 
 _JSON = re.compile(r"(?i)application/(\w+\+)?json\b")
+_SPACE = " \t"  # what HTTP calls white space; a no-break space is part of what was sent
 _CURSOR = re.compile(r"[ -~]{1,255}")
 
 
@@ -85,6 +87,7 @@ def requires(action: access.Action) -> list[Guard]:
         caller = await door.caller(connection)
         access.permit(caller, action)
         connection.scope["state"]["caller"] = caller
+        _refuse_keys_in_address(connection)
         _refuse_other_media(connection)
 
     guard.action = action  # type: ignore[attr-defined] # the tests read the route table
@@ -130,6 +133,13 @@ async def once_of(
     )
 
 
+def _refuse_keys_in_address(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
+    """An address is logged on its way, and an id is looked up: a key belongs in neither."""
+    parts = [*connection.path_params.values(), *connection.query_params.values()]
+    if any(bearer.kind_of(str(part)) for part in parts):
+        raise Invalid("A key does not belong in an address.")
+
+
 def _refuse_other_media(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
     """A body that is not called JSON is not read as JSON."""
     headers = connection.headers
@@ -145,8 +155,8 @@ def _unverified_bearer(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
         scheme, _, rest = value.partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthenticated
-        offered.append(rest.strip())
-    offered += connection.headers.getall("xi-api-key", [])
+        offered.append(rest.strip(_SPACE))
+    offered += [value.strip(_SPACE) for value in connection.headers.getall("xi-api-key", [])]
     # Two different keys in one request: which of them is meant is not for us to guess.
     if len(set(offered)) != 1:
         raise Unauthenticated

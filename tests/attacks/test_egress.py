@@ -113,7 +113,8 @@ sys.addaudithook(_watch)
 def connections() -> Iterator[list[object]]:
     """Every address towards which this process starts a connection during the test."""
     global _watched  # noqa: PLW0603 - an audit hook cannot be removed
-    _watched = found = []
+    found: list[object] = []
+    _watched = found
     yield found
     _watched = None
 

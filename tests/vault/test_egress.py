@@ -238,7 +238,7 @@ async def test_each_limit_ends_a_call_by_itself(limit: str) -> None:
         assert caught.value.sent is (limit in ("read", "total"))
     if limit == "wait":
         with pytest.raises(Unreachable):
-            await occupying
+            await occupying  # type: ignore[possibly-undefined] # made where limit is 'wait'
 
 
 @pytest.mark.parametrize(

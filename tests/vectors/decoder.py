@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import struct
+from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -23,7 +24,9 @@ def derive(key: bytes, label: bytes) -> bytes:
     return expand(extract(key), label, 32)
 
 
-def decode(key_id: bytes, key: bytes, user_key: bytes, where: dict, sealed: bytes) -> bytes:
+def decode(
+    key_id: bytes, key: bytes, user_key: bytes, where: dict[str, Any], sealed: bytes
+) -> bytes:
     """``user_key`` is empty for a row that belongs to no user."""
     if sealed[0] != 1 or sealed[1:17] != key_id or len(sealed) < 93:
         raise ValueError("not version 1, another key, or cut short")

@@ -198,9 +198,7 @@ def all_wrapped() -> list[Vector]:
 
 def _wrapped(name: str, **kept: str) -> Vector:
     root_key, key = fixed(f"{name}: root key", 32), fixed(f"{name}: key", 32)
-    wrap_context = WrapContext(
-        **({"deployment_id": "dep_1", "purpose": "workspace-key"} | kept)  # type: ignore[arg-type]
-    )
+    wrap_context = WrapContext(**({"deployment_id": "dep_1", "purpose": "workspace-key"} | kept))
     nonce = fixed(f"{name}: nonce", 12)
     with tempfile.NamedTemporaryFile() as file:
         file.write(root_key)

@@ -1,0 +1,257 @@
+"""Servers under measurement: started apart, read from the kernel, stopped whatever happens.
+
+* Each server is a process of its own. PostgreSQL is started by us before Keyturn, which adopts it,
+  so that its CPU time and memory can be told from Keyturn's.
+* CPU time is what the scheduler counted for every thread (``/proc/PID/task/*/schedstat``), over a
+  process and its descendants. What a thread spent after the first reading and ended before the
+  second is lost; ``Spent.vanished`` says how many did so.
+* A server dies with us: it gets SIGTERM and then SIGKILL at the end, and SIGTERM from the kernel if
+  we are killed ourselves.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO, Final, Literal
+
+from msgspec import Struct
+
+from bench import load
+from bench.baselines import HELLO
+from vault.embedded import Embedded
+
+REPOSITORY: Final = Path(__file__).resolve().parents[1]
+START_SECONDS: Final = 90.0
+STOP_SECONDS: Final = 45.0
+POLL_SECONDS: Final = 0.005
+
+Baseline = Literal["hello_raw", "hello_typed"]
+LogLevel = Literal["warning", "info"]
+Thread = tuple[int, int]
+
+READY: Final = load.request("GET", "/readyz", expected=b'"ready":true')
+
+_PR_SET_PDEATHSIG = 1
+_PROC = Path("/proc")
+_PER_MICROSECOND = 1000
+_KB_PER_MB = 1024
+
+
+class NotStarted(Exception):
+    """A server did not come up; the message says what it said."""
+
+
+class Server(Struct, frozen=True):
+    """A server that answers."""
+
+    pid: int
+    port: int
+    seconds_to_ready: float
+
+
+class Spent(Struct, frozen=True):
+    """CPU time between two readings, and the threads that ended in between."""
+
+    microseconds: float
+    vanished: int
+
+
+class Memory(Struct, frozen=True):
+    """In megabytes. ``pss`` divides shared pages among their users; ``None``: not ours to read."""
+
+    rss: float
+    pss: float | None
+
+
+# Starting and stopping
+
+
+@contextlib.contextmanager
+def data_dir() -> Iterator[Path]:
+    """An empty data folder that is gone afterwards, with what PostgreSQL kept elsewhere for it."""
+    outer = Path(tempfile.mkdtemp(prefix="keyturn-bench-"))
+    folder = outer / "data"
+    try:
+        # As root PostgreSQL runs as another account, which has to pass through.
+        outer.chmod(0o711)
+        folder.mkdir(mode=0o711)
+        yield folder
+    finally:
+        database = Embedded(folder / "postgres")
+        shutil.rmtree(database.home, ignore_errors=True)
+        shutil.rmtree(database.socket_dir, ignore_errors=True)
+        shutil.rmtree(outer, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def postgres(folder: Path) -> Iterator[Embedded]:
+    """Run the PostgreSQL of a data folder, with the settings that Keyturn gives it."""
+    embedded = Embedded(folder / "postgres")
+    try:
+        yield embedded.start()
+    finally:
+        embedded.stop()
+
+
+def postmaster(folder: Path) -> int:
+    """The PID of the PostgreSQL that serves a data folder."""
+    lines = (Embedded(folder / "postgres").data / "postmaster.pid").read_text().splitlines()
+    return int(lines[0])
+
+
+@contextlib.asynccontextmanager
+async def keyturn(
+    folder: Path, *, key: str, log_level: LogLevel = "warning"
+) -> AsyncIterator[Server]:
+    """Run Keyturn on a data folder; the first one on it makes a workspace with this key."""
+    port = free_port()
+    settings = {
+        "KEYTURN_MODE": "development",
+        "KEYTURN_DATA_DIR": str(folder),
+        "KEYTURN_PORT": str(port),
+        "KEYTURN_LOG_LEVEL": log_level,
+        "KEYTURN_DRAIN_SECONDS": "0",  # nobody else asks it anything
+        "KEYTURN_BOOTSTRAP_API_KEY": key,
+    }
+    words = ("-m", "broker.cli", "serve")
+    async with _running(words, settings, port, READY) as server:
+        yield server
+
+
+@contextlib.asynccontextmanager
+async def baseline(name: Baseline) -> AsyncIterator[Server]:
+    """Run one of the baselines."""
+    port = free_port()
+    async with _running(("-m", "bench.baselines", name, str(port)), {}, port, HELLO) as server:
+        yield server
+
+
+@contextlib.asynccontextmanager
+async def _running(
+    words: tuple[str, ...], settings: Mapping[str, str], port: int, probe: load.Request
+) -> AsyncIterator[Server]:
+    with tempfile.TemporaryFile() as said:
+        started = time.perf_counter()
+        process = _launch(words, settings, said)
+        try:
+            while not await load.answers_now(port, probe):
+                late = time.perf_counter() - started > START_SECONDS
+                if late or process.poll() is not None:
+                    said.seek(0)
+                    raise NotStarted(f"{' '.join(words)}: {said.read()[-3000:].decode()}")
+                await asyncio.sleep(POLL_SECONDS)
+            yield Server(process.pid, port, time.perf_counter() - started)
+        finally:
+            _stop(process)
+
+
+def _launch(
+    words: tuple[str, ...], settings: Mapping[str, str], said: BinaryIO
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, *words],
+        cwd=REPOSITORY,
+        env=environment(settings),
+        stdin=subprocess.DEVNULL,
+        stdout=said,
+        stderr=said,
+        preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, no lock
+    )
+
+
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Ours without any setting of ours: a shell's KEYTURN_ variables are of another Keyturn."""
+    inherited = {name: text for name, text in os.environ.items() if name[:8] != "KEYTURN_"}
+    # Nobody runs a service that compiles its modules at each start.
+    inherited.pop("PYTHONDONTWRITEBYTECODE", None)
+    return {**inherited, **settings}
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server((load.HOST, 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+# Reading
+
+
+def tree(root: int, *, without: Collection[int] = ()) -> list[int]:
+    """A process and its descendants, except those below ``without``."""
+    children: dict[int, list[int]] = {}
+    for pid, parent in _parents():
+        children.setdefault(parent, []).append(pid)
+    found, waiting = [], [root]
+    while waiting:
+        pid = waiting.pop()
+        if pid not in without:
+            found.append(pid)
+            waiting += children.get(pid, [])
+    return found
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    for folder in _PROC.iterdir():
+        if folder.name.isdecimal():
+            with contextlib.suppress(OSError):
+                # The name before the last bracket may hold anything, brackets too.
+                after_name = (folder / "stat").read_text().rpartition(")")[2].split()
+                yield int(folder.name), int(after_name[1])
+
+
+def cpu_times(pids: Collection[int]) -> dict[Thread, int]:
+    """Nanoseconds on a CPU so far, of every thread of these processes."""
+    found: dict[Thread, int] = {}
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for task in (_PROC / str(pid) / "task").iterdir():
+                with contextlib.suppress(OSError):
+                    found[pid, int(task.name)] = int((task / "schedstat").read_text().split()[0])
+    return found
+
+
+def spent(before: Mapping[Thread, int], after: Mapping[Thread, int]) -> Spent:
+    """What was spent between two readings; a new thread counts from its beginning."""
+    nanoseconds = sum(now - before.get(thread, 0) for thread, now in after.items())
+    return Spent(nanoseconds / _PER_MICROSECOND, len(before.keys() - after.keys()))
+
+
+def memory(pids: Collection[int]) -> Memory:
+    """What these processes hold now."""
+    rss, pss = 0.0, 0.0
+    readable = True
+    for pid in pids:
+        try:
+            lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()[1:]
+            sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+            rss, pss = rss + sizes["Rss"] / _KB_PER_MB, pss + sizes["Pss"] / _KB_PER_MB
+        except PermissionError:
+            # Keyturn forbids others to look into its memory (PR_SET_DUMPABLE); root may.
+            readable = False
+            pages = int((_PROC / str(pid) / "statm").read_text().split()[1])
+            rss += pages * os.sysconf("SC_PAGE_SIZE") / _KB_PER_MB**2
+    return Memory(rss, pss if readable else None)

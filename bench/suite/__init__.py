@@ -1,0 +1,10 @@
+"""The benchmarks, by name. A new one is a module here with a ``BENCHMARK``, and a name below."""
+
+from typing import Final
+
+from bench.suite import crypto, http, idle
+from bench.suite.benchmark import Benchmark
+
+BENCHMARKS: Final[dict[str, Benchmark]] = {
+    one.name: one for one in (http.BENCHMARK, idle.BENCHMARK, crypto.BENCHMARK)
+}

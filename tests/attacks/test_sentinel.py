@@ -1,0 +1,452 @@
+"""What is secret stands nowhere in clear: not in logs, errors, metrics, arguments, tables or WAL.
+
+The real command on its own embedded PostgreSQL, made to log all it can; secrets go in through the
+public API and to places where they do not belong; then everything that was left is searched.
+
+In clear by intent, and so no sentinels: the ids of users, which are the platform's own and lead
+their rows, and the names of workspaces and keys, which are for people to read in lists.
+"""
+
+import asyncio
+import base64
+import json
+import re
+import zlib
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import asyncpg
+import pytest
+from msgspec import Struct
+from support.api import Api, Reply
+from support.process import Replica, development, short_folder
+
+from vault.bearer import generate
+from vault.embedded import Embedded
+
+ENOUGH: Final = 32 * 2**20  # far more than what lies in the sockets' buffers
+Connection = Any  # asyncpg ships no types
+Secrets = Mapping[str, bytes]
+
+LOUD: Final = (
+    "alter system set log_statement = 'all'",
+    "alter system set log_duration = on",
+    "alter system set log_connections = on",
+    "alter system set log_min_duration_statement = 0",
+    "alter system set log_parameter_max_length = -1",
+    "alter system set log_parameter_max_length_on_error = -1",
+    # What the command line has set is overruled by the role alone.
+    "alter role keyturn_app set log_min_messages = 'debug1'",
+    "alter role keyturn_app set log_min_error_statement = 'debug1'",
+    "alter role keyturn_app set log_error_verbosity = 'verbose'",
+    "select pg_reload_conf()",
+    "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'keyturn_app'",
+)
+BREAKS: Final = {
+    "revoke insert on vault.audit_events from keyturn_app": (
+        "grant insert on vault.audit_events to keyturn_app"
+    ),
+    "alter table vault.users add constraint broken check (generation < 0) not valid": (
+        "alter table vault.users drop constraint broken"
+    ),
+    "alter table vault.users rename column profile to lost": (
+        "alter table vault.users rename column lost to profile"
+    ),
+}
+
+
+class Left(Struct, frozen=True):
+    """Everything that one life of the service left behind."""
+
+    secrets: Secrets
+    request_id: bytes
+    clear: Secrets
+    places: dict[str, list[bytes]]
+    statuses: set[int]
+    head: int
+
+
+class Planter:
+    """Sends secrets where they belong, and where they do not; remembers them, and the answers."""
+
+    def __init__(self, replica: Replica, session: aiohttp.ClientSession, operator: str) -> None:
+        self.secrets: dict[str, bytes] = {"the operator's key": operator.encode()}
+        self.clear: dict[str, bytes] = {}
+        self.replies: list[Reply] = []
+        self.request_id = generate("api_key").reveal()
+        self._replica = replica
+        self._nobody = Api(session, replica.base)
+        self._operator = self._nobody.with_key(operator)
+        assert replica.first_key
+        self._api = self._nobody.with_key(self.remember("the first key", replica.first_key))
+
+    def remember(self, name: str, secret: str) -> str:
+        self.secrets[name] = secret.encode()
+        return secret
+
+    def bearer(self, place: str) -> str:
+        """A key that somebody puts where no key belongs."""
+        return self.remember(f"a key in {place}", generate("api_key").reveal())
+
+    async def send(
+        self, method: str, path: str, *, as_operator: bool = False, **more: Any
+    ) -> Reply:
+        api = self._operator if as_operator else self._api
+        reply = await api.call(method, path, **more)
+        self.replies.append(reply)
+        return reply
+
+    async def plant(self) -> None:
+        """Use the API as it is meant to be used."""
+        name = "workspace-kept-in-clear"
+        made = await self.send("POST", "/v1/workspaces", as_operator=True, body={"name": name})
+        self.clear["a workspace's name"] = name.encode()
+        self.remember("a workspace's key", made.json["api_key"])
+        once = self.remember("an Idempotency-Key", generate("connect").reveal())
+        body = {"name": "key-kept-in-clear", "scopes": ["mint"]}
+        for _ in range(2):
+            made = await self.send("POST", "/v1/keys", body=body, headers={"Idempotency-Key": once})
+            if made.json["key"]:
+                self.remember("a made key", made.json["key"])
+        self.clear["a key's name"] = b"key-kept-in-clear"
+        self.clear["a user's id"] = b"user-id-kept-in-clear"
+        for user in ("user-id-kept-in-clear", "user-deleted"):
+            for turn in ("first", "second"):
+                profile = self.profile(f"{turn} of {user}")
+                assert (await self.send("PUT", f"/v1/users/{user}", body=profile)).status == 200
+        for path in (
+            "/v1/users/user-id-kept-in-clear",
+            "/v1/users",
+            "/v1/keys",
+            "/v1/audit-events",
+        ):
+            assert (await self.send("GET", path)).status == 200
+        assert (await self.send("DELETE", "/v1/users/user-deleted")).status == 204
+
+    def profile(self, whose: str) -> dict[str, object]:
+        name = self.remember(f"the name, {whose}", f"Ada {generate('handle').reveal()}")
+        digits = int.from_bytes(generate("handle").reveal_bytes()[-14:], "big") % 10**14
+        phone = self.remember(f"the number, {whose}", f"+1{digits:014}"[:16])
+        plan = self.remember(f"the attribute, {whose}", generate("handle").reveal())
+        return {"name": name, "phone_numbers": [phone], "attributes": {"plan": plan}}
+
+    async def misplace(self) -> None:
+        """Send keys and people's data to where they do not belong."""
+        key = self.bearer
+        for method, path in (
+            ("GET", f"/v1/keys?api_key={key('a query')}"),
+            ("GET", f"/v1/keys?cursor={key('a cursor')}"),
+            ("GET", f"/v1/keys?limit={key('a number')}"),
+            ("GET", f"/v1/audit-events?action={key('an action')}"),
+            ("GET", f"/v1/audit-events?user_id={key('a user filter')}"),
+            ("GET", f"/v1/keys/{key('a path')}"),
+            ("DELETE", f"/v1/keys/{key('a path to delete')}"),
+            ("GET", f"/v1/users/{key('the path of a user')}"),
+            ("GET", f"/v1/users/%7B{key('the path of no user')}"),
+            ("GET", f"/{key('an unknown path')}?state={key('an unknown query')}"),
+            ("PATCH", f"/v1/keys/{key('a path with another method')}"),
+            ("PUT", f"/v1/workspaces/{key('the path of a workspace')}"),
+        ):
+            await self.send(method, path)
+        good: dict[str, object] = {"name": "k", "scopes": ["mint"]}
+        for body in (
+            {**good, key("a field's name"): 1},
+            {**good, "api_key": key("an unknown field")},
+            {**good, "scopes": [key("a scope")]},
+            {**good, "expires_at": key("a time")},
+            {**good, "environments": [f"{key('an environment')} x"]},
+            {**good, "name": [key("a list for a name")]},
+            {**good, "name": f"{key('a name too long')}{'x' * 300}"},
+            [key("a list")],
+            key("a text"),
+        ):
+            assert (await self.send("POST", "/v1/keys", body=body)).status == 422
+        for profile in (
+            {"phone_numbers": [f"0{self.remember('a bad number', '49170' + '4711081512')}"]},
+            {"attributes": {key("an attribute's name"): "x"}},
+            {"attributes": {"plan": {"deep": key("a deep attribute")}}},
+        ):
+            assert (await self.send("PUT", "/v1/users/u", body=profile)).status == 422
+        await self._misplace_raw()
+        await self._misplace_in_headers()
+
+    async def _misplace_raw(self) -> None:
+        key = self.bearer
+        for raw in (
+            f'{{"name": "k", "scopes": ["{key("a body that is cut")}"',
+            f'{{"name": "{key("a body with a control character")}\x01"}}',
+            key("a body that is no JSON"),
+            json.dumps({"name": key("a body too large"), "scopes": ["x" * 400_000]}),
+        ):
+            await self.send("POST", "/v1/keys", raw=raw.encode())
+        form = f"client_secret={key('a form')}".encode()
+        media = {"Content-Type": "application/x-www-form-urlencoded"}
+        await self.send("POST", "/v1/keys", raw=form, headers=media)
+        await self.send(
+            "POST", "/v1/keys", body={}, headers={"Content-Type": f"text/{key('a media type')}"}
+        )
+        for line in (
+            f"GET /?token={key('a bad request line')} HTTP/9.9\r\n\r\n",
+            f"{key('a method')} / HTTP/1.1\r\nHost: x\r\n\r\n",
+            f"GET / HTTP/1.1\r\nHost: x\r\nBad Header {key('a bad header')}: x\r\n\r\n",
+            f"GET / HTTP/1.1\r\nHost: {key('a host')}\r\nConnection: close\r\n\r\n",
+            (
+                f"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: {key('an upgrade')}\r\n"
+                "Connection: upgrade, close\r\n\r\n"
+            ),
+            f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {key('a length')}\r\n\r\n",
+        ):
+            await self._raw(line.encode())
+
+    async def _misplace_in_headers(self) -> None:
+        key = self.bearer
+        basic = base64.b64encode(f"user:{key('basic')}".encode()).decode()
+        for name, value in (
+            ("Cookie", f"session={key('a cookie')}"),
+            ("Referer", f"https://example.com/?code={key('a referer')}"),
+            ("User-Agent", key("a user agent")),
+            ("X-Forwarded-For", key("a forwarded address")),
+            ("Idempotency-Key", f"{key('a bad Idempotency-Key')} x"),
+            ("Idempotency-Key", key("a long Idempotency-Key") * 10),
+            ("Authorization", f"Basic {basic}"),
+            ("Authorization", f"Token {key('another scheme')}"),
+            ("Authorization", f"Bearer {key('a key of nobody')}"),
+            ("xi-api-key", key("the other header")),
+            ("X-Request-Id", f"{key('a bad X-Request-Id')}!"),
+        ):
+            body = {"name": "k", "scopes": ["mint"]}
+            await self.send("POST", "/v1/keys", body=body, headers={name: value})
+
+    async def misname(self) -> None:
+        """Send a key as the id of a request, which is echoed, logged and written down."""
+        for path in ("/v1/keys", "/v1/nowhere"):
+            body = {"name": "k", "scopes": ["mint"]}
+            await self.send("POST", path, body=body, headers={"X-Request-Id": self.request_id})
+
+    async def _raw(self, head: bytes) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._replica.port)
+        writer.write(head)
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        writer.transport.abort()
+        self.replies.append(Reply(400, {}, answer))
+
+    async def send_a_head_that_never_ends(self) -> int:
+        """How many bytes of headers are taken in before anybody is asked for a key."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._replica.port)
+        writer.write(b"GET /v1/keys HTTP/1.1\r\nHost: keyturn\r\n")
+        sent = 0
+        try:
+            async with asyncio.timeout(20):
+                while sent < ENOUGH and not reader.at_eof():
+                    writer.write(b"X-More: " + b"x" * 65_000 + b"\r\n")
+                    await writer.drain()
+                    sent += 65_000
+                    await asyncio.sleep(0)
+        except ConnectionError:
+            pass
+        finally:
+            writer.transport.abort()
+        return sent
+
+    async def break_the_database(self, admin: Connection) -> None:
+        """Make the database refuse what it is sent, in the ways that make it quote it."""
+        for number, (broken, mended) in enumerate(BREAKS.items()):
+            await admin.execute(broken)
+            profile = self.profile(f"broken {number}")
+            for user in ("user-id-kept-in-clear", f"new-{number}"):
+                reply = await self.send("PUT", f"/v1/users/{user}", body=profile)
+                assert reply.status in {409, 500}
+            once = self.remember(f"a broken Idempotency-Key {number}", generate("connect").reveal())
+            body = {"name": "k", "scopes": ["mint"]}
+            await self.send("POST", "/v1/keys", body=body, headers={"Idempotency-Key": once})
+            await admin.execute(mended)
+
+    async def metrics(self) -> bytes:
+        return (await self._nobody.get("/metrics")).body
+
+
+@pytest.fixture(scope="module")
+async def left() -> AsyncIterator[Left]:
+    """One life of the service, from its first start to its end."""
+    operator = generate("operator").reveal()
+    with short_folder() as folder:
+        with development(folder, operator_key=operator, log_level="debug") as replica:
+            await replica.ready()
+            embedded = Embedded(folder / "data" / "postgres")
+            admin = await asyncpg.connect(embedded.dsn().reveal())
+            for statement in LOUD:
+                await admin.execute(statement)
+            async with aiohttp.ClientSession() as session:
+                planter = Planter(replica, session, operator)
+                await planter.plant()
+                await planter.misplace()
+                await planter.misname()
+                head = await planter.send_a_head_that_never_ends()
+                await planter.break_the_database(admin)
+                places = {"the metrics": [await planter.metrics()]}
+            _remember_keys(planter, folder, embedded)
+            places["the processes' arguments"] = _of_processes("cmdline")
+            places["the database's environment"] = _of_processes("environ", "postgres")
+            places["the tables"] = await _rows(admin)
+            await admin.execute("checkpoint")
+            await admin.execute("select pg_switch_wal()")
+            await admin.close()
+            assert await replica.stop() == 0
+        shown = replica.stdout.replace(planter.secrets["the first key"].decode(), "", 1)
+        places["what is printed"] = [shown.encode()]
+        places["our log"] = [replica.stderr.encode()]
+        places["the database's log"] = [
+            path.read_bytes() for path in embedded.home.glob("server.log*")
+        ]
+        places["the database's files"] = [
+            path.read_bytes() for path in embedded.data.rglob("*") if path.is_file()
+        ]
+        places["errors"] = [
+            f"{sorted(reply.headers.items())}".encode() + reply.body
+            for reply in planter.replies
+            if reply.status >= 400
+        ]
+        statuses = {reply.status for reply in planter.replies}
+        yield Left(
+            planter.secrets, planter.request_id.encode(), planter.clear, places, statuses, head
+        )
+
+
+def _remember_keys(planter: Planter, folder: Path, embedded: Embedded) -> None:
+    line = (folder / "data" / "root.key").read_text().splitlines()[-1]
+    planter.remember("the root key, in base64", line)
+    planter.secrets["the root key"] = base64.b64decode(line)
+    for role in ("postgres", "keyturn_app"):
+        planter.remember(f"the password of {role}", embedded.password(role).reveal())
+
+
+def _of_processes(what: str, name: str = "") -> list[bytes]:
+    """One file of every process there is, or of those of one name."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if name in (folder / "comm").read_text():
+                found.append((folder / what).read_bytes())
+        except OSError:
+            continue
+    return found
+
+
+async def _rows(admin: Connection) -> list[bytes]:
+    """Every row of every table as text: what is compressed in the files is not in here."""
+    tables = await admin.fetch(
+        "select oid::regclass::text from pg_class where relkind in ('r', 'm')"
+    )
+    found = []
+    for (table,) in tables:
+        rows = await admin.fetch(f"select t::text from {table} t")  # noqa: S608 - from the catalogue
+        found.append("\n".join(row[0] for row in rows).encode())
+    return found
+
+
+# The search
+
+
+def names_in(content: bytes, secrets: Secrets, *, deeper: bool = True) -> set[str]:
+    """Which of the secrets are in there, in any of the forms that things are written down in."""
+    plain = (content, content.replace(b"\0", b""))  # the second: UTF-16, either way round
+    hexadecimal = content.lower()
+    base64_text = content.translate(bytes.maketrans(b"-_", b"+/"))
+    found = set()
+    for name, secret in secrets.items():
+        if (
+            any(secret in one for one in plain)
+            or secret.hex().encode() in hexadecimal
+            or any(form in base64_text for form in base64_forms(secret))
+        ):
+            found.add(name)
+    if deeper:
+        for inner in _unzipped(content):
+            found |= names_in(inner, secrets, deeper=False)
+    return found
+
+
+def base64_forms(secret: bytes) -> Iterator[bytes]:
+    """What base64 makes of a secret in the middle of something: one form for each offset."""
+    for offset in range(3):
+        text = base64.b64encode(b"\0" * offset + secret).rstrip(b"=")
+        # The letters at both ends also hold bits of what stands beside it.
+        yield text[-(-offset * 8 // 6) : len(text) - (1 if (offset + len(secret)) % 3 else 0)]
+
+
+def _unzipped(content: bytes) -> Iterator[bytes]:
+    for match in re.finditer(rb"\x1f\x8b\x08", content):
+        try:
+            yield zlib.decompressobj(wbits=31).decompress(content[match.start() :], 2**24)
+        except zlib.error:
+            continue
+
+
+def _gzip(secret: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=31)
+    return packer.compress(b"before " + secret + b" after") + packer.flush()
+
+
+FORMS: Final = {
+    "as it is": lambda it: it,
+    "in base64": base64.b64encode,
+    "in base64, second offset": lambda it: base64.b64encode(b"x" + it + b"yz"),
+    "in base64, third offset": lambda it: base64.b64encode(b"xy" + it + b"z"),
+    "in base64 for URLs": lambda it: base64.urlsafe_b64encode(it + b"\xff\xff"),
+    "in hexadecimal": lambda it: it.hex().encode(),
+    "in capital hexadecimal": lambda it: it.hex().upper().encode(),
+    "in UTF-16": lambda it: it.decode("latin-1").encode("utf-16-le"),
+    "in UTF-16, the other way": lambda it: it.decode("latin-1").encode("utf-16-be"),
+    "compressed": _gzip,
+    "compressed base64": lambda it: _gzip(base64.b64encode(it)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "secret", [b"kt_" + b"0Az?>~" * 8, b"\xfb\xff\xbe\x01" * 8, b"x" * 31, b"y" * 32]
+)
+def test_the_search_finds_every_form(form: str, secret: bytes) -> None:
+    written: bytes = FORMS[form](secret)  # type: ignore[no-untyped-call] # some are the library's
+    assert names_in(b"before" + written + b"\n after", {"it": secret, "other": b"z" * 9}) == {"it"}
+
+
+def test_the_search_looks_at_the_right_things(left: Left) -> None:
+    assert len(left.secrets) > 60
+    assert {400, 401, 404, 413, 422, 500} <= left.statuses
+    for place in ("the tables", "the database's files", "the database's log"):
+        found = set().union(*(names_in(one, left.clear) for one in left.places[place]))
+        assert found == set(left.clear), place
+    assert any(b"keyturn_http_requests_total{" in one for one in left.places["the metrics"])
+    assert any(b"broker.cli" in one for one in left.places["the processes' arguments"])
+    assert left.places["the database's environment"]
+    assert any(b'"unexpected_error"' in one for one in left.places["our log"])
+    assert len(left.places["errors"]) > 40
+    log = b"".join(left.places["the database's log"]).lower()
+    for told in (b"permission denied", b"violates check constraint", b"does not exist"):
+        assert told in log, told
+    assert b"parameters: $1 = " in log
+
+
+PLACES: Final = (
+    *("what is printed", "our log", "errors", "the metrics", "the processes' arguments"),
+    *("the database's environment", "the database's log", "the tables", "the database's files"),
+)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_secret_stands_in(left: Left, place: str) -> None:
+    assert set().union(*(names_in(one, left.secrets) for one in left.places[place])) == set()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_key_that_is_sent_as_the_requests_id_does_not_stand_in(left: Left, place: str) -> None:
+    secret = {"the key": left.request_id}
+    assert not any(names_in(one, secret) for one in left.places[place])
+
+
+def test_a_head_that_never_ends_is_not_read_for_ever(left: Left) -> None:
+    assert left.head < ENOUGH // 2

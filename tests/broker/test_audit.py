@@ -1,0 +1,216 @@
+"""The record: every change leaves exactly one line, in its own transaction, and names nobody."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncpg
+import pytest
+from conftest import Tenant
+from support.api import Api
+
+from vault.access import ACTIONS
+from vault.embedded import Embedded
+from vault.errors import VaultError
+from vault.model import OPERATOR, Caller, NewKey, Profile, UserId
+from vault.vault import Vault
+
+
+async def events(api: Api, query: str = "") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await api.get(f"/v1/audit-events?limit=100{query}")).json["data"]
+    return found
+
+
+async def actions(api: Api) -> list[str]:
+    """Oldest first, without the two lines of the workspace's own making."""
+    return [event["action"] for event in reversed(await events(api))][2:]
+
+
+async def test_every_change_leaves_one_line_and_no_reading_does(tenant: Tenant) -> None:
+    api = tenant.api
+    made = (await api.post("/v1/keys", {"name": "k", "scopes": ["mint"]})).json
+    await api.put("/v1/users/ada", {"name": "Ada"})
+    await api.put("/v1/users/ada", {"name": "Ada King"})
+    for path in ("/v1/users", "/v1/users/ada", "/v1/keys", f"/v1/keys/{made['id']}"):
+        await api.get(path)
+    await api.delete("/v1/users/ada")
+    await api.delete(f"/v1/keys/{made['id']}")
+    assert await actions(api) == [
+        "key.create",
+        "user.write",
+        "user.write",
+        "user.delete",
+        "key.delete",
+    ]
+
+
+async def test_what_was_refused_leaves_no_line(tenant: Tenant) -> None:
+    await tenant.api.put("/v1/users/ada", {"name": ""})
+    await tenant.api.delete("/v1/users/nobody")
+    await tenant.api.delete("/v1/keys/key_nothing")
+    await tenant.api.post("/v1/keys", {"name": "k", "scopes": ["nothing"]})
+    assert await actions(tenant.api) == []
+
+
+async def test_a_repeated_request_leaves_one_line(tenant: Tenant) -> None:
+    for _ in range(3):
+        await tenant.api.post(
+            "/v1/keys", {"name": "k", "scopes": ["mint"]}, headers={"Idempotency-Key": "1"}
+        )
+    assert await actions(tenant.api) == ["key.create"]
+
+
+async def test_a_line_says_who_did_what_and_which_request_it_was(tenant: Tenant) -> None:
+    made = await tenant.api.post(
+        "/v1/keys", {"name": "k", "scopes": ["mint"]}, headers={"X-Request-Id": "my-request-1"}
+    )
+    event = (await events(tenant.api, "&action=key.create"))[0]
+    assert event["actor"] == {"kind": "key", "id": tenant.caller.actor_id}
+    assert event["target"] == {"kind": "key", "id": made.json["id"]}
+    assert (event["outcome"], event["request_id"]) == ("ok", "my-request-1")
+    assert (event["user"], event["environment"]) == (None, None)
+
+
+async def test_the_record_is_filtered_by_action_and_by_user(tenant: Tenant) -> None:
+    for user_id in ("ada", "bob", "ada"):
+        await tenant.api.put(f"/v1/users/{user_id}", {})
+    await tenant.api.delete("/v1/users/ada")
+    of_ada = await events(tenant.api, "&user_id=ada")
+    assert [event["action"] for event in of_ada] == ["user.delete", "user.write", "user.write"]
+    assert len({event["user"] for event in of_ada}) == 1
+    assert len(await events(tenant.api, "&action=user.write")) == 3
+    assert len(await events(tenant.api, "&action=user.write&user_id=bob")) == 1
+    assert await events(tenant.api, "&user_id=nobody") == []
+    assert await events(tenant.api, "&action=workspace.delete") == []
+
+
+async def test_an_action_that_does_not_exist_is_refused(tenant: Tenant) -> None:
+    refused = await tenant.api.get("/v1/audit-events?action=user.burn")
+    assert (refused.status, refused.json["errors"][0]["pointer"]) == (422, "/action")
+
+
+async def test_one_persons_pseudonym_differs_from_workspace_to_workspace(
+    tenant: Tenant, stranger: Tenant
+) -> None:
+    seen = []
+    for one in (tenant, stranger):
+        await one.api.put("/v1/users/ada", {})
+        [event] = await events(one.api, "&user_id=ada")
+        seen.append(event["user"])
+    assert seen[0] != seen[1]
+    assert all("ada" not in pseudonym for pseudonym in seen)
+
+
+async def test_no_line_holds_a_name_an_id_of_a_user_or_a_key(tenant: Tenant) -> None:
+    made = await tenant.api.post("/v1/keys", {"name": "canary-key", "scopes": ["mint"]})
+    await tenant.api.put("/v1/users/canary-user", {"name": "canary-name"})
+    record = (await tenant.api.get("/v1/audit-events")).body.decode()
+    assert "canary" not in record
+    assert made.json["key"] not in record
+    assert tenant.key not in record
+
+
+async def test_what_the_operator_does_inside_a_workspace_shows_there(
+    tenant: Tenant, vault: Vault
+) -> None:
+    inside = Caller.operator("terminal:eve", request_id="req_1").within(tenant.id)
+    await vault.create_key(inside, NewKey(name="k", scopes=("manage",)))
+    await vault.put_user(inside, UserId("ada"), Profile())
+    shown = [(event["action"], event["actor"]) for event in reversed(await events(tenant.api))][2:]
+    eve = {"kind": "operator", "id": "terminal:eve"}
+    assert shown == [("key.create", eve), ("user.write", eve)]
+
+
+async def test_the_record_needs_its_own_scope(tenant: Tenant, anyone: Api) -> None:
+    manage = await tenant.api.post("/v1/keys", {"name": "m", "scopes": ["manage"]})
+    reader = await tenant.api.post("/v1/keys", {"name": "r", "scopes": ["audit:read"]})
+    assert (await anyone.with_key(manage.json["key"]).get("/v1/audit-events")).status == 403
+    holder = anyone.with_key(reader.json["key"])
+    assert (await holder.get("/v1/audit-events")).status == 200
+    assert (await holder.get("/v1/users")).status == 403
+
+
+async def test_the_record_is_walked_backwards_without_a_gap(tenant: Tenant) -> None:
+    await asyncio.gather(*[tenant.api.put(f"/v1/users/u{number}", {}) for number in range(12)])
+    whole = [event["id"] for event in await events(tenant.api)]
+    seen: list[str] = []
+    cursor = ""
+    for _ in range(10):
+        page = (await tenant.api.get(f"/v1/audit-events?limit=3{cursor}")).json
+        seen += [event["id"] for event in page["data"]]
+        if page["next_cursor"] is None:
+            break
+        cursor = f"&cursor={page['next_cursor']}"
+    assert seen == whole
+    assert seen == sorted(seen, reverse=True)
+    assert len(seen) == 14
+
+
+async def without_a_record(
+    postgres: Embedded, deed: Callable[[], Awaitable[object]], workspace: str
+) -> None:
+    """Do something in one workspace while its lines cannot be written."""
+    connection = await asyncpg.connect(postgres.dsn().reveal())
+    name = f"broken_{workspace}"
+    await connection.execute(
+        f"alter table vault.audit_events add constraint {name}"
+        f" check (workspace_id <> '{workspace}') not valid"
+    )
+    try:
+        with pytest.raises(VaultError):
+            await deed()
+    finally:
+        await connection.execute(f"alter table vault.audit_events drop constraint {name}")
+        await connection.close()
+
+
+async def test_a_deed_whose_line_cannot_be_written_is_not_done(
+    tenant: Tenant, vault: Vault, migrated: Embedded
+) -> None:
+    key = (await tenant.api.post("/v1/keys", {"name": "k", "scopes": ["mint"]})).json["id"]
+    await tenant.api.put("/v1/users/ada", {"name": "before"})
+    before = [(await tenant.api.get(path)).json for path in ("/v1/keys", "/v1/users")]
+    deeds: list[Callable[[], Awaitable[object]]] = [
+        lambda: vault.create_key(tenant.caller, NewKey(name="n", scopes=("mint",))),
+        lambda: vault.delete_key(tenant.caller, key),
+        lambda: vault.put_user(tenant.caller, UserId("ada"), Profile(name="after")),
+        lambda: vault.put_user(tenant.caller, UserId("new"), Profile()),
+        lambda: vault.delete_user(tenant.caller, UserId("ada")),
+        lambda: vault.delete_workspace(Caller.operator("tests"), tenant.id),
+    ]
+    for deed in deeds:
+        await without_a_record(migrated, deed, tenant.id)
+    after = [(await tenant.api.get(path)).json for path in ("/v1/keys", "/v1/users")]
+    for page in (*before, *after):
+        for one in page["data"]:
+            one.pop("last_used_at", None)
+    assert after == before
+
+
+async def test_the_operators_own_deeds_are_on_the_operators_own_record(
+    operator: Api, migrated: Embedded
+) -> None:
+    made = (await operator.post("/v1/workspaces", {"name": "seen"})).json["id"]
+    await operator.delete(f"/v1/workspaces/{made}")
+    connection = await asyncpg.connect(migrated.dsn().reveal())
+    rows = await connection.fetch(
+        "select workspace_id, action, actor_kind from vault.audit_events where target_id = $1"
+        " order by event_id",
+        made,
+    )
+    await connection.close()
+    for place in (OPERATOR, made):
+        of_place = [tuple(row)[1:] for row in rows if row[0] == place]
+        assert of_place == [("workspace.create", "operator"), ("workspace.delete", "operator")]
+
+
+def test_every_action_that_changes_something_is_tested_here() -> None:
+    changes = {one for one in ACTIONS if one.rpartition(".")[2] not in {"list", "read"}}
+    assert changes == {
+        "workspace.create",
+        "workspace.delete",
+        "key.create",
+        "key.delete",
+        "user.write",
+        "user.delete",
+    }

@@ -1,0 +1,330 @@
+"""``keyturn``: every command, as text and as JSON, with its exit codes and its one sentence."""
+
+import asyncio
+import json
+import logging
+import os
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import structlog
+from click.testing import CliRunner
+from msgspec import Struct
+from support.process import Deployment, deployment, environment, keyturn
+
+from broker.cli import main
+from vault import __version__
+from vault.bearer import kind_of
+
+WORKSPACE_ID = re.compile(r"ws_[0-9a-z]{26}")
+KEY_ID = re.compile(r"key_[0-9a-z]{26}")
+
+
+class Said(Struct, frozen=True):
+    """What a command printed, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+
+Run = Callable[..., Awaitable[Said]]
+
+
+@contextmanager
+def logging_kept() -> Iterator[None]:
+    """The commands set logging up for their own process; this one goes on with its own."""
+    root = logging.getLogger()
+    handlers, level, structured = root.handlers, root.level, structlog.get_config()
+    try:
+        yield
+    finally:
+        root.handlers = handlers
+        root.setLevel(level)
+        structlog.configure(**structured)
+
+
+@pytest.fixture(scope="module")
+async def made() -> AsyncIterator[Deployment]:
+    with deployment() as one:
+        await one.migrate()
+        yield one
+
+
+@pytest.fixture(scope="module")
+def run(made: Deployment) -> Run:
+    """Run a command of that deployment's operator; in this process, since Python starts slowly."""
+
+    def invoke(words: tuple[str, ...], stdin: str, env: dict[str, str]) -> Said:
+        kept = {name: None for name in os.environ if name.startswith("KEYTURN_")}
+        with logging_kept():
+            done = CliRunner().invoke(main, list(words), input=stdin, env={**kept, **env})
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        return Said(done.exit_code, done.stdout, done.stderr)
+
+    async def runs(*words: str, stdin: str = "", **settings: str) -> Said:
+        more = {f"KEYTURN_{name.upper()}": value for name, value in settings.items()}
+        return await asyncio.to_thread(invoke, words, stdin, {**made.env, **more})
+
+    return runs
+
+
+class Place(Struct, frozen=True):
+    """A workspace that a test made by the command."""
+
+    id: str
+    name: str
+    key: str
+
+
+@pytest.fixture
+async def place(run: Run, request: pytest.FixtureRequest) -> Place:
+    name = f"place of {request.node.name}"
+    done = await run("workspace", "create", name, "--json")
+    return Place(done.json["id"], name, done.json["api_key"])
+
+
+async def test_a_workspace_is_made_listed_and_deleted(run: Run) -> None:
+    made = await run("workspace", "create", "Acme")
+    assert (made.code, made.err) == (0, "")
+    first, key = made.lines
+    assert re.fullmatch(r"ws_[0-9a-z]{26}  Acme", first)
+    assert kind_of(key) == "api_key"
+    identifier = first.split()[0]
+    listed = await run("workspace", "list", "--json")
+    assert (identifier, "Acme") in {(one["id"], one["name"]) for one in listed.json}
+    assert any(
+        identifier in line and "Acme" in line for line in (await run("workspace", "list")).lines
+    )
+    kept = await run("workspace", "delete", "Acme", stdin="n\n")
+    assert kept.code == 1
+    gone = await run("workspace", "delete", identifier, "--yes")
+    assert (gone.code, gone.lines[-1]) == (0, "deleted")
+    assert identifier not in (await run("workspace", "list")).out
+
+
+async def test_a_deletion_that_is_confirmed_is_done(run: Run, place: Place) -> None:
+    done = await run("workspace", "delete", place.name, stdin="y\n")
+    assert done.code == 0
+    assert f"Delete '{place.name}' and every credential in it?" in done.out
+    assert place.id not in (await run("workspace", "list")).out
+
+
+async def test_a_key_is_made_listed_and_revoked(run: Run, place: Place) -> None:
+    made = await run(
+        *("key", "create", "ci", "--scope", "mint", "--scope", "connect", "-w", place.id),
+        *("--environment", "staging", "--expires-at", "2099-01-01T00:00:00+0000", "--json"),
+    )
+    assert made.json.keys() == {"id", "key", "name"}
+    assert kind_of(made.json["key"]) == "api_key"
+    [found] = [
+        one
+        for one in (await run("key", "list", "-w", place.name, "--json")).json
+        if one["id"] == made.json["id"]
+    ]
+    assert (found["scopes"], found["environments"]) == (["mint", "connect"], ["staging"])
+    assert found["expires_at"].startswith("2099-01-01T00:00:00")
+    text = await run("key", "list", "-w", place.id)
+    assert made.json["key"] not in text.out
+    assert KEY_ID.search(text.out)
+    gone = await run("key", "delete", made.json["id"], "-w", place.id)
+    assert (gone.code, gone.lines) == (0, ["revoked"])
+    again = await run("key", "delete", made.json["id"], "-w", place.id)
+    assert (again.code, again.err) == (1, "keyturn: There is no such thing here.\n")
+
+
+async def test_a_key_as_text_stands_on_a_line_of_its_own(run: Run, place: Place) -> None:
+    made = await run("key", "create", "ci", "--scope", "mint", "-w", place.id)
+    first, key = made.lines
+    assert first.endswith("  ci")
+    assert kind_of(key) == "api_key"
+
+
+async def test_users_are_put_listed_and_deleted(run: Run, place: Place) -> None:
+    stored = await run(
+        *("user", "put", "ada", "--name", "Ada", "--phone", "+15551234567", "-w", place.id)
+    )
+    assert (stored.code, stored.lines) == (0, ["stored"])
+    [ada] = (await run("user", "list", "-w", place.id, "--json")).json
+    assert (ada["id"], ada["name"], ada["phone_numbers"]) == ("ada", "Ada", ["+15551234567"])
+    assert "+15551234567" in (await run("user", "list", "-w", place.id)).out
+    assert (await run("user", "delete", "ada", "-w", place.id, stdin="n\n")).code == 1
+    assert (await run("user", "delete", "ada", "-w", place.id, stdin="y\n")).code == 0
+    assert (await run("user", "delete", "ada", "--yes", "-w", place.id)).code == 1
+    assert (await run("user", "list", "-w", place.id)).out == ""
+
+
+async def test_the_record_shows_the_operator_from_this_terminal(run: Run, place: Place) -> None:
+    await run("user", "put", "ada", "-w", place.id)
+    await run("user", "put", "bob", "-w", place.id)
+    found = (await run("audit", "-w", place.id, "--json")).json
+    assert [one["action"] for one in found] == [
+        "user.write",
+        "user.write",
+        "key.create",
+        "workspace.create",
+    ]
+    assert all(one["actor"]["kind"] == "operator" for one in found)
+    assert all(one["actor"]["id"].startswith("terminal:") for one in found)
+    assert len((await run("audit", "--limit", "1", "-w", place.id, "--json")).json) == 1
+    [of_ada] = (await run("audit", "--user", "ada", "-w", place.id, "--json")).json
+    assert of_ada["user"]
+    assert of_ada["user"] in (await run("audit", "-w", place.id)).out
+
+
+async def test_what_http_refuses_the_command_refuses_too(run: Run, place: Place) -> None:
+    inside, key = ("-w", place.id), ("key", "create", "k", "--scope", "mint")
+    for words in (
+        ("workspace", "create", ""),
+        ("workspace", "create", "a\nb"),
+        ("workspace", "create", "x" * 201),
+        ("key", "create", "", "--scope", "mint", *inside),
+        (*key, "--environment", "a b", *inside),
+        (
+            "key",
+            "create",
+            "k",
+            "--scope",
+            "mint",
+            "--expires-at",
+            "2001-01-01T00:00:00+0000",
+            *inside,
+        ),
+        ("user", "put", "a b", *inside),
+        ("user", "put", "x" * 256, *inside),
+        ("user", "put", "ada", "--name", "", *inside),
+        ("user", "put", "ada", "--phone", "0555 123", *inside),
+    ):
+        done = await run(*words)
+        assert done.code in {1, 2}, words
+        assert done.err
+        assert "Traceback" not in done.err
+    assert (await run("user", "list", *inside)).out == ""
+
+
+async def test_a_workspace_has_to_be_named_where_there_are_several(run: Run, place: Place) -> None:
+    await run("workspace", "create", "another")
+    several = await run("user", "list")
+    assert (several.code, several.err) == (
+        1,
+        "keyturn: Several workspaces match: name one with --workspace ID.\n",
+    )
+    nobody = await run("user", "list", "-w", "nobody")
+    assert (nobody.code, nobody.err) == (1, "keyturn: There is no such workspace.\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("nonsense",),
+        ("key", "create", "k"),
+        ("key", "create", "k", "--scope", "root"),
+        ("key", "create", "k", "--scope", "mint", "--expires-at", "tomorrow"),
+        ("key", "create", "k", "--scope", "mint", "--expires-at", "2099-01-01T00:00:00"),
+        ("audit", "--limit", "0"),
+        ("audit", "--limit", "1001"),
+        ("serve", "--nonsense"),
+        ("workspace", "create"),
+    ],
+)
+async def test_wrong_usage_is_exit_code_2(run: Run, words: tuple[str, ...]) -> None:
+    done = await run(*words)
+    assert (done.code, done.out) == (2, "")
+    assert "--help" in done.err or "Usage" in done.err
+
+
+async def test_every_command_explains_itself(run: Run) -> None:
+    for name, command in main.commands.items():
+        assert (await run(name, "--help")).code == 0
+        assert command.help, name
+        for inner, one in getattr(command, "commands", {}).items():
+            assert one.help, f"{name} {inner}"
+    version = await run("--version")
+    assert __version__ in version.out
+
+
+async def test_doctor_says_that_all_is_well_and_shows_no_secret(run: Run, made: Deployment) -> None:
+    done = await run("doctor", "--json")
+    findings = {one["name"]: one for one in done.json}
+    assert (done.code, [one for one in done.json if not one["ok"]]) == (0, [])
+    assert {"settings", "mode", "database", "schema", "root key"} <= findings.keys()
+    text = await run("doctor")
+    assert all(line.startswith("ok ") for line in text.lines)
+    password = made.env["KEYTURN_DATABASE_URL"].split(":")[2].split("@")[0]
+    assert password not in done.out + text.out
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"port": "x"}, "KEYTURN_PORT"),
+        ({"kek": "file:///nowhere/root.key"}, "/nowhere/root.key"),
+        ({"database_url": "postgresql://a:hunter22@127.0.0.1:1/x"}, "cannot be reached"),
+        ({"deployment_id": "another"}, "KEYTURN_DEPLOYMENT_ID"),
+    ],
+)
+async def test_doctor_says_what_is_wrong_with_exit_code_3(
+    run: Run, settings: dict[str, str], said: str
+) -> None:
+    done = await run("doctor", **settings)
+    assert done.code == 3
+    assert len([line for line in done.lines if line.startswith("BAD")]) == 1
+    assert said in done.out
+    assert "hunter22" not in done.out + done.err
+
+
+async def test_what_stops_a_command_is_one_sentence_without_a_traceback(run: Run) -> None:
+    for settings in (
+        {"port": "x"},
+        {"kek": "file:///nowhere/root.key"},
+        {"database_url": "postgresql://a:hunter22@127.0.0.1:1/x"},
+        {"deployment_id": "another"},
+    ):
+        done = await run("workspace", "list", **settings)
+        assert (done.code, done.out) == (1, "")
+        assert done.err.startswith("keyturn: ")
+        assert "Traceback" not in done.err
+        assert "hunter22" not in done.err
+
+
+def test_keys_are_generated_with_no_configuration_at_all() -> None:
+    bare = {"PATH": "/usr/bin:/bin", "PYTHONPATH": environment()["PYTHONPATH"]}
+    for words, kind in (((), "api_key"), (("--operator",), "operator")):
+        done = keyturn("key", "generate", *words, env=bare)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert kind_of(done.stdout.removesuffix("\n")) == kind
+
+
+async def test_a_generated_root_key_opens_a_deployment(run: Run, made: Deployment) -> None:
+    line = await run("key", "generate", "--root")
+    assert re.fullmatch(r"[0-9A-Za-z+/]{43}=\n", line.out)
+    # A new key above the old one wraps from now on, and what the old one wrapped still opens.
+    kept = made.root_key.read_text()
+    made.root_key.write_text(line.out + kept)
+    try:
+        assert (await run("workspace", "create", "after the rotation")).code == 0
+        assert (await run("doctor")).code == 0
+    finally:
+        await run("workspace", "delete", "after the rotation", "--yes")
+        made.root_key.write_text(kept)
+
+
+def test_the_command_runs_as_a_process_too(made: Deployment) -> None:
+    done = made.command("workspace", "list", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert isinstance(json.loads(done.stdout), list)
+    refused = made.command("user", "list", "-w", "nobody")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "keyturn: There is no such workspace.\n"
+    assert WORKSPACE_ID.search(done.stdout) or done.stdout == "[]\n"

@@ -1,0 +1,163 @@
+"""/livez, /readyz, /metrics: true about this replica, and silent about everybody in it."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import aiohttp
+import asyncpg
+import pytest
+from conftest import Tenant
+from support.api import Api
+from support.process import Alone, alone
+
+from broker.settings import Settings
+from vault.embedded import Embedded
+from vault.kms.file import create as create_root_key
+from vault.secret import Secret
+
+
+@pytest.fixture
+def own_root_key(tmp_path: Path) -> Path:
+    file = tmp_path / "root.key"
+    create_root_key(file)
+    return file
+
+
+@pytest.fixture
+async def own(
+    migrated: Embedded, fresh_database: Secret, own_root_key: Path, settings: Settings
+) -> AsyncIterator[Alone]:
+    async with alone(migrated, fresh_database, own_root_key, settings) as found:
+        yield found
+
+
+@pytest.fixture
+async def mine(own: Alone) -> AsyncIterator[Api]:
+    """A client of that service."""
+    async with aiohttp.ClientSession() as session:
+        yield Api(session, own.running.base)
+
+
+async def checks(mine: Api) -> tuple[int, dict[str, str | None]]:
+    """The status, and the reasons of what is not well."""
+    reply = await mine.get("/readyz")
+    assert reply.json["ready"] == (reply.status == 200)
+    assert [one["name"] for one in reply.json["checks"]] == [
+        "database",
+        "schema",
+        "root_key",
+        "draining",
+    ]
+    return reply.status, {
+        one["name"]: one["reason"] for one in reply.json["checks"] if not one["ok"]
+    }
+
+
+@contextmanager
+def moved_away(file: Path) -> Iterator[None]:
+    elsewhere = file.rename(file.with_suffix(".away"))
+    try:
+        yield
+    finally:
+        elsewhere.rename(file)
+
+
+async def run_sql(address: Secret, statement: str) -> None:
+    connection = await asyncpg.connect(address.reveal())
+    await connection.execute(statement)
+    await connection.close()
+
+
+async def test_a_replica_that_is_well_says_so(mine: Api) -> None:
+    assert await checks(mine) == (200, {})
+
+
+async def test_a_schema_of_another_version_is_not_ready(mine: Api, fresh_database: Secret) -> None:
+    await run_sql(
+        fresh_database,
+        "insert into vault.schema_migrations (version, name, sha256, app_version)"
+        " values (9999, 'future', 'x', '99')",
+    )
+    status, reasons = await checks(mine)
+    assert (status, list(reasons)) == (503, ["schema"])
+    assert "keyturn migrate" in str(reasons["schema"])
+    await run_sql(fresh_database, "delete from vault.schema_migrations where version = 9999")
+    assert await checks(mine) == (200, {})
+
+
+async def test_a_root_key_that_went_away_is_not_ready_before_a_restart_shows_it(
+    mine: Api, own_root_key: Path
+) -> None:
+    with moved_away(own_root_key):
+        status, reasons = await checks(mine)
+        assert (status, list(reasons)) == (503, ["root_key"])
+    assert await checks(mine) == (200, {})
+
+
+async def test_a_database_that_went_away_is_not_ready_and_the_process_lives(
+    own: Alone, mine: Api, postgres: Embedded
+) -> None:
+    await run_sql(postgres.dsn(), f'drop database "{own.database_name}" with (force)')
+    status, reasons = await asyncio.wait_for(checks(mine), 10)
+    assert (status, reasons["database"]) == (503, "The database cannot be reached.")
+    alive = await mine.get("/livez")
+    assert (alive.status, alive.json) == (200, {"alive": True})
+    await run_sql(postgres.dsn(), f'create database "{own.database_name}"')  # its end drops it
+
+
+async def test_a_replica_that_drains_is_not_ready_and_asks_to_close(own: Alone, mine: Api) -> None:
+    own.running.service.gate.draining = True
+    status, reasons = await checks(mine)
+    assert (status, reasons) == (503, {"draining": "The replica stops."})
+    reply = await mine.get("/livez")
+    assert (reply.status, reply.headers["Connection"]) == (200, "close")
+
+
+async def test_nothing_of_anybody_is_in_what_needs_no_key(tenant: Tenant, anyone: Api) -> None:
+    await tenant.api.put("/v1/users/canary-user", {"name": "canary-name"})
+    await tenant.api.get("/v1/users/canary-other?limit=3")
+    await tenant.api.get("/canary/path?canary=1")
+    for path in ("/livez", "/readyz", "/metrics", "/schema/openapi.json", "/docs"):
+        for reply in (await anyone.get(path), await tenant.api.get(path)):
+            text = reply.body.decode()
+            assert "canary" not in text, path
+            assert tenant.id not in text, path
+            assert tenant.key not in text, path
+            assert tenant.caller.actor_id not in text, path
+
+
+async def test_numbers_are_counted_by_the_routes_template_alone(
+    tenant: Tenant, anyone: Api
+) -> None:
+    for number in range(5):
+        await tenant.api.get(f"/v1/users/u{number}")
+        await anyone.get(f"/nowhere/{number}")
+        await anyone.call("GET", f"/v1/{number}")
+    text = (await anyone.get("/metrics")).body.decode()
+    routes = set(re.findall(r'route="([^"]*)"', text))
+    known = {"unknown", "/livez", "/readyz", "/metrics", "/docs", "/static/pico.min.css"}
+    assert all(route in known or route.startswith(("/v1/", "/schema")) for route in routes)
+    assert "/v1/users/{user_id}" in routes
+    assert not re.search(r"u[0-4]\b|nowhere", text)
+    assert re.search(
+        r'keyturn_http_requests_total{method="GET",route="/v1/users/{user_id}",status="404"} \d',
+        text,
+    )
+    for name in (
+        "keyturn_http_request_duration_seconds_bucket",
+        "keyturn_http_requests_in_flight 1.0",
+        'keyturn_http_problems_total{code="not_found"}',
+        'keyturn_db_pool_connections{state="busy"}',
+        "keyturn_build_info{version=",
+    ):
+        assert name in text
+
+
+async def test_the_numbers_are_in_prometheus_own_format(anyone: Api) -> None:
+    reply = await anyone.get("/metrics")
+    assert reply.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    line = re.compile(r"#.*|[a-zA-Z_:][\w:]*({[^}]*(}[^}]*)*})? -?[\d.e+-]+(inf|nan)?|")
+    assert [one for one in reply.body.decode().split("\n") if not line.fullmatch(one)] == []

@@ -1,0 +1,223 @@
+"""The database restarts, hangs, or is busy: clean answers meanwhile, and nothing lost after."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import asyncpg
+import pytest
+from faults.load import Answer, Load, Wire
+from support.process import Deployment, Replica, backends, deployment, has_died, postmaster
+
+# A crash of the server, unlike one of the machine, loses no write that reached the kernel.
+DURABLE = {"fsync": "off"}
+
+
+@pytest.fixture
+def made() -> Iterator[Deployment]:
+    with deployment(DURABLE) as one:
+        yield one
+
+
+class Ledger:
+    """Writers that remember what they were told, to compare with what is there in the end."""
+
+    def __init__(self) -> None:
+        self.users: dict[str, int] = {}
+        self.keys: set[str] = set()
+        self.unclean: list[Answer] = []
+
+    def writer(self, number: int, load: Load, wire: Wire) -> None:
+        """Write a user, again and again, each time with the next value."""
+        value = 0
+
+        async def work(wire: Wire) -> Answer:
+            nonlocal value
+            value += 1
+            body = {"attributes": {"value": value}}
+            answer = await wire.call("PUT", f"/v1/users/user{number}", body)
+            if self._clean(answer).ok:
+                self.users[f"user{number}"] = value
+            return answer
+
+        load.add(wire, work)
+
+    def maker(self, number: int, load: Load, wire: Wire) -> None:
+        """Make keys; each is asked for with one Idempotency-Key until it is told to be there."""
+        count = 0
+
+        async def work(wire: Wire) -> Answer:
+            nonlocal count
+            name = f"key{number}-{count}"
+            body = {"name": name, "scopes": ["mint"]}
+            answer = await wire.call("POST", "/v1/keys", body, Idempotency_Key=name)
+            if self._clean(answer).ok:
+                self.keys.add(name)
+                count += 1
+            return answer
+
+        load.add(wire, work, pause=0.02)
+
+    def _clean(self, answer: Answer) -> Answer:
+        in_progress = answer.status == 409 and answer.json["code"] == "idempotency_in_progress"
+        if not (answer.ok or answer.is_clean_refusal or in_progress):
+            self.unclean.append(answer)
+        return answer
+
+    async def compare(self, wire: Wire) -> None:
+        """Everything that was told to be written is there, and nothing twice."""
+        for user, value in self.users.items():
+            found = (await wire.call("GET", f"/v1/users/{user}")).json["attributes"]["value"]
+            assert found >= value, "a later write whose answer was lost may have won, never less"
+        names = []
+        cursor = ""
+        for _ in range(1000):
+            page = (await wire.call("GET", f"/v1/keys?limit=100{cursor}")).json
+            names += [one["name"] for one in page["data"] if one["name"].startswith("key")]
+            if page["next_cursor"] is None:
+                break
+            cursor = f"&cursor={page['next_cursor']}"
+        assert len(names) == len(set(names)), "no idempotent request was done twice"
+        assert self.keys <= set(names), "no key that was answered is lost"
+
+
+def full_load(ledger: Ledger, replica: Replica, key: str) -> Load:
+    load = Load()
+    for number in range(6):
+        ledger.writer(number, load, Wire(replica.port, key))
+    for number in range(6):
+        ledger.maker(number, load, Wire(replica.port, key))
+    return load
+
+
+def assert_bounded(answers: list[Answer], seconds: float) -> None:
+    slowest = max(answers, key=lambda one: one.ended - one.begun)
+    assert slowest.ended - slowest.begun < seconds, f"status {slowest.status}"
+
+
+async def gone(pid: int) -> None:
+    for _ in range(1000):
+        if has_died(pid):
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("the server does not end")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["fast", "immediate"])
+async def test_a_restart_of_the_database_under_load_loses_nothing(
+    made: Deployment, how: signal.Signals
+) -> None:
+    replica, key = await made.one_replica()
+    ledger = Ledger()
+    load = full_load(ledger, replica, key)
+    await load.until(200)
+    server, back = postmaster(made.postgres.data), 0.0
+    for _ in range(2):
+        os.kill(server, how)
+        await gone(server)
+        await asyncio.sleep(1)
+        await asyncio.to_thread(made.postgres.start)
+        server, back = postmaster(made.postgres.data), time.monotonic()
+        await load.until(len(load.answers) + 300)
+    answers = await load.stop()
+    assert ledger.unclean == []
+    assert load.refused == 0
+    assert_bounded(answers, 12)
+    late = [one for one in answers if one.begun > back + 2]
+    assert [one for one in answers if one.ok and back < one.ended < back + 3]
+    assert [one.status for one in late if one.status == 503] == []
+    wire = Wire(replica.port, key)
+    await ledger.compare(wire)
+    assert (await wire.call("GET", "/readyz")).status == 200
+    wire.close()
+
+
+async def test_a_long_absence_of_the_database_is_answered_cleanly_and_in_time(
+    made: Deployment,
+) -> None:
+    replica, key = await made.one_replica()
+    server = postmaster(made.postgres.data)
+    os.kill(server, signal.SIGINT)
+    await gone(server)
+    wires = [Wire(replica.port, key) for _ in range(20)]
+    answers = await asyncio.gather(*[wire.call("GET", "/v1/users") for wire in wires])
+    assert all(answer.is_clean_refusal for answer in answers)
+    assert_bounded(list(answers), 12)
+    readiness = await wires[0].call("GET", "/readyz")
+    assert readiness.status == 503
+    assert readiness.ended - readiness.begun < 4
+    assert (await wires[0].call("GET", "/livez")).status == 200
+    await asyncio.to_thread(made.postgres.start)
+    assert (await wires[1].call("GET", "/v1/users")).status == 200
+    assert await replica.readiness() == 200
+    for wire in wires:
+        wire.close()
+
+
+async def test_a_busy_pool_refuses_in_time_and_is_well_again_afterwards(made: Deployment) -> None:
+    replica, key = await made.one_replica(database_pool=2)
+    admin = await asyncpg.connect(made.postgres.dsn().reveal())
+    wires = [Wire(replica.port, key) for _ in range(8)]
+    async with admin.transaction():
+        await admin.execute("lock table vault.api_keys in access exclusive mode")
+        calls = [asyncio.create_task(wire.call("GET", "/v1/users")) for wire in wires]
+        await asyncio.sleep(0.3)
+        alive = Wire(replica.port, key)
+        livez = await alive.call("GET", "/livez")
+        assert (livez.status, livez.ended - livez.begun < 1) == (200, True)
+        readyz = await alive.call("GET", "/readyz")
+        checks = {one["name"]: one["ok"] for one in readyz.json["checks"]}
+        # The server is there, and says so, although the pool has nothing left to ask it with.
+        assert (readyz.status, checks["database"]) == (503, True)
+        done, waiting = await asyncio.wait(calls, timeout=8)
+        refused = [one.result() for one in done]
+        assert len(waiting) == 2, "two hold the pool's connections"
+        assert {one.json["detail"] for one in refused} == {"All database connections are busy."}
+        assert all(one.is_clean_refusal for one in refused)
+    for one in waiting:
+        assert (await one).status == 200
+    assert (await wires[0].call("GET", "/v1/users")).status == 200
+    await admin.close()
+    for wire in (alive, *wires):
+        wire.close()
+
+
+@contextlib.contextmanager
+def hung(server: int) -> Iterator[None]:
+    """Stop a server's processes as a dead disk would: they are there, and do nothing."""
+    pids = [server, *backends(server)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.soak
+async def test_a_database_that_hangs_does_not_hang_us(made: Deployment) -> None:
+    replica, key = await made.one_replica(database_pool=4)
+    wires = [Wire(replica.port, key) for _ in range(12)]
+    warm = await asyncio.gather(*[wire.call("GET", "/v1/users") for wire in wires])
+    assert {one.status for one in warm} == {200}
+    alive = Wire(replica.port, key)
+    with hung(postmaster(made.postgres.data)):
+        calls = [asyncio.create_task(wire.call("GET", "/v1/users")) for wire in wires]
+        await asyncio.sleep(0.2)
+        livez, readyz = [await alive.call("GET", path) for path in ("/livez", "/readyz")]
+        assert (livez.status, readyz.status) == (200, 503)
+        assert readyz.ended - readyz.begun < 4
+        answers = await asyncio.gather(*calls)
+    assert [one.body for one in answers if not one.is_clean_refusal] == []
+    assert_bounded(answers, 30)
+    again = await asyncio.gather(*[wire.call("GET", "/v1/users") for wire in wires])
+    assert {one.status for one in again} == {200}
+    assert await replica.readiness() == 200
+    assert "Traceback" not in replica.stderr
+    for wire in (alive, *wires):
+        wire.close()

@@ -1,0 +1,142 @@
+"""The database's disk fills up during load: clean answers, and all of it works again after."""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+from faults.load import Answer, Load, Wire
+from support.process import Deployment, Replica, deployment, has_died, postmaster
+
+SIZE = 140 * 1024 * 1024
+SMALL = {"fsync": "off", "max_wal_size": "32MB", "min_wal_size": "32MB"}
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A disk of its own, of a few megabytes."""
+    folder = Path(tempfile.mkdtemp(prefix="kt", dir="/tmp"))
+    mounted = os.geteuid() == 0 and _run(
+        "mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", folder
+    )
+    if not mounted:
+        folder.rmdir()
+        pytest.skip("a small file system can only be mounted by root")
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        _run("umount", "-l", folder)
+        folder.rmdir()
+
+
+@pytest.fixture
+def made(small_disk: Path) -> Iterator[Deployment]:
+    with deployment(SMALL, root=small_disk / "pg") as one:
+        yield one
+
+
+def _run(*words: object) -> bool:
+    done = subprocess.run([str(word) for word in words], check=False, capture_output=True)
+    return done.returncode == 0
+
+
+def fill(disk: Path, leave: int) -> Path:
+    """Fill the disk but for so many bytes."""
+    ballast = disk / "ballast"
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        file.write(b"\0" * (free - leave))
+        while leave == 0:  # the load takes and gives back what is left
+            file.write(b"\0")
+    return ballast
+
+
+def writers(replica: Replica, key: str, told: set[str]) -> Load:
+    load = Load()
+    for number in range(8):
+        count = 0
+
+        async def work(wire: Wire, number: int = number) -> Answer:
+            nonlocal count
+            count += 1
+            user, value = f"user{number}-{count}", "x" * 900
+            body = {"attributes": {f"a{index}": value for index in range(20)}}
+            answer = await wire.call("PUT", f"/v1/users/{user}", body)
+            if answer.ok:
+                told.add(user)
+            return answer
+
+        load.add(Wire(replica.port, key), work)
+    return load
+
+
+@pytest.mark.parametrize("full", ["tables", "log"])
+async def test_a_full_disk_is_answered_cleanly_and_recovered_from(
+    made: Deployment, small_disk: Path, full: str
+) -> None:
+    replica, key = await made.one_replica()
+    told: set[str] = set()
+    server = postmaster(made.postgres.data)
+    load = writers(replica, key, told)
+    await load.until(50)
+    ballast = fill(small_disk, 1024 * 1024 if full == "tables" else 0)
+    if full == "log":
+        await switch_log(made)
+    refused = await first_refusal(load)
+    assert refused.is_clean_refusal
+    await load.until(len(load.answers) + 8)
+    assert has_died(server) == (full == "log"), "PostgreSQL ends when its log cannot grow"
+    ballast.unlink()
+    await asyncio.to_thread(made.postgres.start)
+    at = time.monotonic()
+    await recovered(load, at)
+    answers = await load.stop()
+    assert [one.body for one in answers if not (one.ok or one.is_clean_refusal)] == []
+    assert max(one.ended - one.begun for one in answers) < 12
+    wire = Wire(replica.port, key)
+    lost = [user for user in told if (await wire.call("GET", f"/v1/users/{user}")).status != 200]
+    assert lost == []
+    assert (await wire.call("GET", "/readyz")).status == 200
+    wire.close()
+
+
+async def switch_log(made: Deployment) -> None:
+    """Make the server need a new segment of its log, which it cannot have: it panics."""
+    admin = await asyncpg.connect(made.postgres.dsn().reveal())
+    try:
+        for _ in range(8):
+            await admin.execute("select pg_switch_wal()")
+            await admin.execute("create table if not exists vault.filler (it text)")
+            await admin.execute("drop table vault.filler")
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        return
+    finally:
+        admin.terminate()
+
+
+async def first_refusal(load: Load) -> Answer:
+    for _ in range(3000):
+        for answer in load.answers:
+            if not answer.ok:
+                return answer
+        await asyncio.sleep(0.01)
+    raise AssertionError("the disk never filled up")
+
+
+async def recovered(load: Load, at: float) -> None:
+    """Wait until writes work again, and none fails any more."""
+    for _ in range(1000):
+        if [one for one in load.answers if one.ok and one.begun > at]:
+            break
+        await asyncio.sleep(0.01)
+    back = time.monotonic()
+    assert back - at < 6
+    await load.until(len(load.answers) + 100)
+    assert [one.status for one in load.answers if one.begun > back + 2 and not one.ok] == []

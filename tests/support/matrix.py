@@ -1,0 +1,428 @@
+"""The attack matrix: each route, by each caller, on each kind of id, and what must hold then.
+
+* Two workspaces of one shape, each full of its own sentinels. What one caller may not see does
+  not exist for it: a foreign id is answered exactly like one that never was.
+* ``ATTACKS`` says how a route is called. A route, an id in a path, a query parameter or a field
+  of a body that it does not know fails ``test_isolation.py`` with a sentence.
+* Each wall is also tried alone: without row-level security, and without the statements' own
+  conditions.
+"""
+
+import base64
+import json
+import re
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final, Literal
+
+import aiohttp
+import asyncpg
+from litestar import Litestar
+from litestar.routes import HTTPRoute
+from msgspec import Struct
+
+from broker.settings import Settings
+from support.api import Api, Reply, running
+from vault.access import RULES, Action
+from vault.bearer import generate
+from vault.database import Database
+from vault.embedded import Embedded
+from vault.kms import RootKey
+from vault.migrations import Login, migrate
+from vault.model import SCOPES, Scope, new_id
+from vault.secret import Secret
+from vault.sql import every_query
+from vault.vault import Vault
+
+Kind = Literal["key", "user", "workspace", "event"]
+Place = Literal["own", "shared", "foreign", "missing"]
+Walls = Literal["both", "conditions", "row_security"]
+WALLS: Final[tuple[Walls, ...]] = ("both", "conditions", "row_security")
+
+# Pages and descriptions of the surface itself: the same for everybody, tested in tests/broker.
+NOT_ATTACKED: Final = {
+    "GET /schema",
+    "GET /schema/openapi.json",
+    "GET /schema/{path:str}",
+    "GET /docs",
+    "GET /static/pico.min.css",
+}
+# Routes that ask for no key. Everything else has a guard.
+PUBLIC: Final = {"GET /livez", "GET /readyz", "GET /metrics"}
+# Parameters and fields that name nothing which belongs to a workspace.
+PLAIN: Final = {
+    *("limit", "action", "Idempotency-Key"),
+    *("name", "scopes", "environments", "expires_at", "phone_numbers", "attributes"),
+}
+# Where this statement runs, row-level security shows the operator's directory, by intent.
+DIRECTORY: Final = {"vault.workspaces.get"}
+
+
+class Attack(Struct, frozen=True, kw_only=True):
+    """One way to call a route; ``{id}`` and ``{cursor}`` stand for what is attacked."""
+
+    success: int
+    missing: int = 404
+    kind: Kind | None = None
+    query: str = ""
+    body: Mapping[str, object] | None = None
+
+
+def _walked(kind: Kind) -> tuple[Attack, ...]:
+    """A list, and the list after somebody else's cursor."""
+    after = Attack(success=200, missing=200, kind=kind, query="limit=2&cursor={cursor}")
+    return (Attack(success=200), after)
+
+
+ATTACKS: Final[dict[str, tuple[Attack, ...]]] = {
+    "POST /v1/workspaces": (Attack(success=201, body={"name": "made"}),),
+    "GET /v1/workspaces": _walked("workspace"),
+    "GET /v1/workspaces/{workspace_id:str}": (Attack(success=200, kind="workspace"),),
+    "DELETE /v1/workspaces/{workspace_id:str}": (Attack(success=204, kind="workspace"),),
+    "POST /v1/keys": (Attack(success=201, body={"name": "made", "scopes": ["mint"]}),),
+    "GET /v1/keys": _walked("key"),
+    "GET /v1/keys/{key_id:str}": (Attack(success=200, kind="key"),),
+    "DELETE /v1/keys/{key_id:str}": (Attack(success=204, kind="key"),),
+    "GET /v1/users": _walked("user"),
+    "PUT /v1/users/{user_id:str}": (
+        Attack(success=200, missing=200, kind="user", body={"name": "written"}),
+    ),
+    "GET /v1/users/{user_id:str}": (Attack(success=200, kind="user"),),
+    "DELETE /v1/users/{user_id:str}": (Attack(success=204, kind="user"),),
+    "GET /v1/audit-events": (
+        *_walked("event"),
+        Attack(success=200, missing=200, kind="user", query="user_id={id}"),
+    ),
+    "GET /livez": (Attack(success=200),),
+    "GET /readyz": (Attack(success=200),),
+    "GET /metrics": (Attack(success=200),),
+}
+
+
+def actions_of(app: Litestar) -> dict[str, Action | None]:
+    """Every route of the application, with the action that its guard asks about."""
+    found: dict[str, Action | None] = {}
+    for route in app.routes:
+        assert isinstance(route, HTTPRoute), f"{route.path}: the matrix knows HTTP only"
+        for handler in route.route_handlers:
+            guards = [getattr(one, "action", None) for one in handler.resolve_guards()]
+            for method in handler.http_methods - {"OPTIONS"}:
+                found[f"{method} {route.path}"] = guards[0] if guards else None
+    return {name: action for name, action in found.items() if name not in NOT_ATTACKED}
+
+
+def inputs_of(app: Litestar) -> dict[str, set[str]]:
+    """What each route takes beside its path: query and header parameters, fields of its body."""
+    document = app.openapi_schema.to_schema()
+    found: dict[str, set[str]] = {}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            taken = {one["name"] for one in operation.get("parameters", []) if one["in"] != "path"}
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                name = content["schema"]["$ref"].rpartition("/")[2]
+                taken |= set(document["components"]["schemas"][name]["properties"])
+            found[f"{method.upper()} {path}"] = taken
+    return found
+
+
+class Side(Struct, frozen=True):
+    """One of the two workspaces, with what its strings are recognised by."""
+
+    workspace: str
+    name: str
+    mark: str
+    phone: str
+    key: str
+    api: Api
+    lacking: dict[Scope, Api]
+    ids: list[str] = []
+
+    @property
+    def sentinels(self) -> set[str]:
+        """What nobody from outside may ever see; ``directory`` is what the operator may."""
+        return {self.mark, self.phone, self.key, *self.ids}
+
+    @property
+    def directory(self) -> set[str]:
+        return {self.workspace, self.name}
+
+    @property
+    def profile(self) -> dict[str, object]:
+        return {
+            "name": f"person {self.mark}",
+            "phone_numbers": [self.phone],
+            "attributes": {"plan": f"plan {self.mark}"},
+        }
+
+    async def make(self, kind: Kind, wanted: str = "") -> str:
+        """Make a thing of one kind; a user gets the wanted id."""
+        if kind == "workspace":
+            return self.workspace
+        if kind == "user":
+            reply = await self.api.put(f"/v1/users/{wanted}", self.profile)
+        else:
+            body = {"name": f"key {self.mark}", "scopes": ["mint"]}
+            reply = await self.api.post("/v1/keys", body, headers={"Idempotency-Key": _hex()})
+            if kind == "event":
+                reply = await self.api.get("/v1/audit-events?limit=1")
+        assert reply.status in {200, 201}, reply.body
+        made: str = (reply.json["data"][0] if kind == "event" else reply.json)["id"]
+        self.ids.append(made)
+        return made
+
+
+class Who(Struct, frozen=True):
+    """A caller: what it holds, where it is at home, and whose things are not its own."""
+
+    name: str
+    api: Api
+    home: Side | None
+    rivals: tuple[Side, ...]
+    valid: bool = True
+    wide: bool = True
+
+    def expected(self, action: Action | None, success: int) -> int:
+        """The status that this caller gets for what is its own."""
+        if action is None:
+            return success
+        if not self.valid:
+            return 401
+        for_operator = RULES[action].scope is None
+        return success if self.wide and for_operator == (self.home is None) else 403
+
+
+class Seen(Struct, frozen=True):
+    """What a caller can tell two answers apart by."""
+
+    status: int
+    headers: frozenset[tuple[str, str]]
+    body: bytes
+
+
+class Fight:
+    """Two workspaces on one deployment, and everybody who could ask."""
+
+    def __init__(self, inside: "Inside", operator: Api, ada: Side, bob: Side) -> None:
+        self._inside = inside
+        self._operator = operator
+        self.ada, self.bob = ada, bob
+
+    def callers(self, action: Action | None) -> list[Who]:
+        ada, bob = self.ada, self.bob
+        scope = (RULES[action].scope if action else None) or "manage"
+        nobody, garbage = self._operator.with_key(None), generate("api_key").reveal()
+        return [
+            Who("no key", nobody, None, (ada, bob), valid=False),
+            Who("a garbage key", nobody.with_key(garbage), None, (ada, bob), valid=False),
+            Who("the widest key", ada.api, ada, (bob,)),
+            Who("a key without the scope", ada.lacking[scope], ada, (bob,), wide=False),
+            Who("the rival's key", bob.api, bob, (ada,)),
+            Who("the operator", self._operator, None, (ada, bob)),
+        ]
+
+    async def strike(self, who: Who, route: str, attack: Attack) -> dict[Place, Seen]:
+        """Call a route on each kind of id, and check what holds for every single answer."""
+        seen: dict[Place, Seen] = {}
+        for place in self._places(who, attack):
+            target = await self._target(who, attack.kind, place)
+            before = [await self._inside.rows(side.workspace) for side in who.rivals]
+            method, path, body = _request(route, attack, target)
+            reply = await who.api.call(method, path, body=body)
+            after = [await self._inside.rows(side.workspace) for side in who.rivals]
+            assert after == before, f"{who.name} changed what is not its own: {method} {path}"
+            _assert_shows_nothing(who, reply, target)
+            seen[place] = _seen(reply, target)
+        return seen
+
+    def _places(self, who: Who, attack: Attack) -> tuple[Place, ...]:
+        if attack.kind is None:
+            return ("own",)
+        if attack.kind == "workspace" and who.name == "the operator":
+            return ("own", "missing")  # to the directory no workspace is foreign
+        # Users have the platform's ids, and so one id may stand in both workspaces.
+        shared = attack.kind == "user" and "{cursor}" not in attack.query
+        return ("own", *(("shared",) if shared else ()), "foreign", "missing")
+
+    async def _target(self, who: Who, kind: Kind | None, place: Place) -> str:
+        home, rival = who.home or self.ada, who.rivals[-1]
+        if kind is None:
+            return ""
+        # A page that begins after a rival's user is the same as one after a user that never was:
+        # users of one side all sort before or all after those of the other.
+        side = rival if place in {"foreign", "missing"} else home
+        user_id = f"{'a' if side is self.ada else 'b'}-{_hex()}"
+        if place == "missing":
+            prefix = {"key": "key", "workspace": "ws", "event": "evt", "user": ""}[kind]
+            return new_id(prefix) if prefix else user_id
+        if kind == "workspace" and who.name == "the operator":
+            made: str = (await self._operator.post("/v1/workspaces", {"name": "own"})).json["id"]
+            return made
+        if place == "shared":
+            await rival.make(kind, user_id)
+        return await side.make(kind, user_id)
+
+
+class Inside(Struct, frozen=True):
+    """A look at the tables past row-level security."""
+
+    admin: Any
+    checksums: str
+
+    @classmethod
+    async def of(cls, admin: Any) -> "Inside":
+        tables = await admin.fetch(
+            "select table_schema || '.' || table_name from information_schema.columns"
+            " where column_name = 'workspace_id' and table_schema in ('vault', 'broker')"
+        )
+        # last_used_at is the doing of the keys themselves.
+        parts = [
+            f"select '{name}', md5(string_agg((to_jsonb(t) - 'last_used_at')::text, '|'"  # noqa: S608
+            f" order by to_jsonb(t)::text)) from {name} t where workspace_id = $1"
+            for (name,) in tables
+        ]
+        return cls(admin, " union all ".join(parts))
+
+    async def rows(self, workspace: str) -> dict[str, str]:
+        """A checksum a table of what a workspace holds."""
+        found = await self.admin.fetch(self.checksums, workspace)
+        return {name: checksum for name, checksum in found if checksum}
+
+
+class Field:
+    """A deployment of its own, with the walls that it was asked for."""
+
+    def __init__(self, inside: Inside, operator: Api) -> None:
+        self.inside = inside
+        self.operator = operator
+
+    async def fight(self) -> Fight:
+        return Fight(self.inside, self.operator, await self._side("a"), await self._side("b"))
+
+    async def _side(self, letter: str) -> Side:
+        name = f"workspace {_hex()}"
+        made = (await self.operator.post("/v1/workspaces", {"name": name})).json
+        api = self.operator.with_key(made["api_key"])
+        lacking: dict[Scope, Api] = {}
+        for scope in ("manage", "audit:read"):
+            others = [one for one in SCOPES if one != scope]
+            narrow = await api.post("/v1/keys", {"name": "narrow", "scopes": others})
+            lacking[scope] = api.with_key(narrow.json["key"])
+        phone = f"+1{uuid.uuid4().int % 10**13:013}"
+        side = Side(made["id"], name, _hex(), phone, made["api_key"], api, lacking)
+        for _ in range(3):
+            await side.make("key")
+            await side.make("user", f"{letter}-{_hex()}")
+        return side
+
+
+@asynccontextmanager
+async def field(
+    postgres: Embedded, root: RootKey, settings: Settings, walls: Walls
+) -> AsyncIterator[Field]:
+    """Open a deployment on a database of its own; ``walls`` says which of them stand."""
+    name = f"matrix_{walls}_{uuid.uuid4().hex[:8]}"
+    main = await asyncpg.connect(postgres.dsn().reveal())
+    await main.execute(f'create database "{name}"')
+    owner, login = (
+        Secret(postgres.dsn(user).reveal().replace("/keyturn?", f"/{name}?"))
+        for user in ("postgres", "keyturn_app")
+    )
+    try:
+        await migrate(owner, [Login(login, "keyturn_app")])
+        admin = await asyncpg.connect(owner.reveal())
+        if walls == "conditions":
+            await switch_row_security_off(admin)
+        vault = await Vault.open(await Database.open(login, size=5, statement_cache=200), root)
+        key = settings.operator_keys[0].reveal()
+        with without_conditions(really=walls == "row_security"):
+            # A connection a request: nothing of one caller's can stay for the next.
+            connector = aiohttp.TCPConnector(force_close=True)
+            async with (
+                running(vault, settings) as service,
+                aiohttp.ClientSession(connector=connector) as session,
+            ):
+                yield Field(await Inside.of(admin), Api(session, service.base, key))
+        await vault.close()
+        await admin.close()
+    finally:
+        await main.execute(f'drop database "{name}" with (force)')
+        await main.close()
+
+
+async def switch_row_security_off(admin: Any) -> None:
+    tables = await admin.fetch(
+        "select oid::regclass::text from pg_class where relrowsecurity or relforcerowsecurity"
+    )
+    assert len(tables) > 5, "the schema has lost its tables, or row-level security already"
+    for (table,) in tables:
+        await admin.execute(f"alter table {table} disable row level security")
+        await admin.execute(f"alter table {table} no force row level security")
+
+
+@contextmanager
+def without_conditions(*, really: bool) -> Iterator[None]:
+    """Take the workspace out of every statement's conditions: only the database knows it then."""
+    queries = every_query()
+    before = {name: query.sql for name, query in queries.items()}
+    try:
+        for name, query in queries.items() if really else ():
+            if name not in DIRECTORY:
+                query.sql = without_workspace(query.sql)
+        changed = sum(query.sql != before[name] for name, query in queries.items())
+        assert not really or changed > 10, "the statements do not look as this function thinks"
+        yield
+    finally:
+        for name, query in queries.items():
+            query.sql = before[name]
+
+
+def without_workspace(sql: str) -> str:
+    """The statement as it would be if its author had forgotten the workspace."""
+    # The parameter is still used, and still known to be a text.
+    sql = re.sub(r"(\b\w+\.)?\bworkspace_id = \$(\d+)", r"($\2::text is not null)", sql)
+    sql = re.sub(r"\b\w+\.workspace_id = \w+\.workspace_id\b", "true", sql)
+    assert not re.search(r"workspace_id\s*(=|in\b)", sql), f"the workspace is still in it: {sql}"
+    return sql
+
+
+def _request(route: str, attack: Attack, target: str) -> tuple[str, str, Any]:
+    method, _, path = route.partition(" ")
+    path = re.sub(r"\{[a-z_]+:str\}", target, path)
+    if attack.query:
+        path += "?" + attack.query.format(id=target, cursor=_cursor(target))
+    body = attack.body and json.loads(json.dumps(attack.body).replace("{id}", target))
+    return method, path, body
+
+
+def _assert_shows_nothing(who: Who, reply: Reply, target: str) -> None:
+    shown = f"{dict(reply.headers)}\n{reply.body.decode()}"
+    if target:
+        shown = shown.replace(target, "")
+    for side in who.rivals:
+        hidden = side.sentinels if who.name == "the operator" else side.sentinels | side.directory
+        for sentinel in hidden:
+            assert sentinel not in shown, f"{who.name} sees what is not its own"
+
+
+def _seen(reply: Reply, target: str) -> Seen:
+    """Leave out what differs between any two answers, and the id that was asked for."""
+    body = reply.body
+    if target:
+        body = body.replace(target.encode(), b"<id>")
+    body = re.sub(rb'"(request_id|[a-z]+_at|at)":"[^"]*"', rb'"\1":"..."', body)
+    body = re.sub(rb"\b(evt|usr)_[0-9a-z]+", rb"\1_...", body)
+    headers = {
+        (name.lower(), value)
+        for name, value in reply.headers.items()
+        if name.lower() not in {"date", "x-request-id"}
+    }
+    return Seen(reply.status, frozenset(headers), body)
+
+
+def _cursor(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _hex() -> str:
+    return uuid.uuid4().hex

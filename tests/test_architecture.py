@@ -1,0 +1,419 @@
+"""The architecture is a test: who imports whom, who may reveal a secret, how large things get.
+
+A rule is a function from the sources to complaints, so that each can be shown a toy that breaks it.
+"""
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import pytest
+from msgspec import NODEFAULT, Meta, Struct
+from msgspec.structs import fields
+
+from broker.settings import Settings
+from vault.secret import Secret
+from vault.settings import VaultSettings
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+MAX_LINES, MAX_FUNCTION, MAX_ENTRIES = 500, 60, 30
+
+# A module imports only what stands before it. A new module gets its step here, and a line in
+# docs/architecture.md.
+STEPS: Final = """
+    vault vault.errors vault.secret vault.model vault.settings
+    vault.seal vault.bearer vault.kms vault.kms.file vault.keyring
+    vault.database vault.embedded.programs vault.embedded.files vault.embedded
+    vault.sql vault.migrations
+    vault.egress.address vault.egress.names vault.egress
+    vault.audit vault.idempotency vault.store vault.access vault.vault
+
+    broker broker.settings broker.logs broker.metrics
+    broker.api.messages broker.api.problems broker.api.requests broker.api.responses
+    broker.api.examples broker.api.gate
+    broker.api.workspaces broker.api.keys broker.api.users broker.api.audit_events
+    broker.api.health broker.api
+    broker.web broker.boot broker.app broker.server broker.doctor broker.cli
+"""
+STAIRCASE: Final = tuple(STEPS.split())
+UPWARD: Final = {
+    ("vault.kms", "vault.kms.file"): "a kind of root key is imported where its address names it",
+}
+ONLY_IN: Final = {
+    "asyncpg": {"vault.database"},
+    "aiohttp": {"vault.egress"},
+    "authlib": {"vault.oauth"},
+    "apscheduler": {"vault.scheduler"},
+    "cryptography": {"vault.seal", "vault.kms.file"},
+    "AESGCM": {"vault.seal", "vault.kms.file"},
+    "uvicorn": {"broker.server"},
+}
+NEVER_IN_VAULT: Final = {"broker", "litestar", "uvicorn", "starlette", "elevenlabs"}
+REVEALING: Final = {
+    "vault.bearer": "a bearer is parsed and hashed",
+    "vault.database": "asyncpg wants an address with its password; logins are made from it",
+    "vault.egress": "credentials leave in headers and bodies of outbound calls",
+    "vault.kms": "the root key's address may hold a credential",
+    "broker.settings": "two operator keys stand in one variable",
+    "broker.api.requests": "an operator's key is compared",
+    "broker.api.messages": "a key just made is answered, once",
+    "broker.cli": "a key just made is printed, once",
+}
+MAY_PRINT: Final = {"broker.cli"}
+NO_NAMES: Final = {
+    "utils",
+    "util",
+    "helpers",
+    "helper",
+    "common",
+    "manager",
+    "core",
+    "base",
+    "misc",
+}
+MARKS: Final = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
+
+
+class Source(Struct, frozen=True):
+    """One module of the product."""
+
+    name: str
+    text: str
+    is_package: bool = False
+
+    @property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text)
+
+
+Sources = dict[str, Source]
+Rule = Callable[[Sources], list[str]]
+
+
+def product() -> Sources:
+    found = {}
+    for path in sorted([*(CHECKOUT / "vault").rglob("*.py"), *(CHECKOUT / "broker").rglob("*.py")]):
+        name = ".".join(path.relative_to(CHECKOUT).with_suffix("").parts)
+        is_package = name.endswith(".__init__")
+        name = name.removesuffix(".__init__")
+        found[name] = Source(name, path.read_text(), is_package)
+    return found
+
+
+def imported(source: Source, known: Sources) -> Iterator[str]:
+    """What a module imports, wherever in it that stands; whole dotted names where they are ours."""
+    package = source.name if source.is_package else source.name.rpartition(".")[0]
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Import):
+            yield from (one.name for one in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1])
+            parts = [above if node.level else "", node.module or ""]
+            origin = ".".join(part for part in parts if part)
+            for one in node.names:
+                whole = f"{origin}.{one.name}"
+                yield whole if whole in known else origin
+
+
+def names_in(source: Source) -> set[str]:
+    return {
+        one.name
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.ImportFrom)
+        for one in node.names
+    }
+
+
+def goes_down(sources: Sources, steps: tuple[str, ...] = STAIRCASE) -> list[str]:
+    complaints = [f"{name} has no step" for name in sources if name not in steps]
+    complaints += [f"step {name} has no module" for name in steps if name not in sources]
+    place = {name: number for number, name in enumerate(steps)}
+    for source in sources.values():
+        for target in imported(source, sources):
+            if target not in sources or (source.name, target) in UPWARD:
+                continue
+            if place.get(target, 0) >= place.get(source.name, len(steps)):
+                complaints.append(f"{source.name} imports {target}, which stands above it")
+    return complaints
+
+
+def vault_knows_no_web(sources: Sources) -> list[str]:
+    return [
+        f"{source.name} imports {target}"
+        for source in sources.values()
+        if source.name.split(".")[0] == "vault"
+        for target in imported(source, sources)
+        if target.split(".")[0] in NEVER_IN_VAULT
+    ]
+
+
+def one_importer(sources: Sources) -> list[str]:
+    return [
+        f"{source.name} imports {target}"
+        for source in sources.values()
+        for target in {one.split(".")[0] for one in imported(source, sources)} | names_in(source)
+        if source.name not in ONLY_IN.get(target, {source.name})
+    ]
+
+
+def few_reveal(sources: Sources) -> list[str]:
+    found = {
+        source.name
+        for source in sources.values()
+        for node in ast.walk(source.tree)
+        # The attribute and not the call: `map(Secret.reveal, ...)` reveals too.
+        if isinstance(node, ast.Attribute) and node.attr in {"reveal", "reveal_bytes", "_value"}
+        if source.name != "vault.secret" and not _is_of_self(node)
+    }
+    complaints = [f"{name} reveals secrets" for name in sorted(found - REVEALING.keys())]
+    listed = REVEALING.keys() & sources.keys()
+    return complaints + [f"{name} reveals nothing any more" for name in sorted(listed - found)]
+
+
+def _is_of_self(node: ast.Attribute) -> bool:
+    return node.attr == "_value" and isinstance(node.value, ast.Name) and node.value.id == "self"
+
+
+def says_what_it_is(sources: Sources) -> list[str]:
+    return [f"{one.name} has no docstring" for one in sources.values() if not _docstring(one)]
+
+
+def _docstring(source: Source) -> str | None:
+    return ast.get_docstring(source.tree)
+
+
+def stays_small(sources: Sources) -> list[str]:
+    complaints = []
+    for source in sources.values():
+        if (lines := source.text.count("\n")) > MAX_LINES:
+            complaints.append(f"{source.name} has {lines} lines")
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                if length > MAX_FUNCTION:
+                    complaints.append(f"{source.name}.{node.name} has {length} lines")
+    return complaints
+
+
+def has_a_name(sources: Sources) -> list[str]:
+    return [
+        f"{source.name} is called by no name"
+        for source in sources.values()
+        if set(re.split(r"[._]", source.name)) & NO_NAMES
+    ]
+
+
+def has_no_marks(sources: Sources) -> list[str]:
+    return [f"{one.name} has a mark" for one in sources.values() if MARKS.search(one.text)]
+
+
+def prints_nothing(sources: Sources) -> list[str]:
+    return [
+        f"{source.name} prints"
+        for source in sources.values()
+        if source.name not in MAY_PRINT
+        for node in ast.walk(source.tree)
+        if (isinstance(node, ast.Name) and node.id == "print")
+        or (
+            isinstance(node, ast.Attribute)
+            and ast.unparse(node).startswith("sys.std")
+            and node.attr == "write"
+        )
+    ]
+
+
+def queries(sources: Sources) -> set[tuple[str, str, str]]:
+    """Every ``Query(noun, name, ...)``: package, noun and name."""
+    return {
+        (source.name.split(".")[0], str(node.args[0].value), str(node.args[1].value))
+        for source in sources.values()
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "Query"
+        and len(node.args) > 1
+        and isinstance(node.args[0], ast.Constant)
+        and isinstance(node.args[1], ast.Constant)
+    }
+
+
+def no_default(kind: type[Struct]) -> list[str]:
+    """Fields that name a credential and would be filled in for who says nothing."""
+    telling = re.compile(r"key|secret|password|token|credential|kek|database_url|dsn")
+    return [
+        f"{kind.__name__}.{field.name} has a default"
+        for field in fields(kind)
+        if telling.search(field.name) and field.default not in (None, NODEFAULT)
+    ]
+
+
+RULES: Final[tuple[Rule, ...]] = (
+    goes_down,
+    vault_knows_no_web,
+    one_importer,
+    few_reveal,
+    says_what_it_is,
+    stays_small,
+    has_a_name,
+    has_no_marks,
+    prints_nothing,
+)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_product_keeps_the_rule(rule: Rule) -> None:
+    assert rule(product()) == []
+
+
+def toy(**modules: str) -> Sources:
+    """Sources by name, with ``__`` for a dot; a name that others begin with is a package."""
+    names = {name.replace("__", "."): text for name, text in modules.items()}
+    return {
+        name: Source(name, text, any(other.startswith(f"{name}.") for other in names))
+        for name, text in names.items()
+    }
+
+
+TOY_STEPS = ("vault", "vault.low", "vault.high", "broker")
+
+
+@pytest.mark.parametrize(
+    ("sources", "complaint"),
+    [
+        (toy(vault__low="import vault.high"), "vault.low imports vault.high"),
+        (toy(vault__low="from vault import high"), "vault.low imports vault.high"),
+        (toy(vault__low="from vault.high import x"), "vault.low imports vault.high"),
+        (toy(vault__low="from .high import x"), "vault.low imports vault.high"),
+        (toy(vault__low="from . import high"), "vault.low imports vault.high"),
+        (toy(vault__low="def f():\n    from vault import high"), "vault.low imports vault.high"),
+        (toy(vault__low="if TYPE_CHECKING:\n    import broker"), "vault.low imports broker"),
+        (toy(vault__low="from vault.low import x"), "vault.low imports vault.low"),
+        (toy(vault__other=""), "vault.other has no step"),
+    ],
+)
+def test_an_import_that_goes_up_is_found(sources: Sources, complaint: str) -> None:
+    whole = {**toy(vault="", vault__low="", vault__high="", broker=""), **sources}
+    assert [one for one in goes_down(whole, TOY_STEPS) if one.startswith(complaint)]
+
+
+def test_imports_that_go_down_are_fine_and_a_step_without_a_module_is_not() -> None:
+    fine = toy(vault="", vault__low="import os", vault__high="from vault import low", broker="")
+    assert goes_down(fine, TOY_STEPS) == []
+    del fine["vault.low"]
+    assert "step vault.low has no module" in goes_down(fine, TOY_STEPS)
+
+
+@pytest.mark.parametrize(
+    ("rule", "broken", "fine"),
+    [
+        (
+            vault_knows_no_web,
+            toy(vault__x="from litestar import get"),
+            toy(broker__x="import litestar"),
+        ),
+        (
+            vault_knows_no_web,
+            toy(vault__x="def f():\n    import broker.app"),
+            toy(vault__x="import os"),
+        ),
+        (one_importer, toy(vault__x="import asyncpg.pool"), toy(vault__database="import asyncpg")),
+        (
+            one_importer,
+            toy(vault__x="def f():\n    from aiohttp import X"),
+            toy(vault__egress="import aiohttp"),
+        ),
+        (
+            one_importer,
+            toy(broker__x="from authlib.jose import jwt"),
+            toy(vault__oauth="import authlib"),
+        ),
+        (
+            one_importer,
+            toy(vault__x="from a.b import AESGCM"),
+            toy(vault__seal="from a.b import AESGCM"),
+        ),
+        (few_reveal, toy(vault__x="y = key.reveal()"), toy(vault__x="y = reveal()")),
+        (
+            few_reveal,
+            toy(vault__x="y = map(Secret.reveal_bytes, z)"),
+            toy(vault__x="y = self._value"),
+        ),
+        (few_reveal, toy(vault__x="y = key._value"), toy(vault__bearer="y = key.reveal()")),
+        (few_reveal, toy(vault__bearer="y = key"), toy(vault__bearer="y = key.reveal_bytes()")),
+        (says_what_it_is, toy(vault__x="import os"), toy(vault__x='"""What it is."""')),
+        (stays_small, toy(vault__x="a\n" * 501), toy(vault__x="a\n" * 500)),
+        (
+            stays_small,
+            toy(vault__x="def f():" + "\n    a" * 60),
+            toy(vault__x="def f():" + "\n    a" * 59),
+        ),
+        (
+            stays_small,
+            toy(vault__x="class A:\n  async def f(self):" + "\n    a" * 60),
+            toy(vault__x=""),
+        ),
+        (has_a_name, toy(vault__utils=""), toy(vault__database="")),
+        (has_a_name, toy(broker__key_manager=""), toy(broker__managers="")),
+        (has_no_marks, toy(vault__x="a = 1  # TODO: later"), toy(vault__x="a = 'TODOS'")),
+        (has_no_marks, toy(vault__x='"""FIXME"""'), toy(vault__x="")),
+        (prints_nothing, toy(vault__x="print(1)"), toy(broker__cli="print(1)")),
+        (
+            prints_nothing,
+            toy(broker__x="import sys\nsys.stderr.write('x')"),
+            toy(broker__x="say = 'print(1)'"),
+        ),
+        (prints_nothing, toy(broker__x="show = print"), toy(broker__x="blueprint(1)")),
+    ],
+)
+def test_each_rule_finds_what_breaks_it_and_nothing_else(
+    rule: Rule, broken: Sources, fine: Sources
+) -> None:
+    assert rule(broken)
+    assert rule(fine) == []
+
+
+def test_every_exception_is_still_needed() -> None:
+    sources = product()
+    for lower, upper in UPWARD:
+        assert upper in set(imported(sources[lower], sources)), f"{lower} -> {upper}"
+    for name in MAY_PRINT:
+        assert "print(" in sources[name].text
+
+
+def test_no_folder_grows_beyond_what_one_sees() -> None:
+    for package in ("vault", "broker"):
+        folders = [CHECKOUT / package, *(CHECKOUT / package).rglob("*")]
+        for folder in folders:
+            if folder.is_dir() and folder.name != "__pycache__":
+                entries = [one for one in folder.iterdir() if one.name != "__pycache__"]
+                assert len(entries) <= MAX_ENTRIES, folder
+
+
+def test_every_query_has_its_statement_and_every_statement_its_query() -> None:
+    written = set()
+    for package in ("vault", "broker"):
+        for file in (CHECKOUT / package).glob("sql/*.sql"):
+            for name in re.findall(r"^-- name: (\w+)$", file.read_text(), re.MULTILINE):
+                written.add((package, file.stem, name))
+    assert queries(product()) == written
+
+
+def test_no_credential_has_a_default() -> None:
+    assert no_default(VaultSettings) == []
+    assert no_default(Settings) == []
+
+
+def test_a_default_of_a_credential_is_found() -> None:
+    class Careless(Struct):
+        name: str
+        api_key: Annotated[str, Meta(min_length=1)]
+        kek: Secret | None = None
+        admin_password: str = "admin"
+        database_url: Any = "postgresql://postgres:postgres@localhost/keyturn"
+
+    assert no_default(Careless) == [
+        "Careless.admin_password has a default",
+        "Careless.database_url has a default",
+    ]

@@ -1,0 +1,332 @@
+"""The benchmarks run, check what they count, and leave nothing; never how fast anything is."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import load, processes, report, suite
+from bench.baselines import ANSWER, HELLO, QUESTION
+from bench.report import Bar, Column, Options, Outcome, Pair
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bench reads Linux's /proc")
+
+ASKED = load.request("GET", "/x", expected=b"right")
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def bench_command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "bench", *words]
+
+
+def quick_run(name: str, folder: Path) -> dict[str, Any]:
+    """Run one benchmark as a user does; return what it wrote."""
+    file = folder / "result.json"
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    done = subprocess.run(
+        bench_command(name, "--quick", "--rounds", "1", "--json", str(file)),
+        cwd=REPOSITORY,
+        env={**os.environ, "TMPDIR": str(scratch)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "load average" in done.stdout, "no figure without its circumstances"
+    assert list(scratch.iterdir()) == []
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
+def test_a_quick_run_of_http_measures_all_variants(tmp_path: Path) -> None:
+    found = quick_run("http", tmp_path)
+    http = found["benchmarks"]["http"]
+    names = [one["name"] for one in http["variants"]]
+    assert names[:2] == ["hello_raw", "hello_typed"]
+    assert {"livez", "get_key", "put_user"} <= set(names)
+    for variant in http["variants"]:
+        assert len(variant["rounds"]) == 1
+        assert variant["median"]["cpu_us"] > 0
+    bases = {one["base"] for one in http["ratios"] if one["subject"] == "put_user"}
+    assert bases == {"hello_raw", "hello_typed"}
+
+
+def test_a_quick_run_of_crypto_measures_against_its_floor(tmp_path: Path) -> None:
+    found = quick_run("crypto", tmp_path)
+    assert found["format"] == 1
+    assert found["command"].startswith("python -m bench crypto")
+    ratios = found["benchmarks"]["crypto"]["ratios"]
+    assert {one["subject"] for one in ratios} >= {"seal 1.5 kB", "open 1.5 kB"}
+    assert all(one["min"] <= one["median"] <= one["max"] for one in ratios)
+
+
+def test_the_circumstances_say_what_matters_and_no_path(tmp_path: Path) -> None:
+    circumstances = quick_run("crypto", tmp_path)["circumstances"]
+    assert circumstances["cores"] >= 1
+    assert circumstances["fdatasync_us"] > 0
+    assert circumstances["postgres"]["fsync"] == "on"
+    assert "PGO" in circumstances["python"]
+    text = json.dumps(circumstances)
+    assert str(REPOSITORY) not in text
+    assert str(tmp_path) not in text
+    assert os.uname().nodename not in text
+
+
+async def test_idle_tells_the_service_from_its_database() -> None:
+    outcome = await suite.BENCHMARKS["idle"].run(Options(rounds=1, quick=True))
+    [cold], [hello] = outcome.rounds["cold"], outcome.rounds["hello_typed"]
+    assert cold["rss_mb"] > 0
+    assert cold["postgres_rss_mb"] > 0
+    assert "postgres_rss_mb" not in hello
+
+
+@pytest.mark.parametrize("name", ["hello_raw", "hello_typed"])
+async def test_a_baseline_answers_as_documented(name: processes.Baseline) -> None:
+    async with processes.baseline(name) as server:
+        reader, writer = await asyncio.open_connection(load.HOST, server.port)
+        writer.write(HELLO.wire)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        assert await reader.readexactly(len(ANSWER)) == ANSWER
+        writer.close()
+        wrong = QUESTION.replace(b'"user_id"', b'"user"')
+        refused = load.request("POST", "/hello", expected=b"", body=wrong)
+        answers = await load.closed_loop(server.port, iter([refused]), connections=1, seconds=5)
+        assert (answers.refused, answers.right) == (1, 0)
+
+
+# The load generator
+
+
+@contextlib.asynccontextmanager
+async def answering(answer: Callable[[int], bytes], stall_at: int = -1) -> AsyncIterator[int]:
+    """A server that gives the n-th request ``answer(n)``, and stands still before one of them."""
+    count = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal count
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                number, count = count, count + 1
+                if number == stall_at:
+                    await asyncio.sleep(STALL)
+                given = answer(number)
+                if not given:
+                    break
+                writer.write(given)
+        writer.close()
+
+    server = await asyncio.start_server(serve, load.HOST, 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+STALL = 0.4
+RIGHT = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nright"
+
+
+async def test_a_latency_counts_from_when_the_request_was_due() -> None:
+    async with answering(lambda _: RIGHT, stall_at=20) as port:
+        opened = await load.open_loop(port, repeat(ASKED), rate=200, seconds=0.6, connections=1)
+    async with answering(lambda _: RIGHT, stall_at=20) as port:
+        closed = await load.closed_loop(port, iter([ASKED] * 120), connections=1, seconds=20)
+    assert opened.right == closed.right == 120
+    # 80 requests fall due in a stall of 0.4 s, and wait for what is left of it.
+    assert sum(latency >= STALL / 2 for latency in opened.latencies) >= 40
+    assert max(opened.latencies) >= STALL * 0.9
+    # The closed loop asks nothing meanwhile, and so only one request notices.
+    assert sum(latency >= STALL * 0.9 for latency in closed.latencies) >= 1
+    assert sorted(closed.latencies)[-10] < sorted(opened.latencies)[-10]
+
+
+async def test_the_open_loop_sends_as_many_as_were_due() -> None:
+    async with answering(lambda _: RIGHT) as port:
+        answers = await load.open_loop(port, repeat(ASKED), rate=500, seconds=0.5, connections=8)
+    assert answers.right == 250
+    answers.refuse_any_wrong("all right")
+
+
+@pytest.mark.parametrize(
+    ("answer", "counted"),
+    [
+        (b"HTTP/1.1 500 Oops\r\ncontent-length: 5\r\n\r\nright", "refused"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nwrong", "mismatched"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", "lost"),
+        (b"", "lost"),
+    ],
+)
+async def test_a_wrong_answer_is_counted_and_voids_the_run(answer: bytes, counted: str) -> None:
+    async with answering(lambda number: answer if number == 2 else RIGHT) as port:
+        answers = await load.closed_loop(port, iter([ASKED] * 5), connections=1, seconds=5)
+    assert getattr(answers, counted) == 1
+    with pytest.raises(load.WrongAnswers, match="test"):
+        answers.refuse_any_wrong("test")
+
+
+async def test_an_answer_in_pieces_is_one_answer() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        for piece in (RIGHT[:10], RIGHT[10:38], RIGHT[38:]):
+            writer.write(piece)
+            await asyncio.sleep(0.02)
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(serve, load.HOST, 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        answers = await load.closed_loop(port, iter([ASKED]), connections=1, seconds=5)
+    assert (answers.right, answers.lost) == (1, 0)
+
+
+def test_percentiles_are_nearest_ranks() -> None:
+    answers = load.Answers(latencies=[number / 1000 for number in range(100, 0, -1)])
+    assert answers.percentile(50) == pytest.approx(50)
+    assert answers.percentile(99) == pytest.approx(99)
+    assert load.Answers(latencies=[0.002]).percentile(50) == pytest.approx(2)
+
+
+# Ratios and bars
+
+
+def outcome_of(subject: list[float], base: list[float]) -> Outcome:
+    return Outcome(
+        name="made",
+        notes=[],
+        columns=[Column("cpu_us", "CPU us", 0)],
+        rounds={
+            "subject": [{"cpu_us": value} for value in subject],
+            "base": [{"cpu_us": value} for value in base],
+        },
+        pairs=[Pair("subject", "base")],
+        gauge="cpu_us",
+    )
+
+
+def test_a_ratio_is_taken_within_a_round() -> None:
+    # The machine was three times slower in the second round; the code was not.
+    [ratio] = report.ratios(outcome_of([20, 60, 20], [10, 30, 10]))
+    assert (ratio.min, ratio.median, ratio.max) == (2, 2, 2)
+
+
+def test_the_best_rounds_are_compared_where_others_disturbed_the_rest() -> None:
+    [ratio] = report.ratios(outcome_of([90, 20, 70], [10, 30, 10]))
+    assert (ratio.median, ratio.best) == (7, 2)
+
+
+async def test_rounds_are_interleaved() -> None:
+    order = []
+
+    async def measure(name: str) -> report.Round:
+        order.append(name)
+        return {"cpu_us": 1.0}
+
+    await report.interleaved(2, {"a": lambda: measure("a"), "b": lambda: measure("b")})
+    assert order == ["a", "b", "a", "b"]
+
+
+@pytest.mark.parametrize(("seen", "misses"), [(2.6, 0), (2.7, 1)])
+def test_the_gate_stands_a_third_above_the_goal(seen: float, misses: int) -> None:
+    bar = Bar(benchmark="made", subject="subject", base="base", goal=2.0)
+    assert len(report.missed([outcome_of([seen], [1.0])], [bar])) == misses
+
+
+def test_a_bar_that_nothing_measured_is_missed() -> None:
+    renamed = Bar(benchmark="made", subject="gone", base="base", goal=2.0)
+    elsewhere = Bar(benchmark="not run", subject="subject", base="base", goal=2.0)
+    found = report.missed([outcome_of([1.0], [1.0])], [renamed, elsewhere])
+    assert found == ["made: gone / base was not measured"]
+
+
+def test_every_bar_names_a_benchmark() -> None:
+    bars = report.read_bars()
+    assert bars
+    assert {bar.benchmark for bar in bars} <= set(suite.BENCHMARKS)
+
+
+# Processes
+
+
+def alive(pids: set[int]) -> set[int]:
+    """Those that still run; a zombie does not."""
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state != "Z":
+                found.add(pid)
+    return found
+
+
+@pytest.fixture
+def burning() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        yield process
+        process.kill()
+
+
+def test_cpu_time_is_that_of_the_tree(burning: subprocess.Popen[bytes]) -> None:
+    assert burning.pid in processes.tree(os.getpid())
+    assert burning.pid not in processes.tree(os.getpid(), without=[burning.pid])
+    before = processes.cpu_times([burning.pid])
+    deadline = time.monotonic() + 20
+    while True:
+        found = processes.spent(before, processes.cpu_times([burning.pid]))
+        if found.microseconds > 1000:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert found.vanished == 0
+
+
+async def test_a_server_is_stopped_when_its_user_fails() -> None:
+    pids = set()
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012 - what fails is the user of the context
+        async with processes.baseline("hello_raw") as server:
+            pids.add(server.pid)
+            assert alive(pids) == pids
+            raise ZeroDivisionError
+    assert not alive(pids)
+
+
+async def test_a_server_that_does_not_start_says_why() -> None:
+    with pytest.raises(processes.NotStarted, match="no_such"):
+        async with processes.baseline("no_such"):  # type: ignore[arg-type] # the point
+            pass
+
+
+def test_a_terminated_run_leaves_nothing(tmp_path: Path) -> None:
+    seen: set[int] = set()
+    with subprocess.Popen(
+        bench_command("http", "--quick", "--rounds", "100"),
+        cwd=REPOSITORY,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as process:
+        deadline = time.monotonic() + 60
+        while len(seen) < 15:  # all four servers and PostgreSQL's backends
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            seen = set(processes.tree(process.pid))
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 3, said
+    assert b"stopped" in said
+    assert not alive(seen)
+    assert list(tmp_path.iterdir()) == []
