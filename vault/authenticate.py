@@ -17,6 +17,7 @@ import random
 import time
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Final, TypeVar
 
 import msgspec
@@ -246,9 +247,9 @@ class Tokens:
         await asyncio.gather(*late, return_exceptions=True)
 
     async def _live(self, job: Job, row: InUse) -> Token | None:
-        if row.token_sealed is None or row.seconds_left <= 0:
+        if row.sealed_token is None or row.seconds_left <= 0:
             return None
-        return await self._opened(job, row.token_sealed, row.token_generation)
+        return await self._opened(job, row.sealed_token, row.token_generation)
 
     async def _opened(self, job: Job, sealed: bytes, generation: int) -> Token:
         workspace = job.caller.workspace
@@ -317,7 +318,7 @@ class Tokens:
             job.auth_connection_id,
             job.generation,
             owner=self._owner,
-            lease_seconds=LEASE_SECONDS,
+            lease=timedelta(seconds=LEASE_SECONDS),
         )
 
     async def _fetched(self, job: Job, claim: Claim, key: SealingKey) -> Ending:
@@ -339,13 +340,13 @@ class Tokens:
         config, field, asserted = job.config, "access_token", False
         try:
             if isinstance(config, OAuth2Jwt):
-                request = oauth.jwt_request(config, now=claim.now, jti=new_id("jti"))
+                request = oauth.jwt_request(config, now=claim.lease_at, jti=new_id("jti"))
                 field, asserted = config.token_response_field, True
             else:
                 request = oauth.client_credentials(config)
             reply = await self._egress.call("provider", request)
             return oauth.parse_token_reply(
-                reply, now=claim.now, token_field=field, asserted=asserted
+                reply, now=claim.lease_at, token_field=field, asserted=asserted
             )
         except VaultError as error:
             return oauth.failure_of(error)
@@ -362,9 +363,8 @@ class Tokens:
         content = TokenContent(reply.access_token.reveal_bytes(), job.generation)
         sealed = SealedToken(
             sealed=seal(key, context, auth_tokens.content_bytes(content)),
-            obtained_at=claim.now,
-            refresh_after=lifetime - min(MAX_MARGIN, MARGIN_SHARE * lifetime),
-            lifetime=lifetime,
+            refresh_after=timedelta(seconds=lifetime - min(MAX_MARGIN, MARGIN_SHARE * lifetime)),
+            lifetime=timedelta(seconds=lifetime),
         )
 
         async def work(tx: Transaction) -> bool:
@@ -380,7 +380,7 @@ class Tokens:
 
     async def _failed(self, job: Job, claim: Claim, failure: Failure) -> Failure | Changed:
         status = _status_of(failure)
-        pause = _pause(failure, claim.attempts)
+        pause = timedelta(seconds=_pause(failure, claim.attempts))
         _log.warning(
             "token_fetch_failed",
             auth_connection=job.auth_connection_id,

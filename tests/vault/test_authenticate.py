@@ -442,11 +442,11 @@ async def test_a_token_lies_sealed_and_opens_in_its_place_only(
         "select * from vault.auth_connection_tokens where auth_connection_id = $1",
         one.auth_connection_id,
     )
-    assert got.yields_bearer.reveal_bytes() not in row["sealed"]
+    assert got.yields_bearer.reveal_bytes() not in row["sealed_token"]
     await superuser.execute(
-        "update vault.auth_connection_tokens set sealed = $2 where auth_connection_id = $1",
+        "update vault.auth_connection_tokens set sealed_token = $2 where auth_connection_id = $1",
         other.auth_connection_id,
-        row["sealed"],
+        row["sealed_token"],
     )
     with pytest.raises(IntegrityError):
         await vault.credentials(tenant.caller, other.auth_connection_id)

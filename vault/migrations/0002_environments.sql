@@ -49,13 +49,14 @@ create table vault.auth_connection_tokens (
     workspace_id text not null,
     auth_connection_id text not null,
     config_generation bigint not null, -- of the auth connection that fetched it: a change voids it
-    token_generation bigint not null default 0, -- the fence under which 'sealed' was written
-    sealed bytea, -- null: none yet, or refused by an upstream
+    token_generation bigint not null default 0, -- the fence under which the token was written
+    sealed_token bytea, -- null: none yet, or refused by an upstream
     obtained_at timestamptz, -- when the request for it began
     refresh_at timestamptz, -- from here on the next one is fetched, while this one still serves
     expires_at timestamptz,
     after_rejection boolean not null default false, -- it came in place of one that was refused
     lease_owner text,
+    lease_at timestamptz not null default now(), -- when the latest lease began
     lease_until timestamptz,
     fence bigint not null default 0, -- only ever grows; each lease has its own
     attempts integer not null default 0, -- failures since the last success

@@ -5,7 +5,7 @@
 * A lease is a row's fence: whoever holds an older one writes nothing any more.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
@@ -25,7 +25,7 @@ class InUse(Struct, frozen=True):
     allowed_hosts: list[str]
     status: AuthStatus
     status_detail: str | None
-    token_sealed: bytes | None
+    sealed_token: bytes | None
     token_generation: int
     seconds_left: float  # of the token's life
     fresh: bool
@@ -40,16 +40,15 @@ class Claim(Struct, frozen=True):
 
     fence: int
     attempts: int
-    now: datetime
+    lease_at: datetime
 
 
 class SealedToken(Struct, frozen=True, kw_only=True):
     """A token that is ready to be written."""
 
     sealed: bytes
-    obtained_at: datetime
-    refresh_after: float  # seconds
-    lifetime: float  # seconds
+    refresh_after: timedelta  # from the beginning of the lease, which is when it was asked for
+    lifetime: timedelta
 
 
 class TokenContent(Struct, frozen=True, array_like=True):
@@ -82,7 +81,7 @@ def token_context(workspace: WorkspaceId, auth_connection_id: str, generation: i
         workspace=workspace,
         table="auth_connection_tokens",
         row=auth_connection_id,
-        field="sealed",
+        field="sealed_token",
         generation=generation,
     )
 
@@ -97,7 +96,7 @@ async def claim(
     config_generation: int,
     *,
     owner: str,
-    lease_seconds: float,
+    lease: timedelta,
 ) -> Claim | None:
     """Take the lease; ``None`` where there is nothing to do, or it is not ours to do."""
     return await _claim.maybe(
@@ -106,7 +105,7 @@ async def claim(
         auth_connection_id=auth_connection_id,
         config_generation=config_generation,
         owner=owner,
-        lease_seconds=lease_seconds,
+        lease=lease,
     )
 
 
@@ -124,8 +123,7 @@ async def save(
         auth_connection_id=auth_connection_id,
         config_generation=config_generation,
         fence=fence,
-        sealed=token.sealed,
-        obtained_at=token.obtained_at,
+        sealed_token=token.sealed,
         refresh_after=token.refresh_after,
         lifetime=token.lifetime,
     )
@@ -139,9 +137,9 @@ async def fail(
     fence: int,
     *,
     outcome: str,
-    pause: float,
+    pause: timedelta,
 ) -> bool:
-    """End the lease, and let nobody try again for ``pause`` seconds."""
+    """End the lease, and let nobody try again for a while."""
     failed = await _fail.maybe(
         tx,
         workspace_id=tx.workspace,

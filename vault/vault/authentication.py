@@ -89,7 +89,7 @@ class Authentication(Door):
                 return
             row = found(await auth_tokens.in_use(tx, auth_connection_id))
             replaced = token_generation and (
-                row.token_generation != token_generation or row.token_sealed is None
+                row.token_generation != token_generation or row.sealed_token is None
             )
             if row.generation != generation or replaced or row.status == "credential_invalid":
                 return
