@@ -18,6 +18,7 @@ import uvloop
 
 from broker import boot, doctor, logs, server
 from broker.app import create_service
+from broker.cli_provider import provider
 from broker.settings import Settings, load
 from vault import __version__, bearer
 from vault.errors import Misconfigured, NotFound, VaultError
@@ -355,6 +356,9 @@ def _print_rows(rows: list[Any], json_output: bool) -> None:  # noqa: FBT001 - t
         return
     for row in rows:
         _say("  ".join(str(value) for value in msgspec.structs.astuple(row)))
+
+
+main.add_command(provider)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Final
 
 from litestar import Router
 
-from broker.api import audit_events, convai, health, keys, settings, users, workspaces
+from broker.api import audit_events, convai, health, keys, providers, settings, users, workspaces
 
 ROUTERS: Final[tuple[Router, ...]] = (
     workspaces.router,
@@ -16,6 +16,7 @@ ROUTERS: Final[tuple[Router, ...]] = (
     users.router,
     audit_events.router,
     settings.router,
+    providers.router,
     *convai.ROUTERS,
     health.router,
 )
