@@ -124,7 +124,7 @@ def _pattern(path: str, variable: Variable, pattern: str) -> Iterator[Problem]:
     if variable.kind == "url" and not pattern.startswith("^https://"):
         yield f"{path}.pattern", "it has to begin with ^https://"
     try:
-        compiled = re.compile(pattern)
+        compiled = re.compile(pattern, re.ASCII)
     except re.error as error:
         yield f"{path}.pattern", f"not a regular expression: {error}"
         return
