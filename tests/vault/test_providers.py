@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from support import provider_page
 from support.provider_facts import Facts, departures, frozen, told
 
 from vault import providers
@@ -204,6 +205,7 @@ REFUSED: list[tuple[str, str, str]] = [
     ("a format without expires_at", GOOD + '[reply]\nexpires_at_format = "epoch"\n', "together"),
     ("a grace that is none", GOOD + "[refresh]\ngrace_seconds = 10\n", "grace_seconds"),
     ("a condition without words", GOOD + '[refresh]\nissued = "conditional"\n', "refresh.when"),
+    ("an end that slides and is none", GOOD + "[refresh]\nslides = true\n", "refresh.slides"),
     ("a refresh token in a URL", GOOD + '[refresh]\nmethod = "GET"\n', "never put into a URL"),
     ("a row that fits all", GOOD + '[errors]\nrows = [{ class = "dead" }]\n', "errors.rows[0]"),
     ("a row of no class", GOOD + '[errors]\nrows = [{ class = "x", status = 400 }]\n', "class"),
@@ -356,3 +358,12 @@ def test_no_base_url_lies_in_a_forbidden_path() -> None:
     for provider in OURS.all():
         assert "/" not in derived.forbidden_paths(provider), provider.id
         assert "" not in derived.forbidden_paths(provider), provider.id
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "providers.md"
+
+
+def test_the_page_shows_the_catalogue() -> None:
+    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    reasons = [f"| `{one.id}` | {one.reason} |" for one in OURS.all() if one.mode is None]
+    assert rows == [*provider_page.table(), *reasons]

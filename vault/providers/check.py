@@ -208,6 +208,8 @@ def _refresh(provider: Provider) -> Iterator[Problem]:
         yield "refresh.when", 'say when, and only when, issued is "conditional"'
     if refresh.grace_seconds and refresh.old_refresh_token not in ("grace", "until_used"):
         yield "refresh.grace_seconds", 'only "grace" and "until_used" have one'
+    if refresh.slides is not None and refresh.end_seconds is None:
+        yield "refresh.slides", "it is about end_seconds, which is missing"
     if refresh.replay_revokes and refresh.old_refresh_token == "stays_valid":
         yield "refresh.replay_revokes", "what stays valid can be used again"
     if refresh.method == "GET" and refresh.sends == "refresh_token":
