@@ -1,6 +1,6 @@
 """The table of docs/reference/providers.md, as the catalogue would write it.
 
-``python -m support.provider_page`` in ``tests/`` prints it.
+``PYTHONPATH=tests python -m support.provider_page`` prints it.
 """
 
 from vault.providers import Catalogue, derived

@@ -1,5 +1,6 @@
 """The catalogue: every file loads and says what the frozen facts say; bad files are refused."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -367,3 +368,23 @@ def test_the_page_shows_the_catalogue() -> None:
     rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| `")]
     reasons = [f"| `{one.id}` | {one.reason} |" for one in OURS.all() if one.mode is None]
     assert rows == [*provider_page.table(), *reasons]
+
+
+GUIDE = PAGE.parents[1] / "howto" / "add-a-provider.md"
+EXAMPLES = re.findall(r"^```toml\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_an_example_of_the_guide_is_a_good_file(text: str, tmp_path: Path) -> None:
+    [provider_id] = re.findall(r'^id = "(.*)"$', text, re.MULTILINE)
+    write(tmp_path, provider_id, text)
+    assert Catalogue(tmp_path).get(provider_id).mode == "authorization_code"
+
+
+def test_the_guide_names_fields_that_there_are() -> None:
+    schema = providers.schema_json().decode()
+    named = re.findall(r"`([a-z]+)\.([a-z_]+)(?: = [^`]*)?`", GUIDE.read_text())
+    fields = [words for words in named if words[1] != "toml"]
+    assert len(fields) > 15
+    for word in {word for words in fields for word in words}:
+        assert f'"{word}": {{' in schema, word
