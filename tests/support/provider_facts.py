@@ -110,7 +110,17 @@ def _token(provider: Provider) -> Facts:
         "token_rename": one and one.rename,
         "token_omit": one and one.omit,
         "client_auth": provider.client.auth,
-        "assertion_sent_as": "bearer" if signed and signed.sent_as == "bearer" else None,
+        "budget": one and one.budget and [one.budget.requests, one.budget.seconds],
+        "assertion": signed
+        and [
+            signed.sent_as,
+            signed.algorithm,
+            signed.issuer,
+            signed.subject,
+            signed.audience,
+            signed.lifetime_seconds,
+            signed.age_seconds,
+        ],
     }
 
 
@@ -180,8 +190,18 @@ def _more(provider: Provider) -> Facts:
     return {
         "introspect_url": provider.introspect and provider.introspect.url,
         "issuer": provider.oidc and provider.oidc.issuer,
+        "request_url": provider.oauth1 and provider.oauth1.request_url,
+        "signature": provider.oauth1 and provider.oauth1.signature,
         "steps": [
-            [step.url, step.authorization, step.params, step.gives] for step in provider.steps
+            [
+                step.url,
+                step.authorization,
+                step.params,
+                step.gives,
+                step.items,
+                sorted(step.fields.values()),
+            ]
+            for step in provider.steps
         ],
     }
 
