@@ -148,6 +148,7 @@ def _reply(provider: Provider) -> Facts:
         "expires_at": one.expires_at,
         "expires_at_format": one.expires_at_format,
         "refresh_expires_in": one.refresh_expires_in,
+        "refresh_expires_in_zero": one.refresh_expires_in_zero,
         "refresh_expires_at": one.refresh_expires_at,
         "capture": sorted(kept),
         "lifetime": one.lifetime_seconds,

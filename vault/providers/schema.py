@@ -218,6 +218,7 @@ class Reply(Part, frozen=True, kw_only=True):
     expires_at: Path | None = None
     expires_at_format: Literal["iso8601", "epoch", "epoch_ms"] | None = None
     refresh_expires_in: Path | None = None
+    refresh_expires_in_zero: Literal["expired", "never"] = "expired"
     refresh_expires_at: Path | None = None
     scope: Path = "scope"
     lifetime_seconds: Seconds | None = None
