@@ -32,6 +32,7 @@ TAGS: Final = {
     "environments": "Environment variables and environments, as at ElevenLabs.",
     "secrets": "The workspace's secrets, as at ElevenLabs.",
     "auth-connections": "Ways to authenticate, as at ElevenLabs.",
+    "providers": "The catalogue: what is known of Google, Slack, ...",
     "settings": "What the workspace has chosen.",
     "resolve": "What a configuration becomes in an environment: shown, or called.",
     "health": "For the machines around the service; no key needed.",

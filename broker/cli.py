@@ -31,6 +31,7 @@ from broker.api.messages import (
 from broker.api.problems import reason_of
 from broker.app import create_service
 from broker.cli_env import env
+from broker.cli_provider import provider
 from broker.settings import Settings, load
 from vault import __version__, bearer
 from vault.errors import Invalid, Misconfigured, NotFound, VaultError
@@ -402,6 +403,9 @@ def _cell(value: object) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value)) or "-"
     return "-" if value is None else str(value)
+
+
+main.add_command(provider)
 
 
 if __name__ == "__main__":

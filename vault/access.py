@@ -46,15 +46,20 @@ Action = Literal[
     "auth_connection.delete",
     "configuration.show",
     "configuration.use",
+    "provider.list",
+    "provider.read",
 ]
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
 
 class Rule(Struct, frozen=True):
-    """A key needs ``scope`` (``None``: no key may); the operator may where ``operator`` says so."""
+    """A key needs ``scope`` (``None``: no key may) or one of ``others``; the operator may where
+    ``operator`` says so.
+    """
 
     scope: Scope | None
     operator: bool
+    others: tuple[Scope, ...] = ()
 
 
 RULES: Final[dict[Action, Rule]] = {
@@ -89,7 +94,14 @@ RULES: Final[dict[Action, Rule]] = {
     "auth_connection.delete": Rule("manage", operator=True),
     "configuration.show": Rule("tools:invoke", operator=False),
     "configuration.use": Rule("tools:invoke", operator=False),
+    # The catalogue is the deployment's, and public knowledge; who sets things up may read it.
+    "provider.list": Rule("manage", operator=True, others=("connect",)),
+    "provider.read": Rule("manage", operator=True, others=("connect",)),
 }
+
+
+# What belongs to the deployment and not to a workspace; the operator asks from outside of them.
+_OF_THE_DEPLOYMENT: Final = ("workspace.", "provider.")
 
 
 def permit(caller: Caller, action: Action) -> None:
@@ -98,13 +110,13 @@ def permit(caller: Caller, action: Action) -> None:
     if caller.kind == "operator":
         if not rule.operator:
             raise Forbidden("The operator may not do that.")
-        if (caller.workspace == OPERATOR) != action.startswith("workspace."):
+        if (caller.workspace == OPERATOR) != action.startswith(_OF_THE_DEPLOYMENT):
             raise Forbidden("Inside a workspace the operator works with the 'keyturn' command.")
         return
     if rule.scope is None:
         raise Forbidden("Only the operator may do that.")
-    if rule.scope not in caller.scopes:
-        raise Forbidden(f"This key lacks the scope {rule.scope}.")
+    if caller.scopes.isdisjoint((rule.scope, *rule.others)):
+        raise Forbidden(f"This key lacks the scope {' or '.join((rule.scope, *rule.others))}.")
 
 
 def narrowed(caller: Caller, wanted: NewKey, now: datetime) -> NewKey:

@@ -22,9 +22,11 @@ from vault.keyring import Keyring
 from vault.kms import RootKey, Wrapped
 from vault.migrations import newest_version
 from vault.model import AuditEvent, Caller, KeyId, Page, Scope, UserId, WorkspaceId, new_id
+from vault.providers import Catalogue
 from vault.sql import Query
 from vault.vault.authentication import Authentication
 from vault.vault.calls import Calls
+from vault.vault.catalogue import Providers
 from vault.vault.secrets import Secrets
 from vault.vault.tenants import Tenants
 from vault.vault.variables import Variables
@@ -57,7 +59,7 @@ _schema_version: Final = Query("deployment", "schema_version", _SchemaVersion)
 _bearer_lookup: Final = Query("api_keys", "lookup", _Bearer)
 
 
-class Vault(Tenants, Variables, Secrets, Authentication, Calls):
+class Vault(Tenants, Variables, Secrets, Authentication, Calls, Providers):
     """Keeps credentials for many workspaces, and gives them to whom they belong."""
 
     @classmethod
@@ -67,6 +69,7 @@ class Vault(Tenants, Variables, Secrets, Authentication, Calls):
         root: RootKey,
         *,
         egress: Egress | None = None,
+        catalogue: Catalogue | None = None,
         deployment_id: str | None = None,
     ) -> Self:
         """Open the vault of this database; the first process to come makes its pepper.
@@ -99,6 +102,7 @@ class Vault(Tenants, Variables, Secrets, Authentication, Calls):
             database,
             keyring,
             egress or Egress(allow=()),
+            catalogue or Catalogue(),
             deployment_id=found.deployment_id,
             pepper=pepper,
         )

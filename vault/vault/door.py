@@ -1,4 +1,4 @@
-"""What every part of the door stands on: database, seals, egress, the deployment's pepper."""
+"""What every part of the door stands on: database, seals, egress, catalogue, pepper."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
@@ -8,6 +8,7 @@ from vault.database import Database
 from vault.egress import Egress
 from vault.errors import Conflict, NotFound
 from vault.keyring import Keyring
+from vault.providers import Catalogue
 from vault.secret import Secret
 from vault.store import Store
 
@@ -24,6 +25,7 @@ class Door:
         database: Database,
         keyring: Keyring,
         egress: Egress,
+        catalogue: Catalogue,
         *,
         deployment_id: str,
         pepper: bytes,
@@ -32,6 +34,7 @@ class Door:
         self._database = database
         self._keyring = keyring
         self._egress = egress
+        self._catalogue = catalogue
         self._pepper = pepper
         self._store = Store(database, keyring)
 
