@@ -198,7 +198,12 @@ async def get_settings(tx: Transaction) -> SettingsOf:
 
 
 async def set_settings(tx: Transaction, settings: SettingsOf) -> None:
-    await _settings_set.run(tx, workspace_id=tx.workspace, secret_fallback=settings.secret_fallback)
+    await _settings_set.run(
+        tx,
+        workspace_id=tx.workspace,
+        secret_fallback=settings.secret_fallback,
+        return_origins=settings.return_origins,
+    )
 
 
 # Variables

@@ -24,6 +24,7 @@ from vault.model import (
 )
 from vault.seal import seal
 from vault.secret import Secret
+from vault.store import connections as connection_rows
 from vault.store import environments as rows
 from vault.store.environments import AuthRow
 from vault.vault.door import Door, found, written
@@ -111,6 +112,8 @@ class Secrets(Door):
         async def work(tx: Transaction) -> None:
             found(await rows.get_secret(tx, secret_id))
             _refuse_in_use((await rows.secrets_used_by(tx, [secret_id])).get(secret_id))
+            if named := await connection_rows.integrations_using_secret(tx, secret_id):
+                raise Conflict(f"It is in use by integrations: {', '.join(named[:10])}.")
             found(await rows.delete_secret(tx, secret_id) or None)
             await audit.record(tx, caller, "secret.delete", target=("secret", secret_id))
 
