@@ -1,4 +1,4 @@
-"""JWTs that we sign for a provider: grants, apps' own tokens, signed secrets, clients' proofs. Pure.
+"""JWTs that we sign for a provider: grants, app tokens, signed secrets, clients' proofs. Pure.
 
 * What a JWT says comes from the provider's file and the app; what a secret variable holds never
   stands in one.
@@ -17,8 +17,8 @@ from joserfc import jwt
 
 from vault.errors import Invalid
 from vault.oauth.app import App
+from vault.oauth.filling import asked_scopes, filling
 from vault.oauth.keys import key_errors, signing_key
-from vault.providers.check import NAME
 from vault.secret import Secret
 
 CLIENT_LIFETIME: Final = 120  # seconds; SMART on FHIR allows 300, and nobody known to us less
@@ -45,7 +45,7 @@ def provider_assertion(app: App, *, now: datetime, jti: str) -> Secret:
         "iss": _filled(app, asked.issuer),
         "sub": _filled(app, asked.subject),
         "aud": _filled(app, asked.audience) or _default_audience(app),
-        "scope": " ".join(app.scopes) if asked.scope_claim and app.scopes else None,
+        "scope": " ".join(asked_scopes(app)) or None if asked.scope_claim else None,
         "iat": issued,
         "exp": issued + asked.lifetime_seconds,
         # Who sees the same grant twice refuses it; a bearer or a secret may be used again.
@@ -86,24 +86,14 @@ def _default_audience(app: App) -> str | None:
         return None
     if app.endpoints is not None and app.endpoints.token_url:
         return app.endpoints.token_url
-    return _filled(app, token.url if token else None)
+    return filling(app).url(token.url) if token and token.url else None
 
 
 def _filled(app: App, text: str | None) -> str | None:
-    """The text with its variables; ``None`` where an optional one is empty."""
-    if text is None:
-        return None
-    for name in NAME.findall(text):
-        value = app.client_id if name == "client_id" else app.values.get(name, "")
-        if isinstance(value, Secret):
-            raise Invalid("A secret cannot stand in a signed JWT.", pointer=f"/variables/{name}")
-        if not value:
-            variable = app.provider.variables.get(name)
-            if variable is not None and variable.optional:
-                return None
-            raise Invalid(f"{name} has no value.", pointer=f"/variables/{name}")
-        text = text.replace("{" + name + "}", value)
-    return text
+    found = filling(app).text(text) if text is not None else None
+    if isinstance(found, Secret):
+        raise Invalid("A secret cannot stand in a signed JWT.")
+    return found
 
 
 def _signed(claims: Mapping[str, Any], secret: Secret, signing: Signing) -> Secret:
