@@ -13,11 +13,11 @@ import asyncio
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 from vault.egress import Egress, Request
-from vault.errors import EgressDenied, VaultError
+from vault.errors import EgressDenied, NotReady, VaultError
 from vault.oauth import discovery, id_token
 from vault.oauth.app import App, Endpoints
 from vault.oauth.discovery import Kind, MetadataRefused, Registered, Resource
@@ -34,7 +34,8 @@ MAX_KEYS: Final = 64
 MAX_KEY_FIELD: Final = 2_048  # characters: an RSA key of 8192 bits has 1366
 
 OK: Final = 200
-NOT_HERE: Final = frozenset({401, 403, 404, 405, 410})
+NOT_NOW: Final = frozenset({408, 429})
+SERVER_ERROR: Final = 500
 
 _KEY_FIELDS: Final = ("kty", "kid", "use", "alg", "crv", "n", "e", "x", "y", "issuer", "key_ops")
 
@@ -169,13 +170,12 @@ class Metadata:
         raise MetadataRefused("The server publishes no metadata at the usual place.")
 
     async def _document(self, url: str) -> bytes | None:
-        """What stands there; ``None`` where there is nothing."""
+        """What stands there; ``None`` for anything but a document, such as a page for people."""
         reply = await self._egress.call("provider", discovery.document_request(url))
-        if reply.status == OK:
-            return reply.body
-        if reply.status in NOT_HERE:
-            return None
-        raise MetadataRefused(f"The server answered {reply.status} for its metadata.")
+        if reply.status in NOT_NOW or reply.status >= SERVER_ERROR:
+            raise MetadataRefused(f"The server answered {reply.status} for its metadata.")
+        is_there = reply.status == OK and discovery.is_document(reply.body)
+        return reply.body if is_there else None
 
     # Keys
 
@@ -194,19 +194,19 @@ def _reduced(jwk: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: jwk[name]
         for name in _KEY_FIELDS
-        if name in jwk
-        if isinstance(jwk[name], list) or len(str(jwk[name])) <= MAX_KEY_FIELD
+        if name in jwk and len(str(jwk[name])) <= MAX_KEY_FIELD
     }
 
 
 class _Copy(Generic[T]):
-    """A document as it was at some time."""
+    """A document as it was at some time, and when it was last asked for."""
 
-    __slots__ = ("at", "value")
+    __slots__ = ("at", "tried_at", "value")
 
     def __init__(self, value: T, at: float) -> None:
         self.value = value
         self.at = at
+        self.tried_at = at
 
 
 class _Kept(Generic[T]):
@@ -220,39 +220,46 @@ class _Kept(Generic[T]):
     async def get(
         self,
         name: str,
-        fetch: Callable[[], Awaitable[T]],
+        fetch: Callable[[], Coroutine[Any, Any, T]],
         *,
         fits: Callable[[T], bool] = lambda _: True,
         stale: float = 0.0,
     ) -> T:
-        """The document; fetched if there is none, if it is old, or, after a while, to fit."""
+        """The document; fetched if there is none, if it is old, or, after a pause, to fit."""
         copy = self._copies.get(name)
         if copy is None:
-            return await self._flight(name, fetch)
+            return await self._awaited(name, fetch)
         self._copies.move_to_end(name)
-        age = self._clock() - copy.at
-        if age < PAUSE or (age < FRESH and fits(copy.value)):
+        now = self._clock()
+        fresh, serves = now - copy.at < FRESH, now - copy.at < FRESH + stale
+        if (fresh and fits(copy.value)) or (serves and now - copy.tried_at < PAUSE):
             return copy.value
+        copy.tried_at = now
         try:
-            return await self._flight(name, fetch)
+            return await self._awaited(name, fetch)
         except VaultError:
-            # Fresh, but without what was wanted: its user will say so. Else as old as allowed.
-            if age < FRESH + stale:
+            if serves:
                 return copy.value
             raise
 
-    async def _flight(self, name: str, fetch: Callable[[], Awaitable[T]]) -> T:
+    async def _awaited(self, name: str, fetch: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Wait for the one fetch. Who stops waiting takes it from nobody else."""
         if name not in self._flights:
-            task = asyncio.create_task(self._fly(name, fetch))
-            self._flights[name] = task
-            task.add_done_callback(lambda _: self._flights.pop(name, None))
-        # A task of its own: somebody who stops waiting takes it from nobody else.
+            self._flights[name] = asyncio.create_task(self._fetched(name, fetch()))
+            self._flights[name].add_done_callback(lambda task: self._landed(name, task))
         task = self._flights[name]
         await asyncio.wait({task})
+        if task.cancelled():
+            raise NotReady("The service is shutting down.")
         return task.result()
 
-    async def _fly(self, name: str, fetch: Callable[[], Awaitable[T]]) -> T:
-        value = await fetch()
+    def _landed(self, name: str, task: asyncio.Task[T]) -> None:
+        del self._flights[name]
+        if not task.cancelled():
+            task.exception()  # all who waited may be gone, and then nobody has to hear of it
+
+    async def _fetched(self, name: str, fetching: Coroutine[Any, Any, T]) -> T:
+        value = await fetching
         self._copies[name] = _Copy(value, self._clock())
         self._copies.move_to_end(name)
         while len(self._copies) > MAX_KEPT:

@@ -1,8 +1,9 @@
 """What servers publish about themselves, read with suspicion. Pure.
 
 * A document speaks for the issuer that was asked and for no other: its ``issuer`` is that one,
-  character for character (RFC 8414 section 3.3, OpenID Connect Discovery section 4.3). SMART's
-  documents are the exception: their issuer signs ID tokens and is not the server that was asked.
+  character for character (RFC 8414 section 3.3, OpenID Connect Discovery section 4.3). For MCP
+  alone a bare host may end in a slash or not. SMART's documents are the exception: their issuer
+  signs ID tokens and is not the server that was asked.
 * Endpoints may stand on other hosts. They are ``https`` wherever the document came by ``https``.
 * A resource's metadata is believed only about the server that was asked, or a part of that very
   origin that it lies in (RFC 9728 section 3.3).
@@ -140,7 +141,7 @@ def endpoints_in(
     said = document.get("issuer")
     if kind == "smart" and said is None:
         said = issuer
-    if not isinstance(said, str) or (kind != "smart" and said != issuer):
+    if not isinstance(said, str) or not (kind == "smart" or _is_issuer(kind, said, issuer)):
         raise MetadataRefused(
             "The document names another issuer than the one that was asked."
             " Mind a slash at the end: the two have to be the same."
@@ -166,6 +167,13 @@ def endpoints_in(
     if kind == "mcp" and "S256" not in found.pkce:
         raise MetadataRefused("This server does not say that it knows PKCE with S256.")
     return found
+
+
+def _is_issuer(kind: Kind, said: str, asked: str) -> bool:
+    if kind == "mcp" and not _split(asked)[1].strip("/"):
+        # Libraries put a slash behind a bare host, on one side and not on the other.
+        return said.removesuffix("/") == asked.removesuffix("/")
+    return said == asked
 
 
 def called(endpoints: Endpoints) -> Iterator[str]:
@@ -275,10 +283,7 @@ def registered(reply: Reply, *, redirect_uri: str) -> Registered:
 
 
 def _refusal(reply: Reply) -> str:
-    try:
-        code = json.loads(reply.body).get("error")
-    except (ValueError, AttributeError, RecursionError):
-        code = None
+    code = (_object(reply.body) or {}).get("error")
     known = f" with {code}" if isinstance(code, str) and code in _REFUSALS else ""
     return f"The server answered the registration with {reply.status}{known}."
 
@@ -292,14 +297,24 @@ def _epoch(value: object) -> datetime | None:
 # Reading
 
 
+def is_document(body: bytes) -> bool:
+    """Is this a JSON object, and not, say, a page for people?"""
+    return _object(body) is not None
+
+
 def _document(body: bytes) -> Mapping[str, Any]:
+    found = _object(body)
+    if found is None:
+        raise MetadataRefused("The document is not a JSON object.")
+    return found
+
+
+def _object(body: bytes) -> dict[str, Any] | None:
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise MetadataRefused("The document is not a JSON object.")
-    return found
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _endpoint(document: Mapping[str, Any], name: str, url: str) -> str | None:
