@@ -20,6 +20,7 @@ from broker.api.requests import Door, caller_of
 from broker.api.responses import correct
 from broker.metrics import Metrics
 from broker.settings import Settings
+from broker.web import people
 from vault import __version__
 from vault.vault import Vault
 
@@ -64,7 +65,7 @@ def create_service(vault: Vault, settings: Settings) -> Service:
 
 def _litestar(vault: Vault, settings: Settings, metrics: Metrics, gate: Gate) -> Litestar:
     app = Litestar(
-        route_handlers=[*ROUTERS, web.router],
+        route_handlers=[*ROUTERS, web.router, people.router],
         exception_handlers=handlers(metrics, dialect=errors.dialect),
         dependencies={
             "caller": Provide(caller_of),

@@ -49,7 +49,7 @@ class House(Struct, frozen=True):
 
 
 class Addresses(Struct, frozen=True):
-    """Where the database is: for the owner, who migrates, for the application, and for its worker."""
+    """Where the database is: for the owner, who migrates, the application, and its worker."""
 
     application: Secret | None
     worker: Secret | None

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 from vault.errors import Invalid
 from vault.model import LABEL_PATTERN, Environment
 from vault.oauth.app import Account, Choice, ClientAuth, TokenSet
+from vault.oauth.device import Started
 from vault.providers.schema import Provider
 from vault.secret import Secret
 
@@ -225,6 +226,8 @@ class Begun(Struct, frozen=True, kw_only=True):
     verifier: Secret | None = None
     nonce: Secret | None = None
     values: dict[str, Secret] = {}
+    pair: tuple[Secret, Secret] | None = None  # OAuth 1.0a's temporary token and its secret
+    device: Started | None = None
 
     def __repr__(self) -> str:
         return "Begun(***)"
@@ -248,6 +251,8 @@ class Stage(Struct, frozen=True, kw_only=True):
     choices: tuple[Choice, ...] = ()
     missing_scopes: tuple[str, ...] = ()
     code: Secret | None = None
+    user_code: str = ""
+    interval: int = 5
 
 
 def filled(text: str, values: dict[str, str]) -> str:

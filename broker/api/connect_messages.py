@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from broker.api.messages import Instant, Message
 from vault.consent import (
@@ -21,6 +21,7 @@ from vault.errors import Invalid
 from vault.model import PRODUCTION, USER_ID_PATTERN, Environment
 from vault.oauth.app import ClientAuth
 from vault.secret import Secret
+from vault.vault import Vault
 
 MAX_TOKEN = 32_768
 
@@ -41,9 +42,11 @@ class IntegrationIn(Message, frozen=True, kw_only=True):
     client_id: Text = ""
     client_secret: ClientSecret | list[ClientSecret] | None = None
     scopes: Scopes | None = None
-    variables: Annotated[dict[VariableName, Text | Reference], Meta(max_length=50)] = {}
+    variables: Annotated[dict[VariableName, Text | Reference], Meta(max_length=50)] = field(
+        default_factory=dict
+    )
     client_auth: ClientAuth | None = None
-    authorize_params: Annotated[dict[str, Text], Meta(max_length=20)] = {}
+    authorize_params: Annotated[dict[str, Text], Meta(max_length=20)] = field(default_factory=dict)
     redirect_uri: Text | None = None
     share_connections: bool = False
 
@@ -83,8 +86,10 @@ class IntegrationOut(Message, frozen=True, kw_only=True):
     updated_at: Instant
 
     @classmethod
-    def of(cls, found: Integration, *, callback_url: str, secret_variables: set[str]) -> Self:
-        told = found.registration
+    def shown(cls, vault: Vault, found: Integration) -> Self:
+        """What may be seen of it."""
+        told, provider = found.registration, vault.provider_of(found)
+        secret = {name for name, one in provider.variables.items() if one.kind == "secret"}
         return cls(
             id=found.integration,
             provider=told.provider,
@@ -94,12 +99,12 @@ class IntegrationOut(Message, frozen=True, kw_only=True):
             ],
             scopes=told.scopes,
             variables={
-                name: None if name in secret_variables and isinstance(value, str) else value
+                name: None if name in secret and isinstance(value, str) else value
                 for name, value in told.variables.items()
             },
             client_auth=told.client_auth,
             authorize_params=told.authorize_params,
-            redirect_uri=told.redirect_uri or callback_url,
+            redirect_uri=told.redirect_uri or vault.callback_url(provider, found.integration),
             share_connections=told.share_connections,
             created_at=found.created_at,
             updated_at=found.updated_at,
@@ -179,7 +184,9 @@ class ImportIn(Message, frozen=True, kw_only=True):
     api_key: Credential | None = None
     username: Annotated[str, Meta(min_length=1, max_length=500)] | None = None
     password: Credential | None = None
-    values: Annotated[dict[VariableName, Credential], Meta(max_length=20)] = {}
+    values: Annotated[dict[VariableName, Credential], Meta(max_length=20)] = field(
+        default_factory=dict
+    )
 
     def wanted(self) -> Import:
         if self.expires_in is not None and self.expires_at is not None:
@@ -229,7 +236,9 @@ class UserDeletedOut(Message, frozen=True, kw_only=True):
 
 class ConnectSessionIn(Message, frozen=True, kw_only=True):
     user_id: Annotated[str, Meta(pattern=USER_ID_PATTERN)]
-    integrations: Annotated[list[IntegrationName], Meta(max_length=20)] = []
+    integrations: Annotated[list[IntegrationName], Meta(max_length=20)] = field(
+        default_factory=list
+    )
     environment: Environment = PRODUCTION
     return_url: Text | None = None
     confirm: Literal["page", "backend"] | None = None

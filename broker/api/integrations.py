@@ -17,7 +17,7 @@ from broker.api.connect_messages import (
 from broker.api.messages import Listing
 from broker.api.requests import DEFAULT_LIMIT, Cursor, Limit, next_cursor, page_of, requires
 from broker.api.responses import guarded
-from vault.consent import INTEGRATION_PATTERN, Integration
+from vault.consent import INTEGRATION_PATTERN
 from vault.model import Caller
 from vault.vault import Vault
 
@@ -45,7 +45,7 @@ async def write(
 ) -> Response[IntegrationOut]:
     """Replaces all of it: a `client_secret` that is not given is gone."""
     made, is_new = await vault.put_integration(caller, integration, data.registration())
-    return Response(await _out(vault, made), status_code=201 if is_new else 200)
+    return Response(IntegrationOut.shown(vault, made), status_code=201 if is_new else 200)
 
 
 @get(guards=requires("integration.list"), responses=guarded("invalid"), summary="List them")
@@ -56,7 +56,7 @@ async def listing(
     cursor: Cursor = None,
 ) -> Listing[IntegrationOut]:
     found = await vault.list_integrations(caller, page_of(limit, cursor))
-    data = [await _out(vault, one) for one in found[:limit]]
+    data = [IntegrationOut.shown(vault, one) for one in found[:limit]]
     return Listing(data=data, next_cursor=next_cursor([one.integration for one in found], limit))
 
 
@@ -69,7 +69,7 @@ async def listing(
 async def read(
     integration: Id, caller: NamedDependency[Caller], vault: NamedDependency[Vault]
 ) -> IntegrationOut:
-    return await _out(vault, await vault.get_integration(caller, integration))
+    return IntegrationOut.shown(vault, await vault.get_integration(caller, integration))
 
 
 @delete(
@@ -103,16 +103,6 @@ async def check(
     return CheckOut(
         ok=all(one.ok for one in findings),
         findings=[FindingOut(what=one.what, ok=one.ok, detail=one.detail) for one in findings],
-    )
-
-
-async def _out(vault: Vault, found: Integration) -> IntegrationOut:
-    provider = vault.provider_of(found)
-    secret = {name for name, one in provider.variables.items() if one.kind == "secret"}
-    return IntegrationOut.of(
-        found,
-        callback_url=vault.callback_url(provider, found.integration),
-        secret_variables=secret,
     )
 
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from vault import access, audit
 from vault.consent import Connection, Held, Import, Revoked
 from vault.database import Transaction
-from vault.errors import Invalid, NotFound, VaultError
+from vault.errors import Invalid, NotFound, UpstreamFailed, VaultError
 from vault.model import Caller, Page, UserId, WorkspaceId, new_id
 from vault.oauth.app import App, Granted, TokenSet
 from vault.providers.schema import TYPED_MODES, Provider
@@ -345,7 +345,9 @@ class Connections(Integrations, Tenants):
     async def _revoke(
         self, caller: Caller, revocation_id: str, connection_id: str, app: App, held: Held
     ) -> None:
-        await self._dialogue.revoke(app, held.tokens)
+        outcomes = await self._dialogue.revoke(app, held.tokens, now=await self._time())
+        if any(one.outcome == "failed" for one in outcomes):
+            raise UpstreamFailed("The provider did not take the tokens back.")
         await self._settle_revocation(caller, revocation_id, connection_id, "revoked")
 
     async def _settle_revocation(
@@ -384,7 +386,7 @@ class Connections(Integrations, Tenants):
         if app.provider.mode in TYPED_MODES:
             if wanted.access_token is not None or not wanted.values:
                 raise Invalid(f"{app.provider.name} takes no token, but what a person types.")
-            return await self._dialogue.typed(app, values=wanted.values, now=now)
+            return await self._dialogue.typed(app, wanted.values, now=now)
         if wanted.access_token is None:
             raise Invalid("The access_token is missing.", pointer="/access_token")
         if wanted.refresh_by == "keyturn" and wanted.refresh_token is None and wanted.expires_in:

@@ -71,7 +71,11 @@ class Door:
 
     @cached_property
     def _dialogue(self) -> Dialogue:
-        return Dialogue(self._egress, Metadata(self._egress))
+        return Dialogue(self._egress, self._metadata)
+
+    @cached_property
+    def _metadata(self) -> Metadata:
+        return Metadata(self._egress)
 
     async def _time(self) -> datetime:
         """Now, by the database's clock."""

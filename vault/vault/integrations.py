@@ -27,7 +27,9 @@ from vault.database import Transaction
 from vault.environments import choose
 from vault.errors import Conflict, Invalid, Unresolved, VaultError
 from vault.model import Caller, Page, WorkspaceId
+from vault.oauth import authorize
 from vault.oauth.app import App
+from vault.oauth.replies import Failure, NoToken
 from vault.providers.derived import needs_own_callback
 from vault.providers.schema import CONSENT_MODES, Provider
 from vault.seal import seal
@@ -55,6 +57,7 @@ _OURS: Final = frozenset(
         "state",
     }
 )
+_NO_CODE: Final = "keyturn-checks-this-app"
 _REDIRECT: Final = re.compile(r"[\x21\x22\x24-\x7e]{1,500}", re.ASCII)
 _PARAM: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _NO_SECRET: Final = frozenset({"none", "private_key_jwt", "signed_secret"})
@@ -150,7 +153,30 @@ class Integrations(Door):
             found_out.append(
                 Finding(what="discovery", ok=True, detail="The provider says where it is.")
             )
-        return [*found_out, *await self._dialogue.probe(app, now=await self._time())]
+        return [*found_out, *await self._tried(app)]
+
+    async def _tried(self, app: App) -> list[Finding]:
+        """Ask the token endpoint for what it has to refuse, and see what it refuses it for."""
+        now = await self._time()
+        try:
+            if app.provider.mode in ("client_credentials", "jwt_bearer"):
+                await self._dialogue.client_grant(app, now=now)
+            elif app.provider.mode == "authorization_code":
+                await self._dialogue.exchange(
+                    app,
+                    code=Secret(_NO_CODE),
+                    verifier=authorize.make_verifier(),
+                    nonce=None,
+                    callback={},
+                    now=now,
+                )
+            else:
+                return []
+        except NoToken as refused:
+            return _findings_of(refused.failure)
+        except VaultError as problem:
+            return [Finding(what="token_endpoint", ok=False, detail=problem.message)]
+        return [Finding(what="client", ok=True, detail="The provider gave a token.")]
 
     def provider_of(self, integration: Integration) -> Provider:
         """The provider of an integration that was just read, so its file is at hand."""
@@ -218,7 +244,8 @@ class Integrations(Door):
             authorize_params=registration.authorize_params,
             redirect_uri=registration.redirect_uri or self.callback_url(provider, row.integration),
         )
-        return replace(app, endpoints=await self._dialogue.endpoints(app))
+        endpoints = await self._metadata.endpoints(provider, variables)
+        return replace(app, endpoints=endpoints)
 
     async def _values(
         self, workspace: WorkspaceId, registration: Registration, environment: str
@@ -277,6 +304,21 @@ class _Values:
         if value.secret_id is not None:
             return self._secrets[value.secret_id]
         return self._labels[value.env_var_label or ""]
+
+
+def _findings_of(failure: Failure) -> list[Finding]:
+    answers = Finding(what="token_endpoint", ok=True, detail="The token endpoint answers.")
+    match failure.outcome:
+        case "not_sent" | "ambiguous":
+            return [Finding(what="token_endpoint", ok=False, detail=failure.detail)]
+        case "client":
+            return [answers, Finding(what="client", ok=False, detail=failure.detail)]
+        case "dead":
+            known = "The provider knows this client, and refused a code that we made up."
+            return [answers, Finding(what="client", ok=True, detail=known)]
+        case _:
+            unsure = "The provider did not say whether it knows this client."
+            return [answers, Finding(what="client", ok=True, detail=unsure)]
 
 
 def _integration(row: IntegrationRow, registration: Registration) -> Integration:
