@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -30,7 +31,9 @@ from broker.api.messages import (
 )
 from broker.api.problems import reason_of
 from broker.app import create_service
+from broker.cli_connection import connection
 from broker.cli_env import env
+from broker.cli_integration import integration
 from broker.cli_provider import provider
 from broker.settings import Settings, load
 from vault import __version__, bearer
@@ -39,6 +42,7 @@ from vault.kms.file import new_line
 from vault.migrations import migrate as run_migrations
 from vault.migrations import pending
 from vault.model import SCOPES, USER_ID_PATTERN, Caller, KeyId, Page, UserId, Workspace
+from vault.scheduler import ticking
 from vault.vault import Vault
 
 T = TypeVar("T")
@@ -61,13 +65,14 @@ def main() -> None:
 
 
 main.add_command(env)
+main.add_command(integration)
+main.add_command(connection)
 
 
 @main.command()
 @click.option("--no-scheduler", is_flag=True, help="Serve HTTP only.")
 def serve(*, no_scheduler: bool) -> None:
-    """Run the HTTP service."""
-    del no_scheduler  # nothing is scheduled yet: with or without it, HTTP is all that is served
+    """Run the HTTP service, with what is done in the background."""
 
     async def work() -> None:
         settings = _settings()
@@ -79,7 +84,9 @@ def serve(*, no_scheduler: bool) -> None:
             if first_key is not None:
                 _say("Workspace 'default' is made. Its key, shown this once:")
                 _say(first_key.reveal())
-            await server.run(service, settings)
+            background = nullcontext() if no_scheduler else ticking(house.vault.retry_revocations)
+            async with background:
+                await server.run(service, settings)
 
     _run(work())
 
@@ -300,8 +307,10 @@ def user_delete(user_id: str, workspace: str | None, *, yes: bool) -> None:
         click.confirm(f"Delete the user '{user_id}'?", abort=True)
 
     async def work(vault: Vault, caller: Caller) -> None:
-        await vault.delete_user(caller, UserId(user_id))
+        outcomes = await vault.delete_user(caller, UserId(user_id))
         _say("deleted")
+        for connection_id, outcome in outcomes.items():
+            _say(f"{connection_id}: {outcome}")
 
     _in_workspace(workspace, work)
 

@@ -23,7 +23,7 @@ def connection() -> None:
 @click.option("--state", default="", help="Only in this state, as in active or needs_reauth.")
 @of_workspace
 @as_json
-def connection_list(  # noqa: PLR0913 - one for each option
+def connection_list(
     user: str,
     integration: str,
     environment: str,

@@ -5,7 +5,7 @@ A client secret comes from a file or from standard input, never from an argument
 
 import sys
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import msgspec
 import rich_click as click
@@ -64,7 +64,7 @@ def integration_show(name: str, workspace: str | None, *, json_output: bool) -> 
 )
 @of_workspace
 def integration_put(
-    name: str, file: click.utils.LazyFile, client_secret_file: Path | None, workspace: str | None
+    name: str, file: BinaryIO, client_secret_file: Path | None, workspace: str | None
 ) -> None:
     """Make or replace an integration from a JSON FILE, as HTTP takes it; - is standard input."""
     try:
