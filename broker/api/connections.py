@@ -60,7 +60,7 @@ async def listing(
     vault: NamedDependency[Vault],
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
-    connection_state: Annotated[State | None, QueryParameter(query="state")] = None,
+    connection_state: Annotated[State | None, QueryParameter(name="state")] = None,
     integration: OfIntegration = None,
     environment: InEnvironment = None,
 ) -> Listing[ConnectionOut]:

@@ -74,7 +74,7 @@ AnyRequest = Request[Any, Any, Any]
 
 @get(["/connect/{link:str}", "/connect/{link:str}/{integration:str}"])
 async def open_link(
-    request: AnyRequest, link: FromPath[str], vault: NamedDependency[Vault], integration: str = ""
+    request: AnyRequest, link: FromPath[str], vault: NamedDependency[Vault]
 ) -> Response[Any]:
     """Show what a link asks for. Opening it uses nothing up."""
     browser = _Browser(request, vault)
@@ -82,7 +82,7 @@ async def open_link(
     if isinstance(opened, str):
         return browser.marked(_end(_KINDS[opened], request))
     return browser.marked(
-        _offer(opened, link, integration or _only(opened), browser, request), link=link
+        _offer(opened, link, _named(request) or _only(opened), browser, request), link=link
     )
 
 
@@ -91,7 +91,7 @@ async def open_link(
     request_max_body_size=MAX_FORM,
 )
 async def begin(
-    request: AnyRequest, link: FromPath[str], vault: NamedDependency[Vault], integration: str = ""
+    request: AnyRequest, link: FromPath[str], vault: NamedDependency[Vault]
 ) -> Response[Any]:
     """The button: off to the provider, or what was typed is tried out."""
     browser = _Browser(request, vault)
@@ -101,7 +101,7 @@ async def begin(
     opened = await vault.open_link(link)
     if isinstance(opened, str):
         return _end(_KINDS[opened], request)
-    chosen = integration or _only(opened)
+    chosen = _named(request) or _only(opened)
     typed = {name: Secret(text) for name, text in form.items() if name not in _OUR_FIELDS and text}
     try:
         stage = await vault.begin(link, chosen, browser.secret, typed)
@@ -115,7 +115,6 @@ async def come_back(
     request: AnyRequest,
     provider: FromPath[str],
     vault: NamedDependency[Vault],
-    integration: str = "",
 ) -> Response[Any]:
     """Where a provider sends people back to."""
     browser = _Browser(request, vault)
@@ -130,7 +129,7 @@ async def come_back(
         )
         return render(page)
     stage = await vault.come_back(
-        fields, browser.cookie, provider_id=provider, integration=integration or None
+        fields, browser.cookie, provider_id=provider, integration=_named(request) or None
     )
     return await _shown(stage, browser, request)
 
@@ -143,7 +142,6 @@ async def come_back_posted(
     request: AnyRequest,
     provider: FromPath[str],
     vault: NamedDependency[Vault],
-    integration: str = "",
 ) -> Response[Any]:
     """The same, from a provider that posts; and Telegram's answer, from our own page."""
     form = await _form(request)
@@ -158,7 +156,7 @@ async def come_back_posted(
         [("state", fields["_state"]), ("tgAuthResult", fields["tgAuthResult"])],
         browser.cookie,
         provider_id=provider,
-        integration=integration or None,
+        integration=_named(request) or None,
     )
     return await _shown(stage, browser, request)
 
@@ -416,6 +414,11 @@ def _back(stage: Stage) -> tuple[str, ...]:
 def _account(stage: Stage) -> str:
     account = stage.account
     return (account.email or account.label or account.id) if account else ""
+
+
+def _named(request: AnyRequest) -> str:
+    """The integration that the address names, if it does."""
+    return str(request.path_params.get("integration", ""))
 
 
 def _only(opened: Invitation) -> str:

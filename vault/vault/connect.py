@@ -189,9 +189,9 @@ class Connect(Invitations):
             case "authorization_code" | "telegram_login":
                 begun, url = _to_consent(app, begun, state)
             case "oauth1":
-                pair, url = await self._dialogue.oauth1_begin(
-                    app, state=state.reveal(), now=await self._time()
-                )
+                # Version 1.0a has no state: the address that it sends people back to carries ours.
+                stated = replace(app, redirect_uri=f"{app.redirect_uri}?state={state.reveal()}")
+                pair, url = await self._dialogue.oauth1_begin(stated, now=await self._time())
                 begun = replace(begun, pair=(pair.token, pair.secret))
             case "device_code":
                 started = await self._dialogue.device_code(app, now=await self._time())
@@ -233,7 +233,7 @@ class Connect(Invitations):
             return "denied" if error in _DENIED or error is None else "provider_error"
         if begun.pair is not None:
             pair = Pair(*begun.pair)
-            return await self._dialogue.oauth1_exchange(app, pair, callback=fields, now=now)
+            return await self._dialogue.oauth1_finish(app, pair, callback=fields, now=now)
         code = fields.get(app.provider.callback.code)
         if not code:
             return "provider_error"
