@@ -42,7 +42,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _DOTS: Final = frozenset({"", ".", ".."})
 
 
-class _LeftOut(Exception):  # noqa: N818 - it is no error
+class _LeftOut(Exception):
     """An optional variable is empty, and so its whole part is left out."""
 
 
