@@ -9,13 +9,29 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from vault.oauth.app import Account
+from msgspec import Struct
+
+from vault.oauth.app import Account, App
+from vault.oauth.id_token import IdTokenRefused
 from vault.oauth.paths import at, text_of
 from vault.providers.schema import Identity
 from vault.secret import Secret
 
 MAX_ID: Final = 500  # characters
 MAX_EMAIL: Final = 320
+
+Claims = Mapping[str, Any]
+
+
+class Evidence(Struct, frozen=True, kw_only=True):
+    """Where an account may be named, beside the provider's own answer to the question."""
+
+    reply: Mapping[str, Any] = {}
+    claims: Claims | None = None
+    callback: Mapping[str, str] = {}
+
+    def __repr__(self) -> str:
+        return "Evidence(***)"
 
 
 def account(identity: Identity, document: Mapping[str, Any] | list[Any]) -> Account | None:
@@ -38,6 +54,30 @@ def account_in_token(identity: Identity, token: Secret | None) -> Account | None
         return None
     named = _part(identity.pattern, token.reveal())
     return Account(id=named) if named else None
+
+
+def named(app: App, evidence: Evidence) -> Account | None:
+    """The account that the evidence names. An ID token counts by its verified claims only."""
+    identity = app.provider.identity
+    if identity is None:
+        return None
+    claims = dict(evidence.claims or {})
+    match identity.source:
+        case "id_token":
+            return account(identity, claims)
+        case "callback":
+            return account(identity, dict(evidence.callback))
+        case "token_reply":
+            return account(identity, {**evidence.reply, "id_token": claims})
+        case _:
+            return None
+
+
+def check_subject(document: object, claims: Claims | None) -> None:
+    """OpenID Connect Core section 5.3.2: both have to be about one person."""
+    said = document.get("sub") if isinstance(document, dict) else None
+    if claims is not None and said is not None and said != claims.get("sub"):
+        raise IdTokenRefused("The account and the ID token are not the same person's.")
 
 
 def _id(document: object, paths: Sequence[str]) -> str | None:

@@ -11,34 +11,31 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from vault.egress import Reply
-from vault.errors import Invalid, Unresolved, UpstreamFailed
+from vault.errors import Invalid, UpstreamFailed
 from vault.oauth.app import App, Choice, ExtraToken, TokenSet
-from vault.oauth.filling import check_value, filling, is_told
+from vault.oauth.callbacks import MAX_EXTRA, check_hosts, check_told
 from vault.oauth.lifetimes import access_end, refresh_end
 from vault.oauth.paths import UNPRINTABLE, at, first_text, text_of
 from vault.oauth.refusals import refusal, said_yes, says_no
 from vault.oauth.replies import NoToken, succeeded, token_of
-from vault.providers.check import NAME, captured
 from vault.providers.schema import MoreTokens, Provider, Step
 from vault.secret import Secret
 
 Document = Mapping[str, Any]
 Kind = Literal["first", "refresh"]
 
-MAX_EXTRA: Final = 2_000  # characters
 MAX_LABEL: Final = 500
 MAX_CHOICES: Final = 500
 
 _SPACES: Final = re.compile(r"\s+")
 _COMMAS: Final = re.compile(r"\s*,\s*")
-_LONG_AGO: Final = datetime.fromtimestamp(0, UTC)
 
 
 class Read(Struct, frozen=True, kw_only=True):
@@ -220,21 +217,6 @@ def _granted(provider: Provider, root: Document) -> tuple[str, ...] | None:
     return tuple(filter(None, between.split(said.strip())))
 
 
-def callback_values(app: App, unverified: Mapping[str, str]) -> dict[str, str]:
-    """What is kept of a callback. It came through a browser: anybody may have written it."""
-    found = {
-        name: unverified[parameter]
-        for name, parameter in app.provider.callback.capture.items()
-        if unverified.get(parameter)
-    }
-    for name, value in found.items():
-        if text_of(value, MAX_EXTRA) is None:
-            raise Invalid("What came back holds what cannot be kept.")
-        _check_told(app, name, value)
-    _check_hosts(app, found)
-    return found
-
-
 def _extras(
     app: App,
     paths: Mapping[str, str],
@@ -248,47 +230,14 @@ def _extras(
         if value is None:
             continue
         try:
-            _check_told(app, name, value)
-            _check_hosts(app, {**(former.extras if former else {}), name: value})
+            check_told(app, name, value)
+            check_hosts(app, {**(former.extras if former else {}), name: value})
         except Invalid:
             if kind == "refresh":
                 continue  # the tokens are good, and there is a former value
             raise UpstreamFailed("The provider's reply names what cannot be believed.") from None
         found[name] = value
     return found
-
-
-def _check_told(app: App, name: str, value: str) -> None:
-    """A variable that somebody else filled has to be what it is; one of its own, as it must be."""
-    variable = app.provider.variables.get(name)
-    if variable is None:
-        return
-    if is_told(app.provider, name):
-        check_value(name, variable, value)
-    elif value != (app.values.get(name) or variable.default):
-        raise Invalid(f"What came back names another {name}.")
-
-
-def _check_hosts(app: App, extras: Mapping[str, str]) -> None:
-    """Refuse an extra that would lead a credential to a host which nobody believes."""
-    known = filling(app, TokenSet(access_token=None, obtained_at=_LONG_AGO, extras=extras))
-    for url in _urls(app.provider):
-        if captured(app.provider).intersection(NAME.findall(url)) & extras.keys():
-            try:
-                known.url(url)
-            except Unresolved:
-                continue  # it needs more than is known by now
-
-
-def _urls(provider: Provider) -> Iterator[str]:
-    parts = (provider.api.base_url, *(step.url for step in provider.steps))
-    parts += tuple(
-        part.url
-        for part in (provider.token, provider.refresh, provider.revoke)
-        if part and part.url
-    )
-    parts += (provider.identity.url,) if provider.identity else ()
-    yield from (url for url in parts if url)
 
 
 def step_extras(
