@@ -320,7 +320,7 @@ def identity_request(
         proof, headers = _client(app, attempt, token_url(app))
         return sent_as("POST", url, {"token": tokens.access_token} | proof, "form", headers)
     headers = _credential(app, known, tokens, identity.authorization, url)
-    body = known.params(identity.body)
+    body: Params = dict(identity.body)  # a query of theirs, in which braces are braces
     form: Format = "json" if body else "none"
     return sent_as(identity.method, url, body, form, headers)
 
