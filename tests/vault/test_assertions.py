@@ -1,12 +1,13 @@
 """JWTs that we sign for a provider: what they say, and what they are never talked into."""
 
 import json
+from base64 import urlsafe_b64decode
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from joserfc import jwt
-from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
+from joserfc.jwk import ECKey, OctKey, RSAKey
 from support.id_tokens import ED25519, K256, NOW, P256, P384, P521, RSA, SHORT_RSA, encoded
 from support.jwts import parts, pem, public_pem
 
@@ -181,7 +182,8 @@ def test_an_ed25519_key_signs_as_eddsa() -> None:
     text = ED25519.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     header, _, token = proved(app("okta", "c", client_auth="private_key_jwt"), Secret(text))
     assert header["alg"] == "EdDSA"
-    assert jwt.decode(token, OKPKey.import_key(text), ["EdDSA", "Ed25519"]).claims["sub"] == "c"
+    data, _, signature = token.rpartition(".")
+    ED25519.public_key().verify(urlsafe_b64decode(signature + "=="), data.encode())
 
 
 def test_a_jwk_says_its_own_name_and_algorithm() -> None:
