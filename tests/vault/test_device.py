@@ -3,19 +3,17 @@
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import parse_qs
 
 import pytest
 from msgspec.structs import replace
 
-from vault.egress import Reply, Request
-from vault.oauth import basic, device
+from vault.egress import Reply
+from vault.oauth import device
 from vault.oauth.device import Started
 from vault.oauth.replies import NoToken
 from vault.secret import Secret
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-URL = "https://auth.example.com/device"
 # RFC 8628 section 3.2.
 THEIRS: dict[str, Any] = {
     "device_code": "GmRhmhcxhwAzkoEqiMEg_DnyEysNkuNhszIySk9eS",
@@ -36,21 +34,6 @@ def reply(body: Any, status: int = 200, **headers: str) -> Reply:
 def begun(**changed: Any) -> Started:
     fields = {name: value for name, value in (THEIRS | changed).items() if value is not None}
     return device.started(reply(fields), now=NOW)
-
-
-def form_of(request: Request) -> dict[str, list[str]]:
-    assert isinstance(request.body, Secret)
-    return parse_qs(request.body.reveal(), strict_parsing=True)
-
-
-def test_a_code_is_asked_for_by_the_client_and_its_scopes() -> None:
-    asked = device.request(URL, client_id="c", scope="a b")
-    assert form_of(asked) == {"client_id": ["c"], "scope": ["a b"]}
-    assert form_of(device.request(URL, client_id="c", scope="")) == {"client_id": ["c"]}
-    proof = (("Authorization", basic("c", "s")),)
-    proved = device.request(URL, client_id="c", scope="", form={"x": "y"}, headers=proof)
-    assert form_of(proved) == {"client_id": ["c"], "x": ["y"]}
-    assert proof[0] in proved.headers
 
 
 def test_the_answer_of_rfc_8628() -> None:
@@ -120,16 +103,6 @@ def test_an_answer_that_is_none(answer: Reply) -> None:
 
 def test_an_address_with_a_code_is_left_out_where_it_is_odd() -> None:
     assert begun(verification_uri_complete="javascript:1").address_with_code is None
-
-
-def test_asking_sends_the_code_in_the_body_only() -> None:
-    asked = device.poll_request("https://auth.example.com/token", begun(), client_id="c")
-    assert form_of(asked) == {
-        "grant_type": [device.GRANT],
-        "device_code": [THEIRS["device_code"]],
-        "client_id": ["c"],
-    }
-    assert asked.url == "https://auth.example.com/token"
 
 
 def polled(body: Any, status: int = 400, interval: int = 5, **headers: str) -> tuple[str, int]:
