@@ -228,7 +228,8 @@ class _Kept(Generic[T]):
         self._copies.move_to_end(name)
         now = self._clock()
         fresh, serves = now - copy.at < FRESH, now - copy.at < FRESH + stale
-        if (fresh and fits(copy.value)) or (serves and now - copy.tried_at < PAUSE):
+        tried = now - copy.tried_at < PAUSE and name not in self._flights
+        if (fresh and fits(copy.value)) or (serves and tried):
             return copy.value
         copy.tried_at = now
         try:

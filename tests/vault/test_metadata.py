@@ -371,6 +371,17 @@ async def test_keys_are_fetched_once_and_again_for_one_that_is_not_there() -> No
         assert here.site.asked == [JWKS, JWKS]
 
 
+async def test_two_tokens_of_a_new_key_at_the_same_time_both_find_it() -> None:
+    async with world() as here:
+        here.site.page(JWKS, jwks(jwk(RSA, kid="k1")))
+        await here.keys()
+        here.site.page(JWKS, jwks(jwk(RSA, kid="k2")))
+        here.site.delay = 0.05
+        here.clock.now += PAUSE
+        assert await asyncio.gather(here.keys("k2"), here.keys("k2")) == [["k2"], ["k2"]]
+        assert here.site.asked == [JWKS, JWKS]
+
+
 async def test_attack_tokens_of_unknown_keys_that_make_us_ask_all_the_time() -> None:
     async with world() as here:
         here.site.page(JWKS, jwks(jwk(RSA, kid="k1")))
