@@ -114,8 +114,7 @@ class Dialogue:
         fields = signatures.verified(app, list(callback.items()), now=now)
         check_issuer(app, fields)
         told = callback_values(app, fields)
-        filled = {name: one for name, one in told.items() if name in app.provider.variables}
-        return replace(app, values={**app.values, **filled}), told
+        return replace(app, values={**app.values, **told}), told
 
     async def _finished(
         self,
@@ -173,7 +172,8 @@ class Dialogue:
         issuer = issuer_of(app)
         if issuer is None:
             raise id_token.IdTokenRefused("The issuer of the ID token is not known.")
-        jwks = filling(app).url(oidc.jwks_url) if oidc.jwks_url else None
+        found = app.endpoints.jwks_url if app.endpoints is not None else None
+        jwks = found or (filling(app).url(oidc.jwks_url) if oidc.jwks_url else None)
         keys = await self._metadata.keys_of(token, oidc=oidc, issuer=issuer, jwks_url=jwks)
 
         def verified(secret: Secret | None) -> Claims:
@@ -264,7 +264,10 @@ class Dialogue:
     async def refresh(
         self, app: App, tokens: TokenSet, *, now: datetime, name: str | None = None
     ) -> TokenSet:
-        """Renew the access token, or the further token of this name; raises ``NoToken``."""
+        """Renew the access token, or the further token of this name.
+
+        Raises ``NoToken``, and ``Unresolved`` where there is nothing to renew it with.
+        """
         provider = app.provider
         if provider.mode in OWN_GRANTS and name is None:
             return (await self._granted(app, now, tokens)).tokens

@@ -1,4 +1,4 @@
-"""Apps for the engine's tests: one of every provider in the catalogue, with all that it asks for."""
+"""Apps for the engine's tests: one of every provider, with all that it asks for."""
 
 import json
 from datetime import UTC, datetime

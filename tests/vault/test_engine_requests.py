@@ -11,6 +11,7 @@ from support.engine import (
     CATALOGUE,
     NOW,
     REDIRECT,
+    RSA,
     app_of,
     attempt,
     endpoints_of,
@@ -271,8 +272,6 @@ def test_a_client_without_a_secret_names_itself_and_one_that_needs_one_says_so()
 
 @pytest.mark.parametrize("auth", ["private_key_jwt", "client_secret_jwt"])
 def test_a_signed_proof_stands_in_the_secrets_place(auth: str) -> None:
-    from support.engine import RSA
-
     key = RSA if auth == "private_key_jwt" else "x" * 32
     app = app_of("google", client_auth=auth, client_secrets=(Secret(key),))
     sent = fields(requests.exchange_request(app, attempt(key), code=Secret("c"), verifier=VERIFIER))

@@ -67,15 +67,19 @@ def _checked(provider: Provider, name: str, value: str | Secret) -> str | Secret
     secret = value if isinstance(value, Secret) else Secret(value.encode("utf-8", "surrogatepass"))
     if len(secret.reveal_bytes()) > MAX_VALUE:
         raise Invalid("This value is too long.", pointer=f"/{name}")
-    try:
-        plain = secret.reveal()
-    except UnicodeDecodeError:
-        raise Invalid("This value is no text.", pointer=f"/{name}") from None
-    if any(ord(one) < ord(" ") or ord(one) == 0x7F for one in plain):  # noqa: PLR2004 - DEL
-        raise Invalid("This value holds a control character.", pointer=f"/{name}")
+    plain = _text(secret)
+    if plain is None or any(ord(one) < ord(" ") or one == "\x7f" for one in plain):
+        raise Invalid("This value holds what cannot be sent.", pointer=f"/{name}")
     if variable is not None:
         check_value(name, variable, secret)
         return secret if variable.kind == "secret" else plain
     if name == "username" and ":" in plain:
         raise Invalid("A user name in Basic cannot hold a colon.", pointer="/username")
     return plain if name in PLAIN else secret
+
+
+def _text(secret: Secret) -> str | None:
+    try:
+        return secret.reveal()
+    except UnicodeDecodeError:  # it would quote the value, so nothing is raised from in here
+        return None
