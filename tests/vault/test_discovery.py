@@ -104,19 +104,37 @@ def test_where_a_resources_metadata_stands() -> None:
         ("bearer Resource_Metadata=https://m.example/x", "https://m.example/x"),
         ('Bearer error="invalid_token"', None),
         ('Bearer not_resource_metadata="https://m.example/x"', None),
-        ('Bearer resource_metadata="javascript:alert(1)"', None),
-        ('Bearer resource_metadata="https://a@m.example/x"', None),
-        ('Bearer resource_metadata="https://[::1"', None),
-        ('Bearer resource_metadata=""', None),
     ],
 )
 def test_a_refusal_may_say_where_the_metadata_stands(challenge: str, expected: str | None) -> None:
     reply = Reply(status=401, headers=(("www-authenticate", challenge),), body=b"")
-    assert discovery.resource_url_in(reply) == expected
+    assert discovery.resource_url_in(reply, server_url=SERVER) == expected
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        "javascript:alert(1)",
+        "https://a@m.example/x",
+        "https://[::1",
+        "",
+        "http://mcp.example.com/x",
+    ],
+)
+def test_attack_a_refusal_that_leads_elsewhere(evil: str) -> None:
+    headers = (("WWW-Authenticate", f'Bearer resource_metadata="{evil}"'),)
+    reply = Reply(status=401, headers=headers, body=b"")
+    with pytest.raises(MetadataRefused):
+        discovery.resource_url_in(reply, server_url=SERVER)
+    plain = evil.startswith("http://") and discovery.resource_url_in(
+        reply, server_url="http://127.0.0.1/mcp"
+    )
+    assert plain == (evil if evil.startswith("http://") else False)
 
 
 def test_a_refusal_without_a_challenge_says_nothing() -> None:
-    assert discovery.resource_url_in(Reply(status=401, headers=(), body=b"")) is None
+    silent = Reply(status=401, headers=(), body=b"")
+    assert discovery.resource_url_in(silent, server_url=SERVER) is None
 
 
 # Whose document it is
@@ -319,6 +337,12 @@ def test_a_resource_is_the_server_that_was_asked_or_what_it_lies_in(said: str) -
 def test_attack_a_resource_that_is_not_the_server_that_was_asked(said: Any) -> None:
     with pytest.raises(MetadataRefused, match="another server"):
         resource(said)
+
+
+def test_attack_a_server_that_is_not_where_its_address_seems_to_be() -> None:
+    for server_url in ("https://mcp.example.com/v1/../v2", "https://mcp.example.com/v1/./x"):
+        with pytest.raises(MetadataRefused, match="another server"):
+            resource("https://mcp.example.com/v1", server_url=server_url)
 
 
 @pytest.mark.parametrize("servers", [None, [], "x", [5], ["http://idp.example.com"], ["idp"]])

@@ -160,6 +160,12 @@ def test_attack_anything_changed_after_signing() -> None:
     assert refused(Secret(b"\xff\xfe.\xff.\xff"))
 
 
+def test_a_token_has_a_usual_size() -> None:
+    assert verified(signed(claims(groups="g" * 20_000), kid="k1"))
+    assert "usual size" in refused(signed(claims(groups="g" * 30_000), kid="k1"))
+    assert "usual size" in refused(signed(claims(), kid="k1", x5c="A" * 9_000))
+
+
 def test_an_unknown_kid_is_a_key_that_the_issuer_does_not_publish() -> None:
     assert "does not publish" in refused(signed(claims(), kid="k2"))
     assert "does not publish" in refused(signed(claims(), kid="k1"), keys={})

@@ -119,6 +119,13 @@ def test_attack_one_value_that_looks_like_two_parameters() -> None:
     assert "signature" in refused(SHOPIFY, list(glued.items()))
 
 
+def test_attack_a_name_that_holds_a_part_of_its_value() -> None:
+    pairs = dict(shopify(CALLBACK | {"state": "a=b"}))
+    assert verified(SHOPIFY, list(pairs.items()), now=NOW)["state"] == "a=b"
+    del pairs["state"]
+    assert "signature" in refused(SHOPIFY, list((pairs | {"state=a": "b"}).items()))
+
+
 @pytest.mark.parametrize(
     "shop",
     [

@@ -108,12 +108,12 @@ def resource_urls(server_url: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((f"{origin}{_RESOURCE}{path}", f"{origin}{_RESOURCE}")))
 
 
-def resource_url_in(reply: Reply) -> str | None:
+def resource_url_in(reply: Reply, *, server_url: str) -> str | None:
     """Where a refusal says that the resource's metadata stands (RFC 9728 section 5.1)."""
     for challenge in reply.get_all("WWW-Authenticate"):
         if found := _CHALLENGE.search(challenge):
-            url = found[1] or found[2]
-            return url if url and _is_url(url) else None
+            url = found[1] if found[1] is not None else found[2]
+            return _checked(url, server_url)
     return None
 
 
@@ -315,16 +315,16 @@ def _endpoint(document: Mapping[str, Any], name: str, url: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise MetadataRefused("The document names an address that is none.")
+        raise MetadataRefused("This server names an address that is none.")
     return _checked(value, url)
 
 
 def _checked(value: str, url: str) -> str:
     """An address in the document at ``url``, which may not be less safe than that."""
     if not _is_url(value):
-        raise MetadataRefused("The document names an address that is none.")
+        raise MetadataRefused("This server names an address that is none.")
     if url.startswith("https://") and not value.startswith("https://"):
-        raise MetadataRefused("The document names an address without https.")
+        raise MetadataRefused("This server names an address without https.")
     return value
 
 
