@@ -579,3 +579,16 @@ def test_any_path_leads_somewhere_or_nowhere(document: Json, path: str) -> None:
     value = text_of(at(document, path), 100)
     assert value is None or (0 < len(value) <= 100 and "\n" not in value)
     assert tokens_of(app_of("google").provider).access_token is not None
+
+
+def test_a_yes_that_says_no_in_the_providers_own_words_is_a_no() -> None:
+    app = app_of("google")
+    answer = reply({"access_token": "at", "fault": {"code": 7}})
+
+    def careful(with_200: bool) -> App:  # noqa: FBT001 - the field's own name
+        errors = replace(app.provider.errors, code="fault.code", with_200=with_200)
+        return replace(app, provider=replace(app.provider, errors=errors))
+
+    reading.token_set(careful(False), answer, now=NOW)  # noqa: FBT003 - as above
+    with pytest.raises(NoToken):
+        reading.token_set(careful(True), answer, now=NOW)  # noqa: FBT003 - as above
