@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 from vault.egress import Egress, Request
-from vault.errors import EgressDenied, NotReady, VaultError
+from vault.errors import NotReady, VaultError
 from vault.oauth import discovery, id_token
 from vault.oauth.app import App, Endpoints
 from vault.oauth.discovery import Kind, MetadataRefused, Registered, Resource
@@ -31,7 +31,7 @@ STALE: Final = 86_400.0
 PAUSE: Final = 60.0
 MAX_KEPT: Final = 256
 MAX_KEYS: Final = 64
-MAX_KEY_FIELD: Final = 2_048  # characters: an RSA key of 8192 bits has 1366
+MAX_KEY: Final = 4_096  # characters: the number of an RSA key of 8192 bits has 1366
 
 OK: Final = 200
 NOT_NOW: Final = frozenset({408, 429})
@@ -149,14 +149,9 @@ class Metadata:
         )
         try:
             reply = await self._egress.call("provider", request)
-        except EgressDenied:
-            raise
         except VaultError:
             return None  # some answer with a stream that never ends; the usual places remain
-        url = discovery.resource_url_in(reply)
-        if url is not None and server_url.startswith("https://") and url.startswith("http://"):
-            raise MetadataRefused("The server names an address without https.")
-        return url
+        return discovery.resource_url_in(reply, server_url=server_url)
 
     async def _first(self, kind: Kind, issuer: str, resource: str | None) -> Endpoints:
         for url in discovery.document_urls(kind, issuer):
@@ -183,19 +178,15 @@ class Metadata:
         body = await self._document(url)
         try:
             found = json.loads(body or b"")
-            keys = [_reduced(one) for one in found["keys"][:MAX_KEYS] if isinstance(one, dict)]
+            keys = [_reduced(one) for one in found["keys"] if isinstance(one, dict)]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise MetadataRefused("The issuer's keys cannot be read.") from None
-        return {"keys": keys}
+        return {"keys": [key for key in keys if len(str(key)) <= MAX_KEY][:MAX_KEYS]}
 
 
 def _reduced(jwk: Mapping[str, Any]) -> dict[str, Any]:
-    """A public key's own fields, so that what is remembered stays small."""
-    return {
-        name: jwk[name]
-        for name in _KEY_FIELDS
-        if name in jwk and len(str(jwk[name])) <= MAX_KEY_FIELD
-    }
+    """What verifies of a public key, so that what is remembered stays small."""
+    return {name: jwk[name] for name in _KEY_FIELDS if name in jwk}
 
 
 class _Copy(Generic[T]):
@@ -232,7 +223,8 @@ class _Kept(Generic[T]):
         self._copies.move_to_end(name)
         now = self._clock()
         fresh, serves = now - copy.at < FRESH, now - copy.at < FRESH + stale
-        if (fresh and fits(copy.value)) or (serves and now - copy.tried_at < PAUSE):
+        tried = now - copy.tried_at < PAUSE and name not in self._flights
+        if (fresh and fits(copy.value)) or (serves and tried):
             return copy.value
         copy.tried_at = now
         try:

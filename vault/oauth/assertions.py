@@ -97,7 +97,9 @@ def _filled(app: App, text: str | None) -> str | None:
 
 
 def _signed(claims: Mapping[str, Any], secret: Secret, signing: Signing) -> Secret:
-    key, own_name, algorithm = signing_key(secret.reveal(), signing.algorithm, signing.pointer)
+    # Without an error of decoding, whose text holds the value; what is no text fits no algorithm.
+    text = secret.reveal_bytes().decode("utf-8", "surrogateescape")
+    key, own_name, algorithm = signing_key(text, signing.algorithm, signing.pointer)
     header: dict[str, Any] = {"typ": "JWT", "alg": algorithm}
     if kid := signing.kid or own_name:
         header["kid"] = kid

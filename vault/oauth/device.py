@@ -8,18 +8,16 @@
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from vault.egress import Reply, Request
-from vault.oauth import token_request
+from vault.egress import Reply
 from vault.oauth.replies import Failure, NoToken, classify
 from vault.secret import Secret
 
-GRANT: Final = "urn:ietf:params:oauth:grant-type:device_code"
 INTERVAL: Final = 5  # seconds, where nothing is said (section 3.2)
 SLOWER: Final = 5  # seconds more after each slow_down (section 3.5)
 MAX_INTERVAL: Final = 60
@@ -63,34 +61,8 @@ class Polled(Struct, frozen=True, kw_only=True):
     failure: Failure | None = None
 
 
-def request(
-    url: str,
-    *,
-    client_id: str,
-    scope: str,
-    form: Mapping[str, str] | None = None,
-    headers: Collection[tuple[str, str | Secret]] = (),
-) -> Request:
-    """Ask for a code. ``form`` and ``headers`` prove the client where it has to."""
-    fields = {"client_id": client_id, **({"scope": scope} if scope else {}), **(form or {})}
-    return token_request(url, fields, headers)
-
-
-def poll_request(
-    url: str,
-    started: Started,
-    *,
-    client_id: str,
-    form: Mapping[str, str] | None = None,
-    headers: Collection[tuple[str, str | Secret]] = (),
-) -> Request:
-    """Ask whether the person has consented."""
-    fields = {"grant_type": GRANT, "device_code": started.device_code.reveal()}
-    return token_request(url, {**fields, "client_id": client_id, **(form or {})}, headers)
-
-
 def started(reply: Reply, *, now: datetime, plain: bool = False) -> Started:
-    """Read the answer to ``request``. ``plain``: the provider itself is called without https."""
+    """Read the codes. ``plain``: the provider itself is called without https."""
     fields = _fields(reply)
     code, user_code = fields.get("device_code"), fields.get("user_code")
     address = fields.get("verification_uri", fields.get("verification_url"))  # Google's name
@@ -116,7 +88,7 @@ def started(reply: Reply, *, now: datetime, plain: bool = False) -> Started:
 
 
 def polled(reply: Reply, started: Started, *, interval: int, now: datetime) -> Polled:
-    """What an answer to ``poll_request`` means; ``interval`` is the one so far."""
+    """What came of asking for the token; ``interval`` is the one so far."""
     fields = _fields(reply)
     error = fields.get("error")
     if reply.status in _SUCCESS and not error:

@@ -33,16 +33,13 @@ MAX_URL: Final = 2_000
 MAX_LIST: Final = 64
 MAX_SERVERS: Final = 3  # authorization servers of one resource that are tried
 
-CLIENT_AUTH: Final[dict[str, ClientAuth]] = {
-    "client_secret_basic": "basic",
-    "client_secret_post": "post",
-    "private_key_jwt": "private_key_jwt",
-    "client_secret_jwt": "client_secret_jwt",
-    "none": "none",
-}
 # What a registration asks for, the best first: whoever steals a refresh token cannot use it
 # without the secret, and servers need not replace it at each use.
-REGISTERED_AS: Final = ("client_secret_basic", "client_secret_post", "none")
+REGISTERED_AS: Final[dict[str, ClientAuth]] = {
+    "client_secret_basic": "basic",
+    "client_secret_post": "post",
+    "none": "none",
+}
 
 _OPENID: Final = "/.well-known/openid-configuration"
 _OAUTH: Final = "/.well-known/oauth-authorization-server"
@@ -111,12 +108,12 @@ def resource_urls(server_url: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((f"{origin}{_RESOURCE}{path}", f"{origin}{_RESOURCE}")))
 
 
-def resource_url_in(reply: Reply) -> str | None:
+def resource_url_in(reply: Reply, *, server_url: str) -> str | None:
     """Where a refusal says that the resource's metadata stands (RFC 9728 section 5.1)."""
     for challenge in reply.get_all("WWW-Authenticate"):
         if found := _CHALLENGE.search(challenge):
-            url = found[1] or found[2]
-            return url if url and _is_url(url) else None
+            url = found[1] if found[1] is not None else found[2]
+            return _checked(url, server_url)
     return None
 
 
@@ -191,14 +188,6 @@ def called(endpoints: Endpoints) -> Iterator[str]:
             yield url
 
 
-def client_auth(endpoints: Endpoints, preferred: ClientAuth) -> ClientAuth:
-    """How to authenticate at this server: as is preferred, if it takes that."""
-    offered = [CLIENT_AUTH[one] for one in endpoints.client_auth if one in CLIENT_AUTH]
-    if not offered:
-        offered = ["basic"]  # RFC 8414 section 2: what a server means that says nothing
-    return preferred if preferred in offered else offered[0]
-
-
 def resource_in(body: bytes, *, server_url: str) -> Resource:
     """Read a protected resource's metadata (RFC 9728), for the server that was asked."""
     document = _document(body)
@@ -235,7 +224,7 @@ def registration_request(
     """Ask a server to make a client for us."""
     if endpoints.registration_url is None:
         raise MetadataRefused("This server makes no clients: register one there yourself.")
-    offered = endpoints.client_auth or REGISTERED_AS[:1]
+    offered = endpoints.client_auth or ("client_secret_basic",)  # RFC 8414 section 2
     asked: dict[str, Any] = {
         "client_name": client_name,
         "redirect_uris": [redirect_uri],
@@ -272,12 +261,16 @@ def registered(reply: Reply, *, redirect_uri: str) -> Registered:
     method = document.get("token_endpoint_auth_method")
     if method is None:
         method = "client_secret_basic" if usable else "none"
-    if method not in REGISTERED_AS or (method != "none" and not usable):
+    if (
+        not isinstance(method, str)
+        or method not in REGISTERED_AS
+        or (method != "none" and not usable)
+    ):
         raise MetadataRefused("The server made a client that proves itself in an unknown way.")
     return Registered(
         client_id=client_id,
         client_secret=Secret(str(secret)) if method != "none" else None,
-        client_auth=CLIENT_AUTH[method],
+        client_auth=REGISTERED_AS[method],
         secret_expires_at=_epoch(document.get("client_secret_expires_at")),
     )
 
@@ -322,16 +315,16 @@ def _endpoint(document: Mapping[str, Any], name: str, url: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise MetadataRefused("The document names an address that is none.")
+        raise MetadataRefused("This server names an address that is none.")
     return _checked(value, url)
 
 
 def _checked(value: str, url: str) -> str:
     """An address in the document at ``url``, which may not be less safe than that."""
     if not _is_url(value):
-        raise MetadataRefused("The document names an address that is none.")
+        raise MetadataRefused("This server names an address that is none.")
     if url.startswith("https://") and not value.startswith("https://"):
-        raise MetadataRefused("The document names an address without https.")
+        raise MetadataRefused("This server names an address without https.")
     return value
 
 

@@ -36,7 +36,7 @@ _LITERAL: Final = re.compile(r"(https://)([^/?#]*)(.*)", re.DOTALL)
 _PLACE: Final = re.compile(
     r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9._~-]+)*", re.ASCII | re.IGNORECASE
 )
-_WHOLE_URL: Final = re.compile(r"https?://(?P<place>[^?#]*?)/?", re.ASCII)
+_WHOLE_URL: Final = re.compile(r"https?://(?P<place>[^?#\x00-\x20\x7f]*?)/?", re.ASCII)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 # What no extra may look like, once it stands in a path: it would lead somewhere else.
 _DOTS: Final = frozenset({"", ".", ".."})

@@ -69,7 +69,7 @@ def others(
 def base_url(
     provider: Provider, tokens: TokenSet, values: Mapping[str, Value]
 ) -> str | Secret | None:
-    """Where the API is, as far as it is known; a ``Secret`` where the credential is a part of it."""
+    """Where the API is, if that is known; a ``Secret`` where the credential is a part of it."""
     if provider.api.base_url is None:
         return None
     url = _filling(provider, tokens, values).url(provider.api.base_url)

@@ -66,6 +66,16 @@ class Revocation(Struct, frozen=True, kw_only=True):
     request: Request
 
 
+class _Way(Struct, frozen=True, kw_only=True):
+    """How a request reaches the token endpoint, where it is not as the file's ``token`` says."""
+
+    omit: tuple[str, ...] = ()
+    url: str | None = None
+    method: str = "POST"
+    form: Format | None = None
+    headers: Headers = {}
+
+
 # The token endpoint
 
 
@@ -78,7 +88,21 @@ def exchange_request(
     standard |= {"redirect_uri": app.redirect_uri} if app.redirect_uri else {}
     standard |= {"code_verifier": verifier} if verifier else {}
     params = _filling(app, attempt).params(token.params)
-    return _to_token_endpoint(app, attempt, standard, params, omit=token.omit)
+    return _to_token_endpoint(app, attempt, standard, params, _Way(omit=tuple(token.omit)))
+
+
+def device_request(app: App, attempt: Attempt) -> Request:
+    """Ask for a code that the person types in elsewhere (RFC 8628 section 3.1)."""
+    device, found = app.provider.device, app.endpoints
+    url = found.device_url if found is not None else None
+    if url is None and device is not None:
+        url = filling(app).url(device.url)
+    if url is None:
+        raise Misconfigured(f"{app.provider.id} has no address for device codes.")
+    proof, headers = _client(app, attempt, token_url(app))
+    scopes, asked = app.provider.scopes, asked_scopes(app)
+    scope: Params = {scopes.param: scopes.separator.join(asked)} if asked else {}
+    return sent_as("POST", url, {"client_id": app.client_id} | proof | scope, "form", headers)
 
 
 def device_token_request(app: App, attempt: Attempt, *, device_code: Secret) -> Request:
@@ -86,7 +110,7 @@ def device_token_request(app: App, attempt: Attempt, *, device_code: Secret) -> 
     token = app.provider.token or Token()
     standard: Params = {"grant_type": DEVICE_GRANT, "device_code": device_code}
     params = _filling(app, attempt).params(token.params)
-    return _to_token_endpoint(app, attempt, standard, params, omit=token.omit)
+    return _to_token_endpoint(app, attempt, standard, params, _Way(omit=tuple(token.omit)))
 
 
 def client_grant_request(app: App, attempt: Attempt) -> Request:
@@ -99,11 +123,11 @@ def client_grant_request(app: App, attempt: Attempt) -> Request:
         jwt = _provider_jwt(app, attempt)
         if signed.sent_as == "bearer":
             headers: Headers = {"Authorization": bearer(jwt)}
-            return _to_token_endpoint(app, None, {}, params, omit=token.omit, headers=headers)
+            return _to_token_endpoint(app, None, {}, params, _Way(headers=headers))
         standard = {"grant_type": JWT_GRANT, "assertion": jwt}
     if asked and not (signed and signed.scope_claim):
         standard[app.provider.scopes.param] = app.provider.scopes.separator.join(asked)
-    return _to_token_endpoint(app, attempt, standard, params, omit=token.omit)
+    return _to_token_endpoint(app, attempt, standard, params, _Way(omit=tuple(token.omit)))
 
 
 def refresh_request(
@@ -130,46 +154,33 @@ def refresh_request(
         if scope is None:
             raise Unresolved(f"The token {more.name} needs a value that is empty.")
         params["scope"] = scope
-    return _to_token_endpoint(
-        app,
-        attempt,
-        standard,
-        params,
-        omit=[*refresh.omit, *(one for one in token.omit if one != "grant_type")],
+    way = _Way(
+        omit=(*refresh.omit, *(one for one in token.omit if one != "grant_type")),
         url=known.url(refresh.url) if refresh.url else None,
         method=refresh.method,
         form=refresh.format,
     )
+    return _to_token_endpoint(app, attempt, standard, params, way)
 
 
 def _to_token_endpoint(
-    app: App,
-    attempt: Attempt | None,
-    standard: Params,
-    params: Params,
-    *,
-    omit: list[str],
-    url: str | None = None,
-    method: str = "POST",
-    form: Format | None = None,
-    headers: Headers | None = None,
+    app: App, attempt: Attempt | None, standard: Params, params: Params, way: _Way
 ) -> Request:
     token = app.provider.token or Token()
     known = filling(app) if attempt is None else _filling(app, attempt)
-    proof, shown = _client(app, attempt, token_url(app)) if attempt else ({}, {})
+    url = token_url(app)
+    proof, shown = _client(app, attempt, url) if attempt else ({}, {})
     fields: Params = {
         token.rename.get(name, name): value
         for name, value in (standard | proof).items()
-        if name not in omit
+        if name not in way.omit
     }
     fields |= params
     if app.endpoints is not None and app.endpoints.resource is not None:
         fields["resource"] = app.endpoints.resource  # RFC 8707
-    said = {name: known.header(text) for name, text in token.headers.items()}
-    whole: Headers = {name: value for name, value in said.items() if value is not None}
-    return sent_as(
-        method, url or token_url(app), fields, form or token.format, whole | shown | (headers or {})
-    )
+    headers: Headers = dict(known.params(token.headers))
+    form = way.form or token.format
+    return sent_as(way.method, way.url or url, fields, form, headers | shown | way.headers)
 
 
 def token_url(app: App) -> str:
@@ -248,7 +259,8 @@ def revoke_requests(app: App, attempt: Attempt, tokens: TokenSet) -> tuple[Revoc
 
 
 def _to_revoke(revoke: Revoke, tokens: TokenSet) -> list[tuple[str, Secret]]:
-    plain = revoke.token_param == "token" and revoke.auth in ("client", "none")
+    # RFC 7009 takes either token; what is called otherwise is for one kind.
+    plain = revoke.token_param == Revoke().token_param and revoke.auth in ("client", "none")
     access, refresh = tokens.access_token, tokens.refresh_token
     if revoke.kills == "grant":
         # Any one ends all. The refresh token is the one that surely lives.
@@ -308,7 +320,7 @@ def identity_request(
         proof, headers = _client(app, attempt, token_url(app))
         return sent_as("POST", url, {"token": tokens.access_token} | proof, "form", headers)
     headers = _credential(app, known, tokens, identity.authorization, url)
-    body = known.params(identity.body)
+    body: Params = dict(identity.body)  # a query of theirs, in which braces are braces
     form: Format = "json" if body else "none"
     return sent_as(identity.method, url, body, form, headers)
 
@@ -348,7 +360,7 @@ def _credential(
     rendered = header.rendered(app.provider, tokens, header.values_of(app))
     headers: Headers = dict([rendered]) if rendered else {}
     if _is_at_the_api(app, known, url):
-        headers = dict(header.others(known, app.provider)) | headers
+        headers = {**dict(header.others(known, app.provider)), **headers}
     return headers
 
 
