@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 from litestar import Litestar, Request, Response, get, post
+from litestar.params import FromPath
 from msgspec import Struct
 
 from broker import web
@@ -184,7 +185,7 @@ async def showing() -> AsyncIterator[Shown]:
 
 def _app(shown: Shown) -> Litestar:
     @get("/page/{name:str}")
-    async def page(name: str) -> Response[str]:
+    async def page(name: FromPath[str]) -> Response[str]:
         return connect.render(shown.pages[name])
 
     @post("/taken")

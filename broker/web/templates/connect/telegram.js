@@ -2,7 +2,7 @@
 "use strict";
 {
   // The answer is not to stay in the address bar, in the history or on a screenshot.
-  const found = /[#&]tgAuthResult=([A-Za-z0-9+\/_=%-]{1,8192})/.exec(location.hash);
+  const found = /[#&]tgAuthResult=((?:[\w+\/=-]|%2[BF]|%3D){1,8192})(?:&|$)/i.exec(location.hash);
   history.replaceState(null, "", location.pathname + location.search);
   if (found) {
     document.getElementById("going-on").hidden = false;
