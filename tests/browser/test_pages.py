@@ -4,17 +4,25 @@ import asyncio
 import base64
 import json
 import re
+from collections.abc import AsyncIterator
 
 import pytest
 from msgspec import structs
 from support.browser import DESKTOP, PHONE, Browser, Visitor
-from support.connect_pages import PAGES, Shown, asking
+from support.connect_pages import PAGES, Shown, asking, showing
 
 from broker.web import connect
 
 # The console mentions a page's own status; the tests know it.
 OWN_STATUS = re.compile(r"^Failed to load resource: the server responded with a status of \d+")
 BY_TELEGRAM = base64.b64encode(json.dumps({"id": 7, "first_name": "Ада"}).encode()).decode()
+
+
+@pytest.fixture(scope="session")
+async def shown() -> AsyncIterator[Shown]:
+    """The pages, on loopback."""
+    async with showing() as found:
+        yield found
 
 
 async def complaints(visitor: Visitor) -> list[str]:
