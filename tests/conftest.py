@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from msgspec import Struct
 from support.api import Api, Running, running
+from support.browser import MISSING, REASON, Browser, browsing
 
 from broker.settings import Settings
 from vault.bearer import generate
@@ -111,6 +112,15 @@ async def anyone(service: Running) -> AsyncIterator[Api]:
 @pytest.fixture(scope="session")
 def operator(anyone: Api) -> Api:
     return anyone.with_key(OPERATOR_KEY)
+
+
+@pytest.fixture(scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """Chromium; a test makes visitors of its own."""
+    if MISSING:
+        pytest.skip(REASON)
+    async with browsing() as opened:
+        yield opened
 
 
 class Tenant(Struct, frozen=True):

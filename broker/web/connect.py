@@ -1,6 +1,7 @@
 """The pages on which a person connects an account: what each one shows, and ``render``.
 
 * Pure: a page is a Struct of what it shows; ``render`` makes the answer with all its headers.
+  No repr shows what is on a page: a code or what somebody typed may be.
 * Whatever comes from outside is escaped, stripped of what could disguise it, cut to a length and
   isolated from the text around it (``wording.py``); no caller has to think of that.
 * Nothing is loaded from elsewhere, nothing is cached, nothing frames us, and no address leaks by
@@ -64,9 +65,12 @@ class Input(Struct, frozen=True, kw_only=True):
     value: str = ""
     problem: str = ""
 
+    def __repr__(self) -> str:
+        return f"Input({self.name})"
+
 
 class Option(Struct, frozen=True, kw_only=True):
-    """One of several sites; ``value`` is posted as ``_choice``."""
+    """One of several sites; ``value``, a word of ours, not theirs, is posted as ``_choice``."""
 
     value: str
     label: str
@@ -88,6 +92,9 @@ class Page(Struct, frozen=True, kw_only=True):
 
     workspace: str
     environment: str = "production"
+
+    def __repr__(self) -> str:
+        return type(self).__name__
 
 
 class Form(Page, frozen=True, kw_only=True):

@@ -49,10 +49,10 @@ def name(text: str, limit: int = NAME) -> Markup:
 
 def named(sentence: str, workspace: str, provider: str) -> Markup:
     """Fill the names into one of our own sentences."""
-    who = name(workspace) if short(workspace) else Markup(WORKSPACE)
-    whose = name(provider) if short(provider) else Markup(PROVIDER)
+    who = name(workspace) if short(workspace) else escape(WORKSPACE)
+    whose = name(provider) if short(provider) else escape(PROVIDER)
     filled = escape(sentence).format(workspace=who, provider=whose)
-    return Markup(filled[:1].upper()) + filled[1:]
+    return filled[:1].upper() + filled[1:]
 
 
 def initial(text: str) -> str:
