@@ -94,7 +94,7 @@ REVEALING: Final = {
     "broker.api.messages": "a key just made is answered, once",
     "broker.cli": "a key just made is printed, once",
 }
-MAY_PRINT: Final = {"broker.cli", "broker.sandbox.__main__"}
+MAY_PRINT: Final = {"broker.terminal", "broker.sandbox.__main__"}
 NO_NAMES: Final = {
     "utils",
     "util",
@@ -391,7 +391,7 @@ def test_imports_that_go_down_are_fine_and_a_step_without_a_module_is_not() -> N
         (has_a_name, toy(broker__key_manager=""), toy(broker__managers="")),
         (has_no_marks, toy(vault__x="a = 1  # TODO: later"), toy(vault__x="a = 'TODOS'")),
         (has_no_marks, toy(vault__x='"""FIXME"""'), toy(vault__x="")),
-        (prints_nothing, toy(vault__x="print(1)"), toy(broker__cli="print(1)")),
+        (prints_nothing, toy(vault__x="print(1)"), toy(broker__terminal="print(1)")),
         (
             prints_nothing,
             toy(broker__x="import sys\nsys.stderr.write('x')"),
