@@ -9,7 +9,8 @@ from conftest import Tenant
 from hypothesis import given
 from hypothesis import strategies as st
 from support.api import Api, Reply, Running
-from support.matrix import PUBLIC, actions_of
+from support.attacks import PUBLIC
+from support.matrix import actions_of
 
 from vault.access import ACTIONS, RULES, Action, Rule, may_revoke, narrowed, permit
 from vault.errors import Forbidden, Invalid
