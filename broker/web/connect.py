@@ -98,13 +98,14 @@ class Page(Struct, frozen=True, kw_only=True):
 
 
 class Form(Page, frozen=True, kw_only=True):
-    """A page with a button: ``action`` is posted to, with ``csrf`` as ``_csrf``.
+    """A page with a button: ``action`` is posted to, with ``csrf`` as ``_csrf`` and ``hidden``.
 
     ``leaves_to``: addresses that the answer may redirect to (the provider's, the return address).
     """
 
     action: str
     csrf: str
+    hidden: Mapping[str, str] = {}
     leaves_to: tuple[str, ...] = ()
 
 
@@ -183,13 +184,12 @@ class DevicePage(Page, frozen=True, kw_only=True):
 class TelegramPage(Form, frozen=True, kw_only=True):
     """Telegram's widget puts its answer behind the ``#``, where only a script can read it.
 
-    Posted as ``tgAuthResult``, as it came, together with ``hidden``.
+    Posted as ``tgAuthResult``, as it came.
     """
 
     template: ClassVar[str] = "telegram.html"
 
     provider: str = "Telegram"
-    hidden: Mapping[str, str] = {}
 
 
 class EndPage(Page, frozen=True, kw_only=True):

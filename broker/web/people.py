@@ -266,7 +266,7 @@ async def _shown(
         return render(_choice(stage, browser))
     if stage.status == "confirm":
         return render(_confirmation(stage, browser))
-    return render(_device(stage, link or browser.link))
+    return render(_device(stage, link or browser.link, request))
 
 
 def _finish(stage: Stage, browser: _Browser, request: AnyRequest) -> Response[Any]:
@@ -361,7 +361,7 @@ def _confirmation(stage: Stage, browser: _Browser) -> ConfirmPage:
     )
 
 
-def _device(stage: Stage, link: str) -> DevicePage:
+def _device(stage: Stage, link: str, request: AnyRequest) -> DevicePage:
     place = f"/connect/{link}/{stage.integration}/device"
     return DevicePage(
         workspace=stage.workspace,
@@ -372,6 +372,7 @@ def _device(stage: Stage, link: str) -> DevicePage:
         again=place,
         paused=f"{place}?paused=1",
         seconds=stage.interval,
+        is_paused="paused" in request.query_params,
     )
 
 

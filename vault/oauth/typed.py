@@ -53,7 +53,10 @@ def typed_tokens(app: App, values: Mapping[str, str | Secret], *, now: datetime)
     tokens = TokenSet(
         access_token=handed_out if isinstance(handed_out, Secret) else None,
         obtained_at=now,
-        values=kept,
+        values={
+            name: value if isinstance(value, Secret) else Secret(value)
+            for name, value in kept.items()
+        },
     )
     if provider.api.sent_in == "url":
         header.base_url(provider, tokens, header.values_of(app))

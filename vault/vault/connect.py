@@ -99,13 +99,16 @@ class Connect(Invitations):
         consumed = await self._consumed(way, browser)
         if consumed is None:
             return "used" if way.flow.status in ("exchanging", "done") else "expired"
+        return await self._came_back(consumed, unverified)
+
+    async def _came_back(self, way: Way, unverified: Pairs) -> Stage | Outcome:
         try:
-            granted = await self._exchanged(consumed, unverified)
+            granted = await self._exchanged(way, unverified)
         except VaultError as problem:
-            return await self._failed(consumed, _outcome_of(problem))
+            return await self._failed(way, _outcome_of(problem))
         if isinstance(granted, str):
-            return await self._failed(consumed, granted)
-        return await self._received(consumed, granted)
+            return await self._failed(way, granted)
+        return await self._received(way, granted)
 
     async def poll_device(
         self, link: str, integration: str, browser: Secret | None

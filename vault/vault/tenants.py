@@ -27,6 +27,7 @@ from vault.model import (
     new_id,
 )
 from vault.secret import Secret
+from vault.store import environments as rows
 from vault.vault.door import Door, found, written
 
 FIRST_KEY: Final = NewKey(name="first key", scopes=SCOPES)
@@ -86,6 +87,7 @@ class Tenants(Door):
         await self.get_workspace(caller, workspace)
 
         async def work(tx: Transaction) -> None:
+            await rows.delete_every_variable(tx)
             found(await store.delete_workspace(tx, workspace) or None)
             await audit.record(tx, caller, "workspace.delete", target=("workspace", workspace))
             await tx.enter(OPERATOR)

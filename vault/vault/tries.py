@@ -230,7 +230,7 @@ class Tries(Connections):
 
     async def _is_another_account(self, way: Way, account: Account | None) -> bool:
         """Is it another account than the one that was connected before?"""
-        if account is None or way.session.replace_account:
+        if way.session.replace_account:
             return False
         before = await self._database.run(
             way.caller.workspace,
@@ -240,6 +240,8 @@ class Tries(Connections):
         )
         if before is None or before.account is None:
             return False
+        if account is None:
+            return True  # it cannot be told, so it is not taken for the one that is known
         sealing = await self._store.seal_of(way.caller.workspace)
         return before.account != sealing.account_index(way.provider.id, account.id)
 

@@ -25,6 +25,7 @@ _KINDS: Final[dict[str, tuple[str, str, int]]] = {
     "too_large": ("validation_error", "request_too_large", 413),
     "unresolved": ("validation_error", "unresolved", 400),
     "not_ready": ("service_unavailable", "not_ready", 503),
+    "provider_unavailable": ("service_unavailable", "provider_unavailable", 503),
     "upstream_failed": ("upstream_error", "upstream_failed", 502),
     "internal": ("internal_error", "internal_server_error", 500),
 }
