@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import socket
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -64,7 +65,8 @@ def postgres(shared_dir: Path) -> Iterator[Embedded]:
 
 @pytest.fixture(scope="session")
 async def migrated(postgres: Embedded) -> Embedded:
-    await migrate(postgres.dsn(), [Login(postgres.dsn("keyturn_app"), "keyturn_app")])
+    logins = [Login(postgres.dsn(role), role) for role in ("keyturn_app", "keyturn_worker")]
+    await migrate(postgres.dsn(), logins)
     return postgres
 
 
@@ -83,10 +85,27 @@ async def database(migrated: Embedded) -> AsyncIterator[Database]:
 
 
 @pytest.fixture(scope="session")
-async def vault(migrated: Embedded, root_key_file: Path) -> AsyncIterator[Vault]:
+def listener() -> Iterator[socket.socket]:
+    """Where the service will be: providers are told before it is there."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+async def vault(
+    migrated: Embedded, root_key_file: Path, listener: socket.socket
+) -> AsyncIterator[Vault]:
     database = await Database.open(migrated.dsn("keyturn_app"), size=5, statement_cache=200)
+    worker = await Database.open(migrated.dsn("keyturn_worker"), size=1, statement_cache=10)
     egress = Egress(allow=parse_allow("127.0.0.1,localhost", development=True))
-    opened = await Vault.open(database, open_root_key(root_key_file.as_uri()), egress=egress)
+    opened = await Vault.open(
+        database,
+        open_root_key(root_key_file.as_uri()),
+        egress=egress,
+        origin=f"http://127.0.0.1:{listener.getsockname()[1]}",
+        worker=worker,
+        loopback_returns=True,
+    )
     yield opened
     await opened.close()
 
@@ -97,8 +116,10 @@ def settings() -> Settings:
 
 
 @pytest.fixture(scope="session")
-async def service(vault: Vault, settings: Settings) -> AsyncIterator[Running]:
-    async with running(vault, settings) as found:
+async def service(
+    vault: Vault, settings: Settings, listener: socket.socket
+) -> AsyncIterator[Running]:
+    async with running(vault, settings, listener) as found:
         yield found
 
 

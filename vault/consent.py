@@ -123,7 +123,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     detail: str
 
 
-class Connection(Struct, frozen=True, kw_only=True):
+class Connection(Struct, frozen=True):
     """One user's consent at one integration in one environment, without what it holds."""
 
     connection_id: str
@@ -188,7 +188,7 @@ class NewSession(Struct, frozen=True, kw_only=True):
     replace_account: bool = False
 
 
-class Session(Struct, frozen=True, kw_only=True):
+class Session(Struct, frozen=True):
     """An invitation to connect."""
 
     session_id: str
@@ -203,7 +203,7 @@ class Session(Struct, frozen=True, kw_only=True):
     expired: bool
 
 
-class Flow(Struct, frozen=True, kw_only=True):
+class Flow(Struct, frozen=True):
     """One try to connect one integration, in one browser."""
 
     flow_id: str

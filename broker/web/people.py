@@ -343,7 +343,9 @@ def _choice(stage: Stage, browser: _Browser) -> ChoicePage:
         leaves_to=_back(stage),
         hidden={"_state": stage.state.reveal()},
         provider=service_name(stage.provider, stage.integration),
-        options=tuple(Option(value=one.id, label=one.label) for one in stage.choices),
+        options=tuple(
+            Option(value=str(number), label=one.label) for number, one in enumerate(stage.choices)
+        ),
     )
 
 

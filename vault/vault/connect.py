@@ -153,15 +153,15 @@ class Connect(Invitations):
         consumed = await self._consumed(way, browser)
         return await self._received(consumed, granted) if consumed else "used"
 
-    async def choose(self, state: str, browser: Secret, choice_id: str) -> Stage | Outcome:
-        """Take one of several sites."""
+    async def choose(self, state: str, browser: Secret, number: str) -> Stage | Outcome:
+        """Take one of several sites, by its place in the list."""
         way = await self._own_way(state, browser, "choice")
         if not isinstance(way, Way):
             return way
         granted = await self._granted(way)
-        chosen = next((one for one in granted.choices if one.id == choice_id), None)
-        if chosen is None:
+        if not number.isdecimal() or int(number[:9]) >= len(granted.choices):
             return stage_of(way, "choice", choices=granted.choices)
+        chosen = granted.choices[int(number)]
         extras = {**granted.tokens.extras, **chosen.fields}
         settled = Granted(tokens=replace(granted.tokens, extras=extras), account=granted.account)
         return await self._ask_for_confirmation(way, settled)

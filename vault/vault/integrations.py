@@ -25,7 +25,7 @@ from vault.consent import (
 )
 from vault.database import Transaction
 from vault.environments import choose
-from vault.errors import Conflict, Invalid, Unresolved, VaultError
+from vault.errors import Conflict, Invalid, NotFound, Unresolved, VaultError
 from vault.model import Caller, Page, WorkspaceId
 from vault.oauth import authorize
 from vault.oauth.app import App
@@ -194,7 +194,7 @@ class Integrations(Door):
     async def _provider(self, provider_id: str) -> Provider:
         try:
             provider = await asyncio.to_thread(self._catalogue.get, provider_id)
-        except VaultError:
+        except NotFound:
             raise Invalid("There is no such provider.", pointer="/provider") from None
         if provider.status == "unsupported":
             raise Invalid(f"{provider.name} is not supported: {provider.reason}")
