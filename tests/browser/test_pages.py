@@ -201,6 +201,7 @@ async def test_without_telegrams_answer_nothing_is_posted(
     visitor = await browser.visitor()
     await visitor.goto(shown.url("telegram") + fragment)
     await visitor.wait_for_text("did not send an answer")
+    assert await visitor.url() == shown.url("telegram")
     assert shown.taken == []
     await visitor.go_away()
 
