@@ -74,7 +74,7 @@ async def test_where_motion_is_unwelcome_nothing_moves(browser: Browser, shown: 
 
 async def tab_to(visitor: Visitor, text: str) -> list[str]:
     """Press Tab until there; what has the focus on the way can always be seen."""
-    way = []
+    way: list[str] = []
     for _ in range(30):
         await visitor.press("Tab")
         found = await visitor.focused()
