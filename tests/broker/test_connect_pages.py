@@ -80,6 +80,7 @@ def test_a_page_is_whole_for_those_who_hear_it(name: str) -> None:
     assert len(ids) == len(set(ids))
     assert page.all("a")[0] == {"class": "skip", "href": "#content"}
     assert "content" in ids
+    assert len(page.all("fieldset")) == len(page.all("legend"))
     labelled = {one.get("for") for one in page.all("label")}
     for field in [*page.all("input"), *page.all("textarea")]:
         assert field.get("type") == "hidden" or field["id"] in labelled
@@ -106,6 +107,12 @@ def test_what_others_wrote_is_text_and_nothing_more(name: str) -> None:
     assert not set(page.html) & set("\u202e\u2066\u200b\x07")
     assert "w" * 301 not in page.html
     assert not re.search("[\u0300-\u036f]{4}", page.html)
+
+
+def test_even_a_template_that_asks_for_nothing_prints_what_is_clean() -> None:
+    templates = connect._templates()  # noqa: SLF001 - no page of ours forgets to ask
+    template = templates.from_string("{{ text }}{{ number }}")
+    assert template.render(text="a\u202e<b>\x07", number=7) == "a&lt;b&gt;7"
 
 
 @pytest.mark.parametrize("name", FORMS)

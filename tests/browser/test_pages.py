@@ -74,7 +74,7 @@ async def test_where_motion_is_unwelcome_nothing_moves(browser: Browser, shown: 
 
 async def tab_to(visitor: Visitor, text: str) -> list[str]:
     """Press Tab until there; what has the focus on the way can always be seen."""
-    way = []
+    way: list[str] = []
     for _ in range(30):
         await visitor.press("Tab")
         found = await visitor.focused()
@@ -201,6 +201,7 @@ async def test_without_telegrams_answer_nothing_is_posted(
     visitor = await browser.visitor()
     await visitor.goto(shown.url("telegram") + fragment)
     await visitor.wait_for_text("did not send an answer")
+    assert await visitor.url() == shown.url("telegram")
     assert shown.taken == []
     await visitor.go_away()
 
@@ -239,24 +240,32 @@ async def test_chromium_holds_the_answers_redirects_against_the_forms_policy(
     browser: Browser, shown: Shown
 ) -> None:
     """Why a page whose button leads to a provider cannot say ``form-action 'self'`` alone."""
-    elsewhere = shown.base.replace("127.0.0.1", "localhost")
+    provider = shown.base.replace("127.0.0.1", "localhost")
+    behind = shown.base.replace("127.0.0.1", "company.localhost")
     visitor = await browser.visitor()
 
-    async def pressed(page: connect.Page) -> bool:
+    async def pressed(page: connect.Page, *hops: str) -> bool:
         shown.pages["leaving"] = page
-        shown.answers.append(f"{elsewhere}/page/end_connected")
+        shown.answers[:] = hops
         await visitor.goto(shown.url("leaving"))
         await visitor.complaints()
         await visitor.click("Continue to Google")
         await visitor.settle()
         refused = "form-action" in "".join(await visitor.complaints())
-        arrived = await visitor.url() == f"{elsewhere}/page/end_connected"
+        arrived = await visitor.url() == hops[-1]
         assert arrived != refused
         return arrived
 
-    assert not await pressed(asking(leaves_to=()))
-    assert not await pressed(asking(leaves_to=("https://accounts.example/",)))
-    assert await pressed(asking(leaves_to=(f"{elsewhere}/authorize",)))
+    there = f"{provider}/page/end_connected"
+    assert not await pressed(asking(leaves_to=()), there)
+    assert not await pressed(asking(leaves_to=("https://accounts.example/",)), there)
+    assert await pressed(asking(leaves_to=(there,)), there)
+    # And why it cannot name the provider alone: a company's own sign-in may stand behind it.
+    further = (f"{provider}/hop", f"{behind}/page/end_connected")
+    assert not await pressed(asking(leaves_to=(there,)), *further)
+    assert await pressed(asking(leaves_to=further), *further)
+    shown.answers.clear()
+    shown.taken.clear()
     await visitor.go_away()
 
 

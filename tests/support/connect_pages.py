@@ -161,7 +161,7 @@ class Shown(Struct, frozen=True):
     base: str
     pages: dict[str, connect.Page]
     taken: list[dict[str, str]]
-    answers: list[str]  # where the next forms' answers lead; without one, to a page of ours
+    answers: list[str]  # where the next redirects lead; without one, a form leads to a page of ours
 
     def url(self, name: str) -> str:
         return f"{self.base}/page/{name}"
@@ -193,4 +193,8 @@ def _app(shown: Shown) -> Litestar:
         shown.taken.append({key: str(value) for key, value in (await request.form()).items()})
         return connect.leave(shown.answers.pop(0) if shown.answers else shown.url("end_connected"))
 
-    return Litestar([page, taken, web.router], openapi_config=None, logging_config=None)
+    @get("/hop")
+    async def hop() -> Response[None]:
+        return connect.leave(shown.answers.pop(0))
+
+    return Litestar([page, taken, hop, web.router], openapi_config=None, logging_config=None)
