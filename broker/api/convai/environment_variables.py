@@ -114,7 +114,7 @@ async def update(
 @delete(
     "/{env_var_id:str}",
     guards=requires("variable.delete"),
-    responses=declared("not_found", "conflict"),
+    responses=declared("not_found"),
     summary="Delete an environment variable",
 )
 async def remove(
