@@ -175,8 +175,8 @@ class Vault(Connect, Tenants, Variables, Secrets, Authentication, Calls, Provide
     async def check_schema(self) -> None:
         """Raise if the schema is not the one that this code was written for."""
         found = await _schema_version.lookup(self._database)
-        if found is None or (found.version or 0) < newest_version():
-            raise NotReady("The database's schema is older than this code: run 'keyturn migrate'.")
+        if found is None or found.version != newest_version():
+            raise NotReady("The database's schema is of another version: run 'keyturn migrate'.")
 
     def connections(self) -> tuple[int, int]:
         """Idle and open database connections of this process."""
