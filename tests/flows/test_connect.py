@@ -3,13 +3,13 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from conftest import Tenant
 from support.api import Running
 from support.connecting import integrate, invite
 from support.sandbox import Provider, providing
 from support.visitor import Visitor, visiting
 
 from broker.sandbox import Consent
-from conftest import Tenant
 
 
 @pytest.fixture
