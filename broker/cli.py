@@ -122,7 +122,7 @@ def doctor_command(*, json_output: bool) -> None:
             print_json(findings)
         else:
             for finding in findings:
-                say(f"{'ok ' if finding.ok else 'BAD'}  {finding.name}: {finding.text}")
+                say(f"{finding.mark} {finding.name}: {finding.text}")
         return 0 if all(finding.ok for finding in findings) else NOT_WELL
 
     sys.exit(run(work()))

@@ -244,8 +244,17 @@ def _changed(config: AuthConfig, changes: Mapping[str, object]) -> AuthConfig:
     fixed = sorted(changes.keys() - changeable)
     if fixed:
         raise Invalid(f"The field {fixed[0]} cannot be changed.", pointer=f"/{fixed[0]}")
-    changed: AuthConfig = msgspec.structs.replace(config, **changes)
+    changed: AuthConfig = msgspec.structs.replace(
+        config, **{name: _merged(getattr(config, name), value) for name, value in changes.items()}
+    )
     return changed
+
+
+def _merged(old: object, new: object) -> object:
+    """Of parameters and headers, those that are not named stay, and ``None`` removes one."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return {name: value for name, value in {**old, **new}.items() if value is not None}
 
 
 def _auth_connection(row: AuthRow, config: AuthConfig, usages: list[Usage]) -> AuthConnection:
