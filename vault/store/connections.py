@@ -20,6 +20,9 @@ from vault.secret import Secret
 from vault.sql import Nothing, Query
 
 
+MAX_DELAY: Final = 60 * 60  # between two tries to give something back
+
+
 class IntegrationRow(Struct, frozen=True):
     integration: str
     provider: str
@@ -34,7 +37,6 @@ class IntegrationRow(Struct, frozen=True):
 class TokensRow(Struct, frozen=True):
     generation: int
     sealed: bytes
-    user_key: bytes
 
 
 class FoundBearer(Struct, frozen=True):
@@ -50,12 +52,17 @@ class DueRevocation(Struct, frozen=True):
     id: str
 
 
-class ClaimedRevocation(Struct, frozen=True):
-    revocation_id: str
+class RevocationRow(Struct, frozen=True):
     connection_id: str
     integration: str
     environment: str
+    attempts: int
     too_late: bool
+
+
+class _Times(Struct, frozen=True):
+    created_at: datetime
+    expires_at: datetime
 
 
 class _Id(Struct, frozen=True):
@@ -87,19 +94,20 @@ _connection_siblings: Final = Query("connections", "siblings", _Number)
 _connection_delete: Final = Query("connections", "delete", _Id)
 _connection_forget_pending: Final = Query("connections", "forget_pending", Nothing)
 _connect_lookup: Final = Query("connect", "lookup", FoundBearer)
-_session_insert: Final = Query("connect", "insert", Session)
+_session_insert: Final = Query("connect", "insert", _Times)
 _session_get: Final = Query("connect", "get", Session)
 _session_forget_old: Final = Query("connect", "forget_old", Nothing)
 _flow_list: Final = Query("connect", "flows", Flow)
 _flow_get: Final = Query("connect", "flow", Flow)
 _flow_give_up: Final = Query("connect", "give_up", Nothing)
 _flow_begin: Final = Query("connect", "begin", _Id)
-_flow_consume: Final = Query("connect", "consume", Flow)
+_flow_consume: Final = Query("connect", "consume", _Id)
 _flow_advance: Final = Query("connect", "advance", _Id)
 _revocation_insert: Final = Query("revocations", "insert", Nothing)
 _revocation_insert_tokens: Final = Query("revocations", "insert_tokens", Nothing)
 _revocation_due: Final = Query("revocations", "due", DueRevocation)
-_revocation_claim: Final = Query("revocations", "claim", ClaimedRevocation)
+_revocation_get: Final = Query("revocations", "get", RevocationRow)
+_revocation_claim: Final = Query("revocations", "claim", _Id)
 _revocation_sealed: Final = Query("revocations", "sealed", _Sealed)
 _revocation_delete: Final = Query("revocations", "delete", Nothing)
 
@@ -372,12 +380,12 @@ async def insert_session(
     hashed: bytes,
     new: NewSession,
     *,
-    confirm: str,
+    confirm: Literal["page", "backend"],
     created_by: str,
     lifetime: int,
 ) -> Session:
     await _session_forget_old.run(tx, workspace_id=tx.workspace)
-    return await _session_insert.one(
+    times = await _session_insert.one(
         tx,
         workspace_id=tx.workspace,
         session_id=session_id,
@@ -390,6 +398,18 @@ async def insert_session(
         replace_account=new.replace_account,
         created_by=created_by,
         lifetime=lifetime,
+    )
+    return Session(
+        session_id=session_id,
+        user_id=new.user_id,
+        environment=new.environment,
+        integrations=list(new.integrations),
+        return_url=new.return_url,
+        confirm=confirm,
+        replace_account=new.replace_account,
+        created_at=times.created_at,
+        expires_at=times.expires_at,
+        expired=False,
     )
 
 
@@ -417,32 +437,37 @@ async def begin_flow(
     lifetime: int,
 ) -> bool:
     """Begin a try; ``False`` where another browser has one under way, or one has succeeded."""
-    await _flow_give_up.run(
-        tx,
-        workspace_id=tx.workspace,
-        session_id=session_id,
-        integration=integration,
-        browser_hash=browser_hash,
-    )
-    begun = await _flow_begin.maybe(
-        tx,
-        workspace_id=tx.workspace,
-        flow_id=flow_id,
-        session_id=session_id,
-        integration=integration,
-        state_hash=state_hash,
-        browser_hash=browser_hash,
-        sealed=sealed,
-        lifetime=lifetime,
-    )
-    return begun is not None
+    # Twice: what the same browser began at the same moment is seen, and given up, only now.
+    for _ in range(2):
+        await _flow_give_up.run(
+            tx,
+            workspace_id=tx.workspace,
+            session_id=session_id,
+            integration=integration,
+            browser_hash=browser_hash,
+        )
+        begun = await _flow_begin.maybe(
+            tx,
+            workspace_id=tx.workspace,
+            flow_id=flow_id,
+            session_id=session_id,
+            integration=integration,
+            state_hash=state_hash,
+            browser_hash=browser_hash,
+            sealed=sealed,
+            lifetime=lifetime,
+        )
+        if begun is not None:
+            return True
+    return False
 
 
-async def consume_flow(tx: Transaction, flow_id: str, browser_hash: bytes) -> Flow | None:
+async def consume_flow(tx: Transaction, flow: Flow, browser_hash: bytes) -> Flow | None:
     """Take a try's way back: once, in the browser that began it, while it is fresh."""
-    return await _flow_consume.maybe(
-        tx, workspace_id=tx.workspace, flow_id=flow_id, browser_hash=browser_hash
+    consumed = await _flow_consume.maybe(
+        tx, workspace_id=tx.workspace, flow_id=flow.flow_id, browser_hash=browser_hash
     )
+    return msgspec.structs.replace(flow, status="exchanging") if consumed else None
 
 
 async def advance_flow(
@@ -495,8 +520,19 @@ async def due_revocations(worker: Database, limit: int) -> list[DueRevocation]:
     return await _revocation_due.lookup_all(worker, limit=limit)
 
 
-async def claim_revocation(tx: Transaction, revocation_id: str) -> ClaimedRevocation | None:
-    return await _revocation_claim.maybe(tx, workspace_id=tx.workspace, revocation_id=revocation_id)
+async def claim_revocation(tx: Transaction, revocation_id: str) -> RevocationRow | None:
+    """Take what is due, and put the next try off; ``None`` where somebody else took it."""
+    row = await _revocation_get.maybe(tx, workspace_id=tx.workspace, revocation_id=revocation_id)
+    if row is None:
+        return None
+    claimed = await _revocation_claim.maybe(
+        tx,
+        workspace_id=tx.workspace,
+        revocation_id=revocation_id,
+        attempts=row.attempts,
+        delay=min(60 * 2**row.attempts, MAX_DELAY),
+    )
+    return row if claimed else None
 
 
 async def revocation_sealed(tx: Transaction, revocation_id: str) -> bytes | None:

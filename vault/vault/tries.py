@@ -139,7 +139,7 @@ class Tries(Connections):
     async def _consumed(self, way: Way, browser: Secret) -> Way | None:
         flow = await self._database.run(
             way.caller.workspace,
-            lambda tx: rows.consume_flow(tx, way.flow.flow_id, self.fingerprint(browser)),
+            lambda tx: rows.consume_flow(tx, way.flow, self.fingerprint(browser)),
         )
         return replace(way, flow=flow) if flow else None
 
