@@ -339,7 +339,7 @@ class Connections(Integrations, Tenants):
             return "retrying"
         try:
             async with asyncio.timeout(REVOKE_SECONDS):
-                await self._revoke(
+                return await self._revoke(
                     caller,
                     leaving.revocation_id,
                     leaving.connection.connection_id,
@@ -348,7 +348,6 @@ class Connections(Integrations, Tenants):
                 )
         except (TimeoutError, VaultError):
             return "retrying"
-        return "revoked"
 
     async def _what_to_revoke(
         self, caller: Caller, connection: Connection, held: Held | None
@@ -402,11 +401,13 @@ class Connections(Integrations, Tenants):
 
     async def _revoke(
         self, caller: Caller, revocation_id: str, connection_id: str, app: App, held: Held
-    ) -> None:
+    ) -> Revoked:
         outcomes = await self._dialogue.revoke(app, held.tokens, now=await self._time())
         if any(one.outcome == "failed" for one in outcomes):
             raise UpstreamFailed("The provider did not take the tokens back.")
-        await self._settle_revocation(caller, revocation_id, connection_id, "revoked")
+        outcome: Revoked = "revoked" if outcomes else "not_supported"
+        await self._settle_revocation(caller, revocation_id, connection_id, outcome)
+        return outcome
 
     async def _settle_revocation(
         self, caller: Caller, revocation_id: str, connection_id: str, outcome: str
