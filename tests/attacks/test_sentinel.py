@@ -23,6 +23,7 @@ from msgspec import Struct
 from support.api import Api, Reply
 from support.process import Replica, development, short_folder
 
+from broker import logs
 from vault.bearer import generate
 from vault.embedded import Embedded
 
@@ -90,6 +91,11 @@ class Planter:
         """A key that somebody puts where no key belongs."""
         return self.remember(f"a key in {place}", generate("api_key").reveal())
 
+    def both(self, place: str) -> str:
+        """A key, and a secret that the log cannot know by its form."""
+        word = self.remember(f"a word in {place}", generate("api_key").reveal()[3:40])
+        return f"{self.bearer(place)}.{word}"
+
     async def send(
         self, method: str, path: str, *, as_operator: bool = False, **more: Any
     ) -> Reply:
@@ -134,87 +140,87 @@ class Planter:
 
     async def misplace(self) -> None:
         """Send keys and people's data to where they do not belong."""
-        key = self.bearer
+        both = self.both
         for method, path in (
-            ("GET", f"/v1/keys?api_key={key('a query')}"),
-            ("GET", f"/v1/keys?cursor={key('a cursor')}"),
-            ("GET", f"/v1/keys?limit={key('a number')}"),
-            ("GET", f"/v1/audit-events?action={key('an action')}"),
-            ("GET", f"/v1/audit-events?user_id={key('a user filter')}"),
-            ("GET", f"/v1/keys/{key('a path')}"),
-            ("DELETE", f"/v1/keys/{key('a path to delete')}"),
-            ("GET", f"/v1/users/{key('the path of a user')}"),
-            ("GET", f"/v1/users/%7B{key('the path of no user')}"),
-            ("GET", f"/{key('an unknown path')}?state={key('an unknown query')}"),
-            ("PATCH", f"/v1/keys/{key('a path with another method')}"),
-            ("PUT", f"/v1/workspaces/{key('the path of a workspace')}"),
+            ("GET", f"/v1/keys?api_key={both('a query')}"),
+            ("GET", f"/v1/keys?cursor={both('a cursor')}"),
+            ("GET", f"/v1/keys?limit={both('a number')}"),
+            ("GET", f"/v1/audit-events?action={both('an action')}"),
+            ("GET", f"/v1/audit-events?user_id={both('a user filter')}"),
+            ("GET", f"/v1/keys/{self.bearer('a path')}"),
+            ("DELETE", f"/v1/keys/{self.bearer('a path to delete')}"),
+            ("GET", f"/v1/users/{self.bearer('the path of a user')}"),
+            ("GET", f"/v1/users/%7B{both('the path of no user')}"),
+            ("GET", f"/{both('an unknown path')}?state={both('an unknown query')}"),
+            ("PATCH", f"/v1/keys/{both('a path with another method')}"),
+            ("PUT", f"/v1/workspaces/{self.bearer('the path of a workspace')}"),
         ):
             await self.send(method, path)
         good: dict[str, object] = {"name": "k", "scopes": ["mint"]}
         for body in (
-            {**good, key("a field's name"): 1},
-            {**good, "api_key": key("an unknown field")},
-            {**good, "scopes": [key("a scope")]},
-            {**good, "expires_at": key("a time")},
-            {**good, "environments": [f"{key('an environment')} x"]},
-            {**good, "name": [key("a list for a name")]},
-            {**good, "name": f"{key('a name too long')}{'x' * 300}"},
-            [key("a list")],
-            key("a text"),
+            {**good, both("a field's name"): 1},
+            {**good, "api_key": both("an unknown field")},
+            {**good, "scopes": [both("a scope")]},
+            {**good, "expires_at": both("a time")},
+            {**good, "environments": [f"{both('an environment')} x"]},
+            {**good, "name": [both("a list for a name")]},
+            {**good, "name": f"{both('a name too long')}{'x' * 300}"},
+            [both("a list")],
+            both("a text"),
         ):
             assert (await self.send("POST", "/v1/keys", body=body)).status == 422
         for profile in (
             {"phone_numbers": [f"0{self.remember('a bad number', '49170' + '4711081512')}"]},
-            {"attributes": {key("an attribute's name"): "x"}},
-            {"attributes": {"plan": {"deep": key("a deep attribute")}}},
+            {"attributes": {both("an attribute's name"): "x"}},
+            {"attributes": {"plan": {"deep": both("a deep attribute")}}},
         ):
             assert (await self.send("PUT", "/v1/users/u", body=profile)).status == 422
         await self._misplace_raw()
         await self._misplace_in_headers()
 
     async def _misplace_raw(self) -> None:
-        key = self.bearer
+        both = self.both
         for raw in (
-            f'{{"name": "k", "scopes": ["{key("a body that is cut")}"',
-            f'{{"name": "{key("a body with a control character")}\x01"}}',
-            key("a body that is no JSON"),
-            json.dumps({"name": key("a body too large"), "scopes": ["x" * 400_000]}),
+            f'{{"name": "k", "scopes": ["{both("a body that is cut")}"',
+            f'{{"name": "{both("a body with a control character")}\x01"}}',
+            both("a body that is no JSON"),
+            json.dumps({"name": both("a body too large"), "scopes": ["x" * 400_000]}),
         ):
             await self.send("POST", "/v1/keys", raw=raw.encode())
-        form = f"client_secret={key('a form')}".encode()
+        form = f"client_secret={both('a form')}".encode()
         media = {"Content-Type": "application/x-www-form-urlencoded"}
         await self.send("POST", "/v1/keys", raw=form, headers=media)
         await self.send(
-            "POST", "/v1/keys", body={}, headers={"Content-Type": f"text/{key('a media type')}"}
+            "POST", "/v1/keys", body={}, headers={"Content-Type": f"text/{both('a media type')}"}
         )
         for line in (
-            f"GET /?token={key('a bad request line')} HTTP/9.9\r\n\r\n",
-            f"{key('a method')} / HTTP/1.1\r\nHost: x\r\n\r\n",
-            f"GET / HTTP/1.1\r\nHost: x\r\nBad Header {key('a bad header')}: x\r\n\r\n",
-            f"GET / HTTP/1.1\r\nHost: {key('a host')}\r\nConnection: close\r\n\r\n",
+            f"GET /?token={both('a bad request line')} HTTP/9.9\r\n\r\n",
+            f"{both('a method')} / HTTP/1.1\r\nHost: x\r\n\r\n",
+            f"GET / HTTP/1.1\r\nHost: x\r\nBad Header {both('a bad header')}: x\r\n\r\n",
+            f"GET / HTTP/1.1\r\nHost: {both('a host')}\r\nConnection: close\r\n\r\n",
             (
-                f"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: {key('an upgrade')}\r\n"
+                f"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: {both('an upgrade')}\r\n"
                 "Connection: upgrade, close\r\n\r\n"
             ),
-            f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {key('a length')}\r\n\r\n",
+            f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {both('a length')}\r\n\r\n",
         ):
             await self._raw(line.encode())
 
     async def _misplace_in_headers(self) -> None:
-        key = self.bearer
-        basic = base64.b64encode(f"user:{key('basic')}".encode()).decode()
+        both = self.both
+        basic = base64.b64encode(f"user:{both('basic')}".encode()).decode()
         for name, value in (
-            ("Cookie", f"session={key('a cookie')}"),
-            ("Referer", f"https://example.com/?code={key('a referer')}"),
-            ("User-Agent", key("a user agent")),
-            ("X-Forwarded-For", key("a forwarded address")),
-            ("Idempotency-Key", f"{key('a bad Idempotency-Key')} x"),
-            ("Idempotency-Key", key("a long Idempotency-Key") * 10),
+            ("Cookie", f"session={both('a cookie')}"),
+            ("Referer", f"https://example.com/?code={both('a referer')}"),
+            ("User-Agent", both("a user agent")),
+            ("X-Forwarded-For", both("a forwarded address")),
+            ("Idempotency-Key", f"{both('a bad Idempotency-Key')} x"),
+            ("Idempotency-Key", both("a long Idempotency-Key") * 10),
             ("Authorization", f"Basic {basic}"),
-            ("Authorization", f"Token {key('another scheme')}"),
-            ("Authorization", f"Bearer {key('a key of nobody')}"),
-            ("xi-api-key", key("the other header")),
-            ("X-Request-Id", f"{key('a bad X-Request-Id')}!"),
+            ("Authorization", f"Token {both('another scheme')}"),
+            ("Authorization", f"Bearer {both('a key of nobody')}"),
+            ("xi-api-key", both("the other header")),
+            ("X-Request-Id", f"{both('a bad X-Request-Id')}!"),
         ):
             body = {"name": "k", "scopes": ["mint"]}
             await self.send("POST", "/v1/keys", body=body, headers={name: value})
@@ -446,6 +452,23 @@ def test_no_secret_stands_in(left: Left, place: str) -> None:
 def test_a_key_that_is_sent_as_the_requests_id_does_not_stand_in(left: Left, place: str) -> None:
     secret = {"the key": left.request_id}
     assert not any(names_in(one, secret) for one in left.places[place])
+
+
+def test_what_an_exception_says_and_what_lay_around_it_is_not_logged() -> None:
+    secret, word = generate("api_key").reveal(), generate("api_key").reveal()[3:]
+
+    def fail() -> None:
+        held = f"{secret} {word}"
+        raise KeyError(held) from ValueError(held)
+
+    with pytest.raises(KeyError) as failed:
+        fail()
+    event = {"event": f"Bearer {secret}", "deep": [{"note": secret, "token": word}], "key": secret}
+    said = logs.exception_without_values(None, "error", {**event, "exc_info": failed.value})
+    text = str(logs.redact(None, "error", said))
+    assert "KeyError" in text
+    assert "test_sentinel.py" in text
+    assert names_in(text.encode(), {"key": secret.encode(), "word": word.encode()}) == set()
 
 
 def test_a_head_that_never_ends_is_not_read_for_ever(left: Left) -> None:
