@@ -7,6 +7,7 @@
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
@@ -17,18 +18,29 @@ import rich_click as click
 import uvloop
 
 from broker import boot, doctor, logs, server
-from broker.api.messages import AuditEventOut, KeyOut, Message, UserOut, WorkspaceOut
+from broker.api.messages import (
+    AuditEventOut,
+    KeyIn,
+    KeyOut,
+    Message,
+    UserIn,
+    UserOut,
+    WorkspaceIn,
+    WorkspaceOut,
+)
+from broker.api.problems import reason_of
 from broker.app import create_service
 from broker.settings import Settings, load
 from vault import __version__, bearer
-from vault.errors import Misconfigured, NotFound, VaultError
+from vault.errors import Invalid, Misconfigured, NotFound, VaultError
 from vault.kms.file import new_line
 from vault.migrations import migrate as run_migrations
 from vault.migrations import pending
-from vault.model import SCOPES, Caller, KeyId, NewKey, Page, Profile, UserId, Workspace
+from vault.model import SCOPES, USER_ID_PATTERN, Caller, KeyId, Page, UserId, Workspace
 from vault.vault import Vault
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 
 FAILED: Final = 1
 NOT_WELL: Final = 3
@@ -123,7 +135,7 @@ def workspace_create(name: str, *, json_output: bool) -> None:
     """Make a workspace; prints its first key."""
 
     async def work(vault: Vault, operator: Caller) -> None:
-        made = await vault.create_workspace(operator, name)
+        made = await vault.create_workspace(operator, _checked(WorkspaceIn, name=name).name)
         key = made.bearer.reveal() if made.bearer else None
         if json_output:
             _print_json({"id": made.workspace.workspace_id, "name": name, "api_key": key})
@@ -194,10 +206,12 @@ def key_create(
     json_output: bool,
 ) -> None:
     """Make an API key; prints it, this once."""
-    wanted = NewKey(name=name, scopes=scopes, environments=environments, expires_at=expires_at)
 
     async def work(vault: Vault, caller: Caller) -> None:
-        made = await vault.create_key(caller, wanted)
+        wanted = _checked(
+            KeyIn, name=name, scopes=scopes, environments=environments, expires_at=expires_at
+        )
+        made = await vault.create_key(caller, wanted.wanted())
         text = made.bearer.reveal() if made.bearer else None
         if json_output:
             _print_json({"id": made.key.key_id, "key": text, "name": name})
@@ -260,9 +274,11 @@ def user_put(
     user_id: str, name: str | None, phones: tuple[str, ...], workspace: str | None
 ) -> None:
     """Make a user, or replace what is known of one."""
-    profile = Profile(name=name, phone_numbers=list(phones))
 
     async def work(vault: Vault, caller: Caller) -> None:
+        if not re.fullmatch(USER_ID_PATTERN, user_id):
+            raise Invalid("This cannot be the id of a user.")
+        profile = _checked(UserIn, name=name, phone_numbers=phones).profile()
         await vault.put_user(caller, UserId(user_id), profile)
         _say("stored")
 
@@ -334,6 +350,14 @@ async def _find_workspace(vault: Vault, operator: Caller, name: str | None) -> W
     if not matches:
         raise NotFound("There is no such workspace." if name else "There is no workspace yet.")
     raise NotFound("Several workspaces match: name one with --workspace ID.")
+
+
+def _checked(kind: type[M], **fields: object) -> M:
+    """Hold what was typed to the rules that HTTP has."""
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
+        raise Invalid(reason_of(str(error))) from None
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

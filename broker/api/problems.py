@@ -195,7 +195,7 @@ def _problem(
 
 def _field_errors(error: ValidationException) -> list[FieldError]:
     found = error.extra if isinstance(error.extra, list) else []
-    return [FieldError(_pointer(one), _reason(one.get("message", ""))) for one in found]
+    return [FieldError(_pointer(one), reason_of(one.get("message", ""))) for one in found]
 
 
 def _first(error: ValidationException) -> str:
@@ -210,7 +210,7 @@ def _pointer(found: dict[str, str]) -> str:
     return "/" + "/".join(safe)
 
 
-def _reason(message: str) -> str:
+def reason_of(message: str) -> str:
     """The parser's reason without the value that it may quote."""
     if unknown := _UNKNOWN_FIELD.match(message):
         name = unknown[1] if _PLAIN_NAME.fullmatch(unknown[1]) else None

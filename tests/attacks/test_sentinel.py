@@ -45,6 +45,12 @@ LOUD: Final = (
     "select pg_reload_conf()",
     "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'keyturn_app'",
 )
+ENDLESS: Final = {
+    "the head": b"GET /v1/keys HTTP/1.1\r\nHost: keyturn\r\n",
+    "the trailers": (
+        b"POST /v1/keys HTTP/1.1\r\nHost: keyturn\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+    ),
+}
 BREAKS: Final = {
     "revoke insert on vault.audit_events from keyturn_app": (
         "grant insert on vault.audit_events to keyturn_app"
@@ -66,7 +72,7 @@ class Left(Struct, frozen=True):
     clear: Secrets
     places: dict[str, list[bytes]]
     statuses: set[int]
-    head: int
+    taken: dict[str, int]
 
 
 class Planter:
@@ -239,10 +245,10 @@ class Planter:
         writer.transport.abort()
         self.replies.append(Reply(400, {}, answer))
 
-    async def send_a_head_that_never_ends(self) -> int:
-        """How many bytes of headers are taken in before anybody is asked for a key."""
+    async def send_headers_without_end(self, before: bytes) -> int:
+        """How many bytes of them are taken in from somebody without a key."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self._replica.port)
-        writer.write(b"GET /v1/keys HTTP/1.1\r\nHost: keyturn\r\n")
+        writer.write(before)
         sent = 0
         try:
             async with asyncio.timeout(20):
@@ -290,7 +296,10 @@ async def left() -> AsyncIterator[Left]:
                 await planter.plant()
                 await planter.misplace()
                 await planter.misname()
-                head = await planter.send_a_head_that_never_ends()
+                taken = {
+                    name: await planter.send_headers_without_end(before)
+                    for name, before in ENDLESS.items()
+                }
                 await planter.break_the_database(admin)
                 places = {"the metrics": [await planter.metrics()]}
             _remember_keys(planter, folder, embedded)
@@ -317,7 +326,7 @@ async def left() -> AsyncIterator[Left]:
         ]
         statuses = {reply.status for reply in planter.replies}
         yield Left(
-            planter.secrets, planter.request_id.encode(), planter.clear, places, statuses, head
+            planter.secrets, planter.request_id.encode(), planter.clear, places, statuses, taken
         )
 
 
@@ -471,5 +480,6 @@ def test_what_an_exception_says_and_what_lay_around_it_is_not_logged() -> None:
     assert names_in(text.encode(), {"key": secret.encode(), "word": word.encode()}) == set()
 
 
-def test_a_head_that_never_ends_is_not_read_for_ever(left: Left) -> None:
-    assert left.head < ENOUGH // 2
+@pytest.mark.parametrize("part", ENDLESS)
+def test_headers_that_never_end_are_not_read_for_ever(left: Left, part: str) -> None:
+    assert left.taken[part] < ENOUGH // 2

@@ -43,7 +43,7 @@ class Ledger:
                 self.users[f"user{number}"] = value
             return answer
 
-        load.add(wire, work)
+        load.add(wire, work, pause=0.01)
 
     def maker(self, number: int, load: Load, wire: Wire) -> None:
         """Make keys; each is asked for with one Idempotency-Key until it is told to be there."""
@@ -113,15 +113,15 @@ async def test_a_restart_of_the_database_under_load_loses_nothing(
     replica, key = await made.one_replica()
     ledger = Ledger()
     load = full_load(ledger, replica, key)
-    await load.until(200)
+    await load.until(100)
     server, back = postmaster(made.postgres.data), 0.0
     for _ in range(2):
         os.kill(server, how)
         await gone(server)
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.5)
         await asyncio.to_thread(made.postgres.start)
         server, back = postmaster(made.postgres.data), time.monotonic()
-        await load.until(len(load.answers) + 300)
+        await load.until(len(load.answers) + 150)
     answers = await load.stop()
     assert ledger.unclean == []
     assert load.refused == 0

@@ -73,7 +73,7 @@ def writers(replica: Replica, key: str, told: set[str]) -> Load:
                 told.add(user)
             return answer
 
-        load.add(Wire(replica.port, key), work)
+        load.add(Wire(replica.port, key), work, pause=0.01)
     return load
 
 

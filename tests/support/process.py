@@ -20,12 +20,13 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import aiohttp
+import asyncpg
 from msgspec import Struct
 
 from broker.settings import Settings
 from support.api import Running, running
 from vault.database import Database
-from vault.embedded import Embedded
+from vault.embedded import DATABASE, SUPERUSER, Embedded
 from vault.kms import open_root_key
 from vault.kms.file import create as create_root_key
 from vault.migrations import Login, migrate
@@ -178,22 +179,38 @@ def development(folder: Path, **settings: object) -> Iterator[Replica]:
 class Deployment:
     """A database, a root key, and what is started on them."""
 
-    def __init__(self, folder: Path, postgres: Embedded, **settings: object) -> None:
+    def __init__(
+        self, folder: Path, postgres: Embedded, database: str = DATABASE, **settings: object
+    ) -> None:
         self.folder = folder
         self.postgres = postgres
+        self._database = database
+        self.owner = self.login()
         self.root_key = folder / "root.key"
         create_root_key(self.root_key)
         self.env = environment(
             mode="development",
             kek=self.root_key.as_uri(),
-            database_url=postgres.dsn("keyturn_app").reveal(),
+            database_url=self.login("keyturn_app").reveal(),
             **settings,
         )
         self._replicas: list[Replica] = []
 
+    def login(self, user: str = SUPERUSER) -> Secret:
+        """The database's address for one role."""
+        address = self.postgres.dsn(user).reveal()
+        return Secret(address.replace(f"/{DATABASE}?", f"/{self._database}?"))
+
+    async def with_new_database(self) -> "Deployment":
+        """The same server, another empty database."""
+        name = f"d{time.monotonic_ns()}"
+        admin = await asyncpg.connect(self.owner.reveal())
+        await admin.execute(f"create database {name}")
+        await admin.close()
+        return Deployment(self.folder, self.postgres, name)
+
     async def migrate(self) -> None:
-        application = self.postgres.dsn("keyturn_app")
-        await migrate(self.postgres.dsn(), [Login(application, "keyturn_app")])
+        await migrate(self.owner, [Login(self.login("keyturn_app"), "keyturn_app")])
 
     def start(self, **settings: object) -> Replica:
         """Start one more replica; ``await replica.ready()`` waits for it."""
