@@ -30,27 +30,28 @@ MAX_HEAD: Final = 256 * 1024
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with a limit that it lacks: a request's head has to end."""
+    """uvicorn's protocol with a limit that it lacks: what is no body has to end.
+
+    That is the head, and what may follow a chunked body. The body has its own limit.
+    """
 
     def __init__(self, *args: Any, **more: Any) -> None:  # noqa: ANN401 - uvicorn's
         super().__init__(*args, **more)
-        self._head: int | None = 0
+        self._beside_body = 0
 
     def data_received(self, data: bytes) -> None:
-        if self._head is not None:
-            self._head += len(data)
-            if self._head > MAX_HEAD:
-                self.transport.close()
-                return
+        self._beside_body += len(data)
         super().data_received(data)
+        if self._beside_body > MAX_HEAD:
+            self.transport.close()
 
     def on_message_begin(self) -> None:
-        self._head = 0
+        self._beside_body = 0
         super().on_message_begin()
 
-    def on_headers_complete(self) -> None:
-        self._head = None
-        super().on_headers_complete()
+    def on_body(self, body: bytes) -> None:
+        self._beside_body -= len(body)
+        super().on_body(body)
 
 
 class Server(uvicorn.Server):
