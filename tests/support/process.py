@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import asyncpg
@@ -242,7 +243,7 @@ def deployment(
     *,
     bindir: Path | None = None,
     root: Path | None = None,
-    **settings: object,
+    **settings: Any,
 ) -> Iterator[Deployment]:
     """A PostgreSQL of its own that stands for an operator's; ``root`` is where its data lie."""
     with short_folder() as folder:
