@@ -33,6 +33,7 @@ TAGS: Final = {
     "auth-connections": "Ways to authenticate, as at ElevenLabs.",
     "providers": "The catalogue: what is known of Google, Slack, ...",
     "settings": "What the workspace has chosen.",
+    "resolve": "What a configuration becomes in an environment: shown, or called.",
     "health": "For the machines around the service; no key needed.",
 }
 

@@ -61,10 +61,10 @@ async def house(settings: Settings) -> AsyncIterator[House]:
     """Open everything that the settings name."""
     catalogue = Catalogue(settings.providers_dir)  # a mistake in it stops the start at once
     async with database_addresses(settings) as addresses:
-        if settings.database_url is None and addresses.owner:
-            await migrate(addresses.owner, addresses.logins)
         if addresses.application is None:
             raise Misconfigured("KEYTURN_DATABASE_URL is not set.")
+        if settings.database_url is None and addresses.owner:
+            await migrate(addresses.owner, addresses.logins)
         database = await Database.open(
             addresses.application,
             size=settings.database_pool,

@@ -8,7 +8,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -17,7 +17,9 @@ import rich_click as click
 import uvloop
 
 from broker import boot, doctor, logs, server
+from broker.api.messages import AuditEventOut, KeyOut, Message, UserOut, WorkspaceOut
 from broker.app import create_service
+from broker.cli_env import env
 from broker.cli_provider import provider
 from broker.settings import Settings, load
 from vault import __version__, bearer
@@ -44,6 +46,9 @@ in_workspace = click.option(
 @click.version_option(__version__, prog_name="keyturn")
 def main() -> None:
     """A credential vault and token broker. Settings come from KEYTURN_* variables."""
+
+
+main.add_command(env)
 
 
 @main.command()
@@ -74,7 +79,8 @@ def migrate(*, check: bool, plan: bool) -> None:
     """Bring the database to this version's schema."""
 
     async def work() -> int:
-        async with boot.database_addresses(_settings()) as addresses:
+        settings = _settings(opens_vault=False)
+        async with boot.database_addresses(settings) as addresses:
             if addresses.owner is None:
                 raise Misconfigured("Set KEYTURN_OWNER_DATABASE_URL to migrate this database.")
             if not (check or plan):
@@ -138,7 +144,8 @@ def workspace_list(*, json_output: bool) -> None:
     """List the workspaces."""
 
     async def work(vault: Vault, operator: Caller) -> None:
-        _print_rows(await vault.list_workspaces(operator, Page(EVERYTHING)), json_output)
+        found = await vault.list_workspaces(operator, Page(EVERYTHING))
+        _print_rows([WorkspaceOut.of(one) for one in found], json_output=json_output)
 
     _in_vault(work)
 
@@ -212,7 +219,8 @@ def key_list(workspace: str | None, *, json_output: bool) -> None:
     """List the keys of a workspace."""
 
     async def work(vault: Vault, caller: Caller) -> None:
-        _print_rows(await vault.list_keys(caller, Page(EVERYTHING)), json_output)
+        found = await vault.list_keys(caller, Page(EVERYTHING))
+        _print_rows([KeyOut.of(one) for one in found], json_output=json_output)
 
     _in_workspace(workspace, work)
 
@@ -242,7 +250,8 @@ def user_list(workspace: str | None, *, json_output: bool) -> None:
     """List the users of a workspace."""
 
     async def work(vault: Vault, caller: Caller) -> None:
-        _print_rows(await vault.list_users(caller, Page(EVERYTHING)), json_output)
+        found = await vault.list_users(caller, Page(EVERYTHING))
+        _print_rows([UserOut.of(one) for one in found], json_output=json_output)
 
     _in_workspace(workspace, work)
 
@@ -293,13 +302,13 @@ def audit(limit: int, user_id: str | None, workspace: str | None, *, json_output
         found = await vault.audit_events(
             caller, Page(limit), user_id=UserId(user_id) if user_id else None
         )
-        _print_rows(found, json_output)
+        _print_rows([AuditEventOut.of(one) for one in found], json_output=json_output)
 
     _in_workspace(workspace, work)
 
 
-def _settings() -> Settings:
-    settings = load(os.environ)
+def _settings(*, opens_vault: bool = True) -> Settings:
+    settings = load(os.environ, opens_vault=opens_vault)
     logs.configure(settings.log_level)
     return settings
 
@@ -350,12 +359,26 @@ def _print_json(thing: object) -> None:
     _say(msgspec.json.format(msgspec.json.encode(thing), indent=2).decode())
 
 
-def _print_rows(rows: list[Any], json_output: bool) -> None:  # noqa: FBT001 - the flag of the command
+def _print_rows(rows: Sequence[Message], *, json_output: bool) -> None:
+    """Print what HTTP would answer: as JSON, or as columns for people."""
     if json_output:
         _print_json(rows)
         return
-    for row in rows:
-        _say("  ".join(str(value) for value in msgspec.structs.astuple(row)))
+    table = [[_cell(value) for value in msgspec.to_builtins(row).values()] for row in rows]
+    if rows:
+        table.insert(0, list(rows[0].__struct_fields__))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        _say("  ".join(cells).rstrip())
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, dict):
+        return ":".join(str(part) for part in value.values()) or "-"
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "-"
+    return "-" if value is None else str(value)
 
 
 main.add_command(provider)

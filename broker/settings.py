@@ -45,9 +45,11 @@ class Settings(VaultSettings, frozen=True, kw_only=True):
         return 0.5 if self.development else 5.0
 
 
-def check(settings: Settings) -> None:
+def check(settings: Settings, *, opens_vault: bool) -> None:
     """Refuse what each field alone cannot refuse."""
-    problems = [*_bearer_problems(settings), *_production_problems(settings)]
+    problems = _bearer_problems(settings)
+    if opens_vault and not settings.development:
+        problems += _production_problems(settings)
     if settings.public_url and not _is_origin(settings.public_url):
         problems.append(
             "KEYTURN_PUBLIC_URL: give scheme and host only, as in https://vault.acme.com"
@@ -80,8 +82,6 @@ def _not_a(kind: bearer.Kind, key: Secret, name: str) -> list[str]:
 
 
 def _production_problems(settings: Settings) -> list[str]:
-    if settings.development:
-        return []
     problems = []
     if settings.kek is None:
         problems.append(
@@ -103,13 +103,13 @@ def _is_origin(url: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname) and bare
 
 
-def load(environ: Mapping[str, str]) -> Settings:
-    """Read and check the settings of this process."""
+def load(environ: Mapping[str, str], *, opens_vault: bool = True) -> Settings:
+    """Read and check the settings of this process. Who only migrates needs no root key."""
     settings = read(Settings, environ)
     if not settings.development and environ.get("KEYTURN_BOOTSTRAP_API_KEY"):
         # An environment is inherited, listed and dumped; a file is not.
         raise Misconfigured(
             "In production give KEYTURN_BOOTSTRAP_API_KEY_FILE, not the key itself."
         )
-    check(settings)
+    check(settings, opens_vault=opens_vault)
     return settings

@@ -1,6 +1,9 @@
 """The real parts: one PostgreSQL a run, migrated once; a test gets a workspace of its own in it."""
 
 import asyncio
+import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -27,11 +30,26 @@ OPERATOR_KEY = generate("operator").reveal()
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
+SHARED = "TESTS_SHARED_DIR"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make one folder for all workers, where PostgreSQL's own account can reach its data."""
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.mkdtemp(prefix="keyturn-tests-", dir="/tmp")
+        Path(folder).chmod(0o711)
+        os.environ[SHARED] = folder
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(SHARED), ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
-def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_dir() -> Path:
     """One folder for all workers of this run."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if base.name.startswith("popen-") else base
+    return Path(os.environ[SHARED])
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,9 @@ What it promises:
 
 * Nothing that grants access is stored in clear: every value is sealed under its workspace's own
   key, bound to the row it belongs to, and that key is wrapped by a root key outside the database.
-* There is one door, ``vault.vault.Vault``. Each of its methods takes a ``Caller``, asks
-  ``vault.access`` whether that caller may, and writes the audit row in the same transaction.
+* There is one door, ``vault.vault.Vault``. Each of its methods takes a ``Caller`` and asks
+  ``vault.access`` whether that caller may; every change, and every credential that is given away,
+  writes its audit row in the same transaction.
 * A workspace sees its own rows only: by every WHERE, by row-level security, and by its key.
 
 The map, in the order of imports (a module imports only what stands above it):

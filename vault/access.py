@@ -111,7 +111,7 @@ def permit(caller: Caller, action: Action) -> None:
         if not rule.operator:
             raise Forbidden("The operator may not do that.")
         if (caller.workspace == OPERATOR) != action.startswith(_OF_THE_DEPLOYMENT):
-            raise Forbidden("The operator has to name a workspace for that.")
+            raise Forbidden("Inside a workspace the operator works with the 'keyturn' command.")
         return
     if rule.scope is None:
         raise Forbidden("Only the operator may do that.")

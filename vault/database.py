@@ -54,6 +54,13 @@ _AWAY = {
     "57P03": "The database is starting.",
 }
 _LOCK_TIMEOUT = "55P03"
+# InternalClientError: the protocol met something that it did not expect, as after a stall.
+_CONNECTION_GONE: Final = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 
 _log = structlog.get_logger("keyturn.database")
 
@@ -183,7 +190,7 @@ class Database:
                 result = await work(Transaction(connection, workspace))
             try:
                 await connection.execute("commit")
-            except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError):
+            except _CONNECTION_GONE:
                 raise NotReady(
                     "The database went away while it committed; ask again to see the outcome."
                 ) from None
@@ -257,7 +264,7 @@ def _driver_errors_hidden() -> Iterator[None]:
         raise VaultError("A value could not be sent to the database.") from None
     except TimeoutError:
         raise NotReady("The database took too long.") from None
-    except (OSError, asyncpg.InterfaceError):
+    except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError):
         raise _Lost from None
 
 

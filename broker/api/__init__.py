@@ -8,7 +8,17 @@ from typing import Final
 
 from litestar import Router
 
-from broker.api import audit_events, convai, health, keys, providers, settings, users, workspaces
+from broker.api import (
+    audit_events,
+    convai,
+    health,
+    keys,
+    providers,
+    resolve,
+    settings,
+    users,
+    workspaces,
+)
 
 ROUTERS: Final[tuple[Router, ...]] = (
     workspaces.router,
@@ -17,6 +27,7 @@ ROUTERS: Final[tuple[Router, ...]] = (
     audit_events.router,
     settings.router,
     providers.router,
+    resolve.router,
     *convai.ROUTERS,
     health.router,
 )

@@ -9,8 +9,7 @@ from litestar.params import QueryParameter
 from broker.api.messages import AuditEventOut, Listing
 from broker.api.requests import DEFAULT_LIMIT, Cursor, Limit, next_cursor, page_of, requires
 from broker.api.responses import guarded
-from vault.access import ACTIONS
-from vault.errors import Invalid
+from vault.access import Action
 from vault.model import USER_ID_PATTERN, Caller, UserId
 from vault.vault import Vault
 
@@ -22,7 +21,7 @@ async def listing(
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
     action: Annotated[
-        str | None, QueryParameter(description="Only this action, as in `key.create`.")
+        Action | None, QueryParameter(description="Only this action, as in `key.create`.")
     ] = None,
     user_id: Annotated[
         str | None,
@@ -30,8 +29,6 @@ async def listing(
     ] = None,
 ) -> Listing[AuditEventOut]:
     """Newest first. People appear under a pseudonym that only this workspace's key can make."""
-    if action is not None and action not in ACTIONS:
-        raise Invalid("There is no such action.", pointer="/action")
     found = await vault.audit_events(
         caller,
         page_of(limit, cursor),

@@ -1,7 +1,11 @@
 """Examples for OpenAPI, so that a reader sees what an answer looks like before there is one."""
 
+from typing import Final
+
 from litestar.openapi.spec import Example
 from litestar.params import PathParameter
+
+OUR_ID: Final = r"^[A-Za-z0-9_]{1,64}$"
 
 
 def named(value: object) -> list[Example]:
@@ -10,5 +14,5 @@ def named(value: object) -> list[Example]:
 
 
 def path(value: str) -> PathParameter:
-    """Give a path parameter an example."""
-    return PathParameter(examples=named(value))
+    """An id that we made: its form, so that nothing else gets to the database, and an example."""
+    return PathParameter(pattern=OUR_ID, examples=named(value))

@@ -8,6 +8,7 @@
 
 import re
 import time
+from collections.abc import Iterable
 from typing import Any, Final
 
 import structlog
@@ -56,7 +57,10 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *self._headers(scope, request_id)]
+                message["headers"] = [
+                    *message["headers"],
+                    *self._headers(message["headers"], request_id),
+                ]
             await send(message)
 
         self._metrics.in_flight.inc()
@@ -66,9 +70,12 @@ class Gate:
             self._metrics.in_flight.dec()
             self._record(scope, status, time.perf_counter() - started, request_id)
 
-    def _headers(self, scope: Scope, request_id: str) -> list[tuple[bytes, bytes]]:
+    def _headers(
+        self, given: Iterable[tuple[bytes, bytes]], request_id: str
+    ) -> list[tuple[bytes, bytes]]:
         headers = [*HEADERS, (b"x-request-id", request_id.encode())]
-        if scope["path"].startswith("/v1/"):
+        # Whatever does not say that it may be kept may not: no list of paths to keep right.
+        if not any(name.lower() == NO_STORE[0] for name, _ in given):
             headers.append(NO_STORE)
         if self.draining:
             headers.append((b"connection", b"close"))

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from litestar import Request, Router, delete, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, JSONBody
+from litestar.params import JSONBody
 
 from broker.api import examples
 from broker.api.messages import KeyIn, KeyMade, KeyOut, Listing
@@ -22,7 +22,7 @@ from broker.api.responses import guarded
 from vault.model import Caller, KeyId
 from vault.vault import Vault
 
-Id = Annotated[FromPath[str], examples.path("key_01k6zj3m8q0v5w7x9y1a2b3c4d")]
+Id = Annotated[str, examples.path("key_01k6zj3m8q0v5w7x9y1a2b3c4d")]
 
 
 @post(
@@ -60,7 +60,7 @@ async def listing(
 @get(
     "/{key_id:str}",
     guards=requires("key.read"),
-    responses=guarded("not_found"),
+    responses=guarded("not_found", "invalid"),
     summary="Get a key",
 )
 async def read(
@@ -72,7 +72,7 @@ async def read(
 @delete(
     "/{key_id:str}",
     guards=requires("key.delete"),
-    responses=guarded("not_found"),
+    responses=guarded("not_found", "invalid"),
     summary="Revoke a key",
 )
 async def remove(

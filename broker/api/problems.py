@@ -32,6 +32,7 @@ STATUS: Final[dict[str, int]] = {
     "internal": 500,
     "upstream_failed": 502,
     "not_ready": 503,
+    "provider_unavailable": 503,
 }
 TITLES: Final[dict[str, str]] = {
     "malformed": "The request cannot be read",
@@ -47,6 +48,7 @@ TITLES: Final[dict[str, str]] = {
     "internal": "Our fault",
     "upstream_failed": "Another server failed",
     "not_ready": "Not ready",
+    "provider_unavailable": "The provider gives no token",
 }
 _FROM_STATUS: Final[dict[int, str]] = {
     400: "malformed",
@@ -147,6 +149,9 @@ def problem_of(error: Exception, request_id: str) -> Problem:
         error.__cause__, SerializationException
     ):
         return _problem("malformed", "The body is not valid JSON.", request_id)
+    if isinstance(error, RecursionError):
+        # Only a parser goes as deep as its input says.
+        return _problem("malformed", "The body is nested too deeply.", request_id)
     if isinstance(error, HTTPException):
         status = error.status_code
         code = _FROM_STATUS.get(status, "internal")
@@ -223,7 +228,8 @@ def _reason(message: str) -> str:
         return f"The field {missing[1]} is missing."
     if message.startswith("Invalid enum value"):
         return "This is not one of the accepted values."
-    known = _KNOWN_REASONS.match(message.replace(r"(?!\n)", ""))
+    # The parser doubles the backslashes of a pattern that it quotes.
+    known = _KNOWN_REASONS.match(message.replace("\\\\", "\\").replace(r"(?!\n)", ""))
     return known[0] + "." if known else "This value is not valid."
 
 

@@ -7,6 +7,7 @@ import re
 from typing import Annotated, Any, Final
 
 from litestar.connection import ASGIConnection, Request
+from litestar.exceptions import HTTPException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import HeaderParameter, QueryParameter
 from litestar.types import Guard
@@ -35,12 +36,12 @@ IdempotencyKey = Annotated[
     str | None,
     HeaderParameter(
         name="Idempotency-Key",
-        max_length=255,
+        pattern=r"^[!-~]{1,255}$",
         description="The same request with the same key, within 24 hours, is done once.",
     ),
 ]
 
-_VISIBLE = re.compile(r"[!-~]{1,255}")
+_JSON = re.compile(r"(?i)application/(\w+\+)?json\b")
 _CURSOR = re.compile(r"[ -~]{1,255}")
 
 
@@ -84,6 +85,7 @@ def requires(action: access.Action) -> list[Guard]:
         caller = await door.caller(connection)
         access.permit(caller, action)
         connection.scope["state"]["caller"] = caller
+        _refuse_other_media(connection)
 
     guard.action = action  # type: ignore[attr-defined] # the tests read the route table
     return [guard]
@@ -121,13 +123,20 @@ async def once_of(
     """Read an Idempotency-Key; it holds for this method, this path and this body."""
     if idempotency_key is None:
         return None
-    if not _VISIBLE.fullmatch(idempotency_key):
-        raise Invalid("An Idempotency-Key has 1 to 255 visible ASCII characters.")
     place = f"{request.method} {request.scope['path']}"
     return Once(
         key_hash=vault.fingerprint(f"{place}\n{idempotency_key}"),
         fingerprint=vault.fingerprint(place.encode() + b"\n" + await request.body()),
     )
+
+
+def _refuse_other_media(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
+    """A body that is not called JSON is not read as JSON."""
+    headers = connection.headers
+    media_type = headers.get("content-type")
+    sent = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+    if sent and media_type and not _JSON.match(media_type):
+        raise HTTPException(status_code=415)
 
 
 def _unverified_bearer(connection: ASGIConnection[Any, Any, Any, Any]) -> str:

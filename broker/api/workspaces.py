@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from litestar import Request, Router, delete, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, JSONBody
+from litestar.params import JSONBody
 
 from broker.api import examples
 from broker.api.messages import Listing, WorkspaceIn, WorkspaceMade, WorkspaceOut
@@ -22,7 +22,7 @@ from broker.api.responses import guarded
 from vault.model import Caller, WorkspaceId
 from vault.vault import Vault
 
-Id = Annotated[FromPath[str], examples.path("ws_01k6zj3m8q0v5w7x9y1a2b3c4d")]
+Id = Annotated[str, examples.path("ws_01k6zj3m8q0v5w7x9y1a2b3c4d")]
 
 
 @post(
@@ -61,7 +61,7 @@ async def listing(
 @get(
     "/{workspace_id:str}",
     guards=requires("workspace.read"),
-    responses=guarded("not_found"),
+    responses=guarded("not_found", "invalid"),
     summary="Get a workspace",
 )
 async def read(
@@ -73,7 +73,7 @@ async def read(
 @delete(
     "/{workspace_id:str}",
     guards=requires("workspace.delete"),
-    responses=guarded("not_found"),
+    responses=guarded("not_found", "invalid"),
     summary="Delete a workspace",
 )
 async def remove(

@@ -12,6 +12,8 @@ from typing import Any, Final
 import jinja2
 from litestar import Request, Response, Router, get
 
+from broker.api.problems import STATUS, TITLES
+
 # The vendored style sheet, byte for byte as its authors published it.
 PICO_SHA256: Final = "fbc9a63fc9fc9f72d12fd7fc9806e11fa9f77ae4f9cad146b27003a1119ba3db"
 POLICY: Final = (
@@ -29,11 +31,9 @@ _templates: Final = jinja2.Environment(
 async def docs(request: Request[Any, Any, Any]) -> Response[str]:
     """The HTTP reference, to read in a browser without a network."""
     page = _templates.get_template("docs.html").render(
-        spec=request.app.openapi_schema.to_schema(), methods=METHODS
+        spec=request.app.openapi_schema.to_schema(), methods=METHODS, titles=TITLES, status=STATUS
     )
-    return Response(
-        page, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": POLICY}
-    )
+    return Response(page, media_type="text/html", headers={"Content-Security-Policy": POLICY})
 
 
 @get("/static/pico.min.css", include_in_schema=False)

@@ -1,5 +1,6 @@
 """What a configuration becomes: the documentation's example, every kind, every reason."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import pytest
@@ -11,6 +12,7 @@ from support.api import Api
 from support.configured import Configured, tool
 
 from broker.resolve import plan, resolve
+from vault.database import Row, Transaction
 from vault.egress.address import vet
 from vault.environments import choose
 from vault.errors import Unresolved
@@ -223,9 +225,7 @@ async def test_an_mcp_server_resolves_with_its_address_as_text_secret_or_variabl
         ),
     ):
         for config in ({**base, "url": url}, {"config": {**base, "url": url}}):
-            reply = await ada.resolve(
-                config, kind="mcp_server", dynamic_variables={"plain": "p"}
-            )
+            reply = await ada.resolve(config, kind="mcp_server", dynamic_variables={"plain": "p"})
             assert b"SECRET-" not in reply.body
             if shown is None:
                 assert reply.code == "unresolved"
@@ -363,7 +363,11 @@ HEADERS: Final = {"X-A": "a"}
             tool("https://a.example.com/", request_headers={"X-A": "a", "x-a": "b"}),
             "/config/api_schema/request_headers",
         ),
-        ("server_tool", tool("https://a.example.com/{id}"), "/config/api_schema/path_params_schema"),
+        (
+            "server_tool",
+            tool("https://a.example.com/{id}"),
+            "/config/api_schema/path_params_schema",
+        ),
         (
             "server_tool",
             tool("https://a.example.com/", auth_resolved_params=["key"]),
@@ -385,7 +389,11 @@ HEADERS: Final = {"X-A": "a"}
             "/config/response_timeout_secs",
         ),
         ("mcp_server", {"url": {"variable_name": "x"}}, "/config/url"),
-        ("mcp_server", {"url": "https://a.example.com", "secret_token": "x"}, "/config/secret_token"),
+        (
+            "mcp_server",
+            {"url": "https://a.example.com", "secret_token": "x"},
+            "/config/secret_token",
+        ),
         ("custom_llm", {"url": {"secret_id": "x"}}, "/config/url"),
         ("webhook", {"request_headers": {}}, "/config"),
     ],
@@ -450,27 +458,26 @@ async def test_with_fallback_off_a_secret_of_production_is_unresolved(ada: Confi
 async def test_a_whole_configuration_is_one_statement(
     ada: Configured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vault.sql import Query
-
     config = await documented(ada)
     labels = [f"v{number}" for number in range(40)]
     for label in labels:
         await ada.strings(label, {"production": label})
     config["api_schema"]["url"] += "?" + "&".join(f"{{{{system__env_{one}}}}}" for one in labels)
-    ran: list[str] = []
-    run = Query.all
+    for number in range(10):
+        secret = await ada.secret(f"s{number}", "SECRET-S")
+        config["api_schema"]["request_headers"][f"X-{number}"] = {"secret_id": secret}
+    asked: list[str] = []
+    fetch = Transaction.fetch
 
-    async def counted(self: Query[Any], *args: Any, **more: Any) -> list[Any]:
-        ran.append(self.name)
-        return await run(self, *args, **more)
+    async def counted(self: Transaction, sql: str, values: Sequence[object]) -> Sequence[Row]:
+        asked.append(sql)
+        return await fetch(self, sql, values)
 
-    monkeypatch.setattr(Query, "all", counted)
+    monkeypatch.setattr(Transaction, "fetch", counted)
     reply = await ada.resolve(config, "staging")
     assert reply.json["request"]["url"].endswith("&".join(labels))
-    assert ran.count("vault.variables.resolve") == 1
-    assert [name for name in ran if "variables" in name or "secrets" in name] == [
-        "vault.variables.resolve"
-    ]
+    about = [sql for sql in asked if "vault.environment_v" in sql or "vault.secrets" in sql]
+    assert len(about) == 1
 
 
 NAMES: Final = st.sampled_from(["a", "b", "c"])

@@ -18,7 +18,7 @@ INSTALLED = (HERE / "node_modules" / "@elevenlabs" / "elevenlabs-js").is_dir()
 
 pytestmark = pytest.mark.skipif(
     NODE is None or not INSTALLED,
-    reason="needs Node.js and 'npm ci' in tests/peers (.ci/run does both)",
+    reason="needs Node.js and 'npm install' in tests/peers (.ci/run does both)",
 )
 
 Call = tuple[str, list[Any]]

@@ -16,7 +16,7 @@ TOOL = HERE / "node_modules" / ".bin" / "elevenlabs"
 
 pytestmark = pytest.mark.skipif(
     shutil.which("node") is None or not TOOL.exists(),
-    reason="needs Node.js and 'npm ci' in tests/peers (.ci/run does both)",
+    reason="needs Node.js and 'npm install' in tests/peers (.ci/run does both)",
 )
 
 

@@ -103,7 +103,7 @@ async def running(vault: Vault, settings: Settings) -> AsyncIterator[Running]:
         )
         server = _QuietServer(config)
         task = asyncio.create_task(server.serve([listener]))
-        while not server.started:
+        while not server.started:  # noqa: ASYNC110 - uvicorn tells nobody
             await asyncio.sleep(0.01)
         try:
             yield Running(service, f"http://127.0.0.1:{port}")

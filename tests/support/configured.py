@@ -27,14 +27,14 @@ class Configured:
         values = {environment: {"auth_connection_id": one} for environment, one in ids.items()}
         await self._variable("auth_connection", label, values)
 
-    async def connection(self, name: str, **fields: Any) -> str:  # noqa: ANN401 - as on the wire
+    async def connection(self, name: str, **fields: Any) -> str:
         body = {"name": name, "provider": "custom", **fields}
         return str(_made(await self.api.post("/v1/workspace/auth-connections", body)).json["id"])
 
-    async def resolve(self, config: Mapping[str, Any], environment: str = "", **more: Any) -> Reply:  # noqa: ANN401 - as on the wire
+    async def resolve(self, config: Mapping[str, Any], environment: str = "", **more: Any) -> Reply:
         return await self.api.post("/v1/resolve", _body(config, environment, more))
 
-    async def invoke(self, config: Mapping[str, Any], environment: str = "", **more: Any) -> Reply:  # noqa: ANN401 - as on the wire
+    async def invoke(self, config: Mapping[str, Any], environment: str = "", **more: Any) -> Reply:
         return await self.api.post("/v1/tools/invoke", _body(config, environment, more))
 
     async def _variable(self, kind: str, label: str, values: Mapping[str, object]) -> None:
@@ -42,7 +42,7 @@ class Configured:
         _made(await self.api.post("/v1/convai/environment-variables", body))
 
 
-def tool(url: str, **api_schema: Any) -> dict[str, Any]:  # noqa: ANN401 - as on the wire
+def tool(url: str, **api_schema: Any) -> dict[str, Any]:
     """A webhook tool in ElevenLabs' form."""
     return {
         "type": "webhook",

@@ -86,7 +86,7 @@ def saying(*pieces: bytes, after: float = 0, pause: float = 0) -> Answer:
 async def calling(
     allow: str = "127.0.0.1",
     table: Mapping[str, Sequence[str]] | None = None,
-    **options: Any,  # noqa: ANN401 - passed on as they are
+    **options: Any,
 ) -> AsyncIterator[Egress]:
     """Open an Egress that finds names in `table` only."""
 
@@ -106,7 +106,7 @@ async def ask(
     url: str,
     purpose: Purpose = "tool",
     method: str = "GET",
-    **options: Any,  # noqa: ANN401 - passed on as they are
+    **options: Any,
 ) -> Reply:
     return await egress.call(purpose, Request(method=method, url=url, **options))
 

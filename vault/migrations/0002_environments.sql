@@ -49,13 +49,17 @@ create table vault.auth_connection_tokens (
     workspace_id text not null,
     auth_connection_id text not null,
     config_generation bigint not null, -- of the auth connection that fetched it: a change voids it
-    sealed bytea,
-    obtained_at timestamptz,
+    token_generation bigint not null default 0, -- the fence under which 'sealed' was written
+    sealed bytea, -- null: none yet, or refused by an upstream
+    obtained_at timestamptz, -- when the request for it began
+    refresh_at timestamptz, -- from here on the next one is fetched, while this one still serves
     expires_at timestamptz,
+    after_rejection boolean not null default false, -- it came in place of one that was refused
     lease_owner text,
     lease_until timestamptz,
-    fence bigint not null default 0,
-    attempts integer not null default 0,
+    fence bigint not null default 0, -- only ever grows; each lease has its own
+    attempts integer not null default 0, -- failures since the last success
+    last_failure text, -- the class of the latest one, while it is not made good
     next_try_at timestamptz,
     primary key (workspace_id, auth_connection_id),
     foreign key (workspace_id, auth_connection_id) references vault.auth_connections on delete cascade

@@ -213,7 +213,8 @@ def _refuse_newer(recorded: dict[int, str]) -> None:
 def _explained(error: Exception) -> Exception:
     if sqlstate_of(error) == "42501":
         return Misconfigured(
-            "The login of KEYTURN_OWNER_DATABASE_URL may not make the roles. Let a superuser run "
-            "vault/migrations/roles.sql in this database once, then migrate again."
+            "The login of KEYTURN_OWNER_DATABASE_URL may not make the roles. "
+            "docs/howto/run-with-your-own-postgresql.md has the statements that a superuser has "
+            "to run in this database once; then migrate again."
         )
     return error

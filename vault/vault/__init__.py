@@ -1,7 +1,7 @@
 """The door: every way to what the vault keeps is a method of ``Vault``.
 
-* Each method takes a ``Caller``, asks ``access`` first, and leaves its line in the audit record in
-  the transaction of the deed.
+* Each method takes a ``Caller`` and asks ``access`` first. One that changes something, or gives a
+  credential away, leaves its line in the audit record in the transaction of the deed.
 * The caller decides the workspace. No argument can name another one; only the operator goes
   ``within`` a workspace, and that workspace's record shows it.
 * Things of other workspaces do not exist: ``NotFound``, as for anything that never was.
@@ -24,6 +24,8 @@ from vault.migrations import newest_version
 from vault.model import AuditEvent, Caller, KeyId, Page, Scope, UserId, WorkspaceId, new_id
 from vault.providers import Catalogue
 from vault.sql import Query
+from vault.vault.authentication import Authentication
+from vault.vault.calls import Calls
 from vault.vault.catalogue import Providers
 from vault.vault.secrets import Secrets
 from vault.vault.tenants import Tenants
@@ -57,7 +59,7 @@ _schema_version: Final = Query("deployment", "schema_version", _SchemaVersion)
 _bearer_lookup: Final = Query("api_keys", "lookup", _Bearer)
 
 
-class Vault(Tenants, Variables, Secrets, Providers):
+class Vault(Tenants, Variables, Secrets, Authentication, Calls, Providers):
     """Keeps credentials for many workspaces, and gives them to whom they belong."""
 
     @classmethod
@@ -106,6 +108,7 @@ class Vault(Tenants, Variables, Secrets, Providers):
         )
 
     async def close(self) -> None:
+        await self.end_fetching()
         await self._egress.aclose()
         await self._keyring.close()
         await self._database.close()

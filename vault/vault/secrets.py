@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from vault import access, audit
+from vault import access, audit, authenticate
 from vault.auth_kinds import CHANGEABLE, AuthConfig, auth_type_of
 from vault.database import Transaction
 from vault.errors import Conflict, Invalid
@@ -123,6 +123,7 @@ class Secrets(Door):
     ) -> AuthConnection:
         access.permit(caller, "auth_connection.write")
         access.permit_everywhere(caller)
+        authenticate.check(self._egress, config)
         auth_id = new_id("authconn")
         sealed = await self._sealed_config(caller.workspace, auth_id, 1, config)
 
@@ -171,6 +172,7 @@ class Secrets(Door):
             if auth_type not in (None, row.auth_type):
                 raise Invalid("The kind of an auth connection cannot change.", pointer="/auth_type")
             config = _changed(await self._config(caller.workspace, row), changes)
+            authenticate.check(self._egress, config)
             generation = row.generation + 1
             sealed = await self._sealed_config(caller.workspace, auth_id, generation, config)
 
