@@ -390,6 +390,17 @@ async def test_programs_that_the_account_cannot_reach_are_copied(base: Path, roo
 
 
 @as_root
+async def test_programs_are_copied_to_where_initdb_can_name_them(base: Path) -> None:
+    bindir = copied_wheel(base / "closed")
+    (base / "closed").chmod(0o700)
+    root = base / "a b'c\"d $HOME `x` \\"
+    server = embedded(root, bindir).start()
+    assert await ask(server.dsn(), "SELECT 1") == 1
+    assert not has_copied_programs(root)
+    server.stop()
+
+
+@as_root
 async def test_a_plain_user_runs_it_and_root_adopts_it(base: Path, root: Path) -> None:
     nobody = pwd.getpwnam("nobody")
     process = starter_as(nobody, base / "copy", root)

@@ -21,7 +21,8 @@
       data/            the cluster; data.init until it is complete
       run/             the socket; a folder in /tmp where this path is too long for one
       server.log       starts, stops and crashes; server.log.1 the one before
-      pg-<version>/    the wheel's programs, where root had to copy them
+      pg-<version>/    the wheel's programs, where root had to copy them (they are in
+                     /var/lib/keyturn where initdb would not bear this path)
       start.lock       held while a server is made, started or stopped
       users.lock       held, shared, by every user
 """
@@ -31,7 +32,6 @@ import fcntl
 import hmac
 import os
 import pwd
-import re
 import secrets
 import shutil
 import signal
@@ -61,6 +61,7 @@ from vault.embedded.programs import (
     Programs,
     command_line,
     find_bindir,
+    initdb_dislikes,
 )
 from vault.errors import Misconfigured
 from vault.secret import Secret
@@ -273,9 +274,11 @@ class Embedded:
                 f"The account {account.name}, which must run PostgreSQL, cannot run "
                 f"{bindir / 'postgres'}. Set KEYTURN_PG_BINDIR to programs that it can run."
             )
-        target = self.home / f"pg-{version}"
+        folder = ELSEWHERE if initdb_dislikes(self.home) else self.home
+        target = folder / f"pg-{version}"
         if not target.exists():
-            fresh = self.home / "pg.init"
+            folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+            fresh = folder / f"pg.init-{digest(self.home)}"
             shutil.rmtree(fresh, ignore_errors=True)
             skip = shutil.ignore_patterns("include", "*.a")
             pginstall = fresh / package.name / bindir.parent.name
@@ -284,7 +287,11 @@ class Embedded:
             if libraries.is_dir():
                 shutil.copytree(libraries, fresh / libraries.name, symlinks=True)
             open_to_read(fresh)
-            fresh.rename(target)
+            try:
+                fresh.rename(target)
+            except OSError:
+                # Another root that shares the folder was first; its copy is the same.
+                shutil.rmtree(fresh)
         return target / package.name / bindir.parent.name / "bin"
 
     # What: the cluster.
@@ -325,7 +332,7 @@ class Embedded:
 
     def _create(self, programs: Programs, account: Account) -> None:
         """Make the cluster aside and rename it, so that a killed start leaves no half of one."""
-        if re.search(r'["$`\\]', str(programs.bindir)) or "\n" in str(self.home):
+        if initdb_dislikes(programs.bindir) or "\n" in str(self.home):
             raise Misconfigured(
                 f"PostgreSQL cannot be set up in {self.home} with the programs in "
                 f"{programs.bindir}: initdb hands the latter to a shell, so it may not hold any "

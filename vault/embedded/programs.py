@@ -44,6 +44,11 @@ def find_bindir(explicit: Path | None = None) -> Path:
     )
 
 
+def initdb_dislikes(path: Path) -> bool:
+    """Whether initdb cannot run programs in this folder: it hands the path to a shell."""
+    return re.search(r'["$`\\]', str(path)) is not None
+
+
 def _complete(bindir: Path) -> bool:
     return all(os.access(bindir / name, os.X_OK) for name in NEEDED)
 
