@@ -159,7 +159,7 @@ async def test_a_key_that_can_only_mint_is_refused_everywhere_else(
 def refused(reply: Reply) -> bool:
     """Is this our 403, or the same in ElevenLabs' shape?"""
     if "detail" in reply.json and isinstance(reply.json["detail"], dict):
-        return reply.json["detail"]["code"] == "missing_permissions"
+        return bool(reply.json["detail"]["code"] == "missing_permissions")
     return reply.code == "forbidden"
 
 
