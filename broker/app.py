@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from broker import web
 from broker.api import ROUTERS
+from broker.api.convai import errors
 from broker.api.gate import Gate
 from broker.api.problems import handlers
 from broker.api.requests import Door, caller_of
@@ -28,6 +29,12 @@ TAGS: Final = {
     "keys": "API keys: scoped, tied to environments, revoked at once.",
     "users": "The platform's users.",
     "audit": "Who did what.",
+    "environments": "Environment variables and environments, as at ElevenLabs.",
+    "secrets": "The workspace's secrets, as at ElevenLabs.",
+    "auth-connections": "Ways to authenticate, as at ElevenLabs.",
+    "providers": "The catalogue: what is known of Google, Slack, ...",
+    "settings": "What the workspace has chosen.",
+    "resolve": "What a configuration becomes in an environment: shown, or called.",
     "health": "For the machines around the service; no key needed.",
 }
 
@@ -55,7 +62,7 @@ def create_service(vault: Vault, settings: Settings) -> Service:
 def _litestar(vault: Vault, settings: Settings, metrics: Metrics, gate: Gate) -> Litestar:
     app = Litestar(
         route_handlers=[*ROUTERS, web.router],
-        exception_handlers=handlers(metrics),
+        exception_handlers=handlers(metrics, dialect=errors.dialect),
         dependencies={
             "caller": Provide(caller_of),
             "vault": Provide(lambda: vault, sync_to_thread=False),

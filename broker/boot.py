@@ -28,6 +28,7 @@ from vault.kms import RootKey, open_root_key
 from vault.kms.file import create as create_key_file
 from vault.migrations import Login, migrate
 from vault.model import SCOPES, Caller, NewKey, Once, Scope
+from vault.providers import Catalogue
 from vault.secret import Secret
 from vault.vault import Vault
 
@@ -58,6 +59,7 @@ class Addresses(Struct, frozen=True):
 @asynccontextmanager
 async def house(settings: Settings) -> AsyncIterator[House]:
     """Open everything that the settings name."""
+    catalogue = Catalogue(settings.providers_dir)  # a mistake in it stops the start at once
     async with database_addresses(settings) as addresses:
         if addresses.application is None:
             raise Misconfigured("KEYTURN_DATABASE_URL is not set.")
@@ -70,17 +72,20 @@ async def house(settings: Settings) -> AsyncIterator[House]:
         )
         try:
             await database.refuse_other_schema()
+            egress = open_egress(settings)
             vault = await Vault.open(
-                database, root_key(settings), deployment_id=settings.deployment_id
+                database,
+                root_key(settings),
+                egress=egress,
+                catalogue=catalogue,
+                deployment_id=settings.deployment_id,
             )
         except BaseException:
             await database.close()
             raise
-        egress = open_egress(settings)
         try:
             yield House(settings, vault, egress)
         finally:
-            await egress.aclose()
             await vault.close()
 
 

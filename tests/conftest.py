@@ -16,6 +16,7 @@ from support.api import Api, Running, running
 from broker.settings import Settings
 from vault.bearer import generate
 from vault.database import Database
+from vault.egress import Egress, parse_allow
 from vault.embedded import Embedded
 from vault.kms import open_root_key
 from vault.kms.file import create as create_root_key
@@ -83,7 +84,8 @@ async def database(migrated: Embedded) -> AsyncIterator[Database]:
 @pytest.fixture(scope="session")
 async def vault(migrated: Embedded, root_key_file: Path) -> AsyncIterator[Vault]:
     database = await Database.open(migrated.dsn("keyturn_app"), size=5, statement_cache=200)
-    opened = await Vault.open(database, open_root_key(root_key_file.as_uri()))
+    egress = Egress(allow=parse_allow("127.0.0.1,localhost", development=True))
+    opened = await Vault.open(database, open_root_key(root_key_file.as_uri()), egress=egress)
     yield opened
     await opened.close()
 

@@ -15,6 +15,7 @@ errors, secret, model, settings       words
 seal, bearer, kms, keyring            bytes and keys
 database, embedded, sql, migrations   PostgreSQL
 egress                                outbound HTTP
+providers                             the catalogue: facts about other people's servers
 audit, store                          rows
 access                                who may do what
 vault                                 the door

@@ -28,15 +28,38 @@ Action = Literal[
     "user.write",
     "user.delete",
     "audit.read",
+    "environment.list",
+    "environment.write",
+    "environment.delete",
+    "settings.read",
+    "settings.write",
+    "variable.list",
+    "variable.read",
+    "variable.write",
+    "variable.delete",
+    "secret.list",
+    "secret.read",
+    "secret.write",
+    "secret.delete",
+    "auth_connection.list",
+    "auth_connection.write",
+    "auth_connection.delete",
+    "configuration.show",
+    "configuration.use",
+    "provider.list",
+    "provider.read",
 ]
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
 
 class Rule(Struct, frozen=True):
-    """A key needs ``scope`` (``None``: no key may); the operator may where ``operator`` says so."""
+    """A key needs ``scope`` (``None``: no key may) or one of ``others``; the operator may where
+    ``operator`` says so.
+    """
 
     scope: Scope | None
     operator: bool
+    others: tuple[Scope, ...] = ()
 
 
 RULES: Final[dict[Action, Rule]] = {
@@ -53,7 +76,32 @@ RULES: Final[dict[Action, Rule]] = {
     "user.write": Rule("manage", operator=True),
     "user.delete": Rule("manage", operator=True),
     "audit.read": Rule("audit:read", operator=True),
+    "environment.list": Rule("manage", operator=True),
+    "environment.write": Rule("manage", operator=True),
+    "environment.delete": Rule("manage", operator=True),
+    "settings.read": Rule("manage", operator=True),
+    "settings.write": Rule("manage", operator=True),
+    "variable.list": Rule("manage", operator=True),
+    "variable.read": Rule("manage", operator=True),
+    "variable.write": Rule("manage", operator=True),
+    "variable.delete": Rule("manage", operator=True),
+    "secret.list": Rule("manage", operator=True),
+    "secret.read": Rule("manage", operator=True),  # its name and uses; the value has no action
+    "secret.write": Rule("manage", operator=True),
+    "secret.delete": Rule("manage", operator=True),
+    "auth_connection.list": Rule("manage", operator=True),
+    "auth_connection.write": Rule("manage", operator=True),
+    "auth_connection.delete": Rule("manage", operator=True),
+    "configuration.show": Rule("tools:invoke", operator=False),
+    "configuration.use": Rule("tools:invoke", operator=False),
+    # The catalogue is the deployment's, and public knowledge; who sets things up may read it.
+    "provider.list": Rule("manage", operator=True, others=("connect",)),
+    "provider.read": Rule("manage", operator=True, others=("connect",)),
 }
+
+
+# What belongs to the deployment and not to a workspace; the operator asks from outside of them.
+_OF_THE_DEPLOYMENT: Final = ("workspace.", "provider.")
 
 
 def permit(caller: Caller, action: Action) -> None:
@@ -62,13 +110,13 @@ def permit(caller: Caller, action: Action) -> None:
     if caller.kind == "operator":
         if not rule.operator:
             raise Forbidden("The operator may not do that.")
-        if (caller.workspace == OPERATOR) != action.startswith("workspace."):
+        if (caller.workspace == OPERATOR) != action.startswith(_OF_THE_DEPLOYMENT):
             raise Forbidden("Inside a workspace the operator works with the 'keyturn' command.")
         return
     if rule.scope is None:
         raise Forbidden("Only the operator may do that.")
-    if rule.scope not in caller.scopes:
-        raise Forbidden(f"This key lacks the scope {rule.scope}.")
+    if caller.scopes.isdisjoint((rule.scope, *rule.others)):
+        raise Forbidden(f"This key lacks the scope {' or '.join((rule.scope, *rule.others))}.")
 
 
 def narrowed(caller: Caller, wanted: NewKey, now: datetime) -> NewKey:
@@ -101,3 +149,15 @@ def may_revoke(caller: Caller, key: ApiKey) -> None:
     """A key that is tied to environments leaves the keys of other environments alone."""
     if not within_environments(caller, key.environments):
         raise Forbidden("This key reaches environments that the caller's key does not.")
+
+
+def permit_environment(caller: Caller, environment: str) -> None:
+    """Refuse a key that is tied to other environments."""
+    if not within_environments(caller, [environment]):
+        raise Forbidden("This key is tied to other environments.")
+
+
+def permit_everywhere(caller: Caller) -> None:
+    """Refuse a key that is tied to environments: this would reach all of them."""
+    if caller.environments:
+        raise Forbidden("This reaches every environment, and this key is tied to some.")

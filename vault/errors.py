@@ -12,8 +12,11 @@
     ├── TooLarge               over a limit                                     too_large
     ├── IdempotencyInProgress  the first request still runs        idempotency_in_progress
     ├── IdempotencyMismatch    the same key came with another body idempotency_mismatch
+    ├── Unresolved             a configuration refers to what has no value      unresolved
     ├── NotReady               a part that we need is away; try again           not_ready
     ├── UpstreamFailed         somebody else's server answered wrongly          upstream_failed
+    ├── ProviderUnavailable    no token now; asking again later may help        provider_unavailable
+    ├── CredentialRefused      a provider or an upstream will not have it       conflict
     ├── EgressDenied           an outbound call that must not be made           invalid
     ├── Unreachable            nobody answered (``sent`` says what we know)     upstream_failed
     ├── IntegrityError         a sealed value is not what was sealed            internal
@@ -100,6 +103,13 @@ class IdempotencyMismatch(VaultError):
     code = "idempotency_mismatch"
 
 
+class Unresolved(VaultError):
+    """A configuration refers to something that has no value."""
+
+    code = "unresolved"
+    action = "fix_configuration"
+
+
 class NotReady(VaultError):
     """A part of the service is away; try again shortly."""
 
@@ -115,6 +125,23 @@ class UpstreamFailed(VaultError):
 
     code = "upstream_failed"
     action = "retry"
+
+
+class ProviderUnavailable(VaultError):
+    """The provider gives no token right now; try again."""
+
+    code = "provider_unavailable"
+    action = "retry"
+
+    def __init__(self, message: str | None = None, *, retry_after: int | None = 2) -> None:
+        super().__init__(message, retry_after=retry_after)
+
+
+class CredentialRefused(VaultError):
+    """The provider refuses this credential."""
+
+    code = "conflict"
+    action = "fix_configuration"
 
 
 class EgressDenied(VaultError):

@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal, NewType, Self, get_args
 import msgspec
 from msgspec import Meta
 
+from vault.auth_kinds import AuthConfig
 from vault.errors import Forbidden
 from vault.secret import Secret
 
@@ -180,3 +181,89 @@ class AuditEvent(msgspec.Struct, frozen=True):
     environment: str
     outcome: str
     request_id: str
+
+
+# Environments: what a workspace configures for itself, per environment
+
+VariableType = Literal["string", "secret", "auth_connection"]
+AuthStatus = Literal["active", "refresh_failed", "revoked", "credential_invalid"]
+
+LABEL_PATTERN: Final = r"^[A-Za-z0-9_]{1,64}(?!\n)$"
+MAX_STRING_VALUE: Final = 8_192
+MAX_SECRET_VALUE: Final = 32_768
+MAX_ENVIRONMENTS: Final = 100
+
+
+class SecretRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    secret_id: str
+
+
+class AuthRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    auth_connection_id: str
+
+
+Value = str | SecretRef | AuthRef
+
+
+class EnvironmentInfo(msgspec.Struct, frozen=True):
+    name: str
+    updated_at: datetime
+    created_by: str
+
+
+class SettingsOf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a workspace has chosen. ``secret_fallback``: may a secret fall back to production's?"""
+
+    secret_fallback: bool
+
+
+class VariableInfo(msgspec.Struct, frozen=True):
+    variable_id: str
+    label: str
+    type: VariableType
+    generation: int
+    created_at: datetime
+    updated_at: datetime
+    created_by: str
+
+
+class Variable(msgspec.Struct, frozen=True):
+    """A label with its value in each environment that has one."""
+
+    info: VariableInfo
+    values: dict[str, Value]
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """A variable that refers to a secret or an auth connection, and where."""
+
+    variable_id: str
+    label: str
+    environments: list[str]
+
+
+class SecretInfo(msgspec.Struct, frozen=True):
+    """What is known of a workspace's secret; the value is never returned."""
+
+    secret_id: str
+    name: str
+    generation: int
+    allowed_hosts: list[str]
+    created_at: datetime
+    updated_at: datetime
+
+
+class AuthConnection(msgspec.Struct, frozen=True):
+    """A workspace-level way to authenticate. ``config`` holds secrets: show it ``masked``."""
+
+    auth_connection_id: str
+    name: str
+    config: AuthConfig
+    allowed_hosts: list[str]
+    status: AuthStatus
+    status_detail: str | None
+    status_updated_at: datetime
+    used_by: list[Usage]
+
+    def __repr__(self) -> str:
+        return f"AuthConnection({self.auth_connection_id})"

@@ -36,6 +36,7 @@ class VaultSettings(msgspec.Struct, frozen=True, kw_only=True):
     deployment_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}(?!\n)$")] | None = None
     egress_allow: str = ""
     egress_ca_file: Path | None = None
+    providers_dir: Path | None = None
     statement_cache: Annotated[int, Meta(ge=0, le=10_000)] = 200
     database_pool: Annotated[int, Meta(ge=1, le=200)] = 10
     pg_bindir: Path | None = None

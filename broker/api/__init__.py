@@ -8,12 +8,26 @@ from typing import Final
 
 from litestar import Router
 
-from broker.api import audit_events, health, keys, users, workspaces
+from broker.api import (
+    audit_events,
+    convai,
+    health,
+    keys,
+    providers,
+    resolve,
+    settings,
+    users,
+    workspaces,
+)
 
 ROUTERS: Final[tuple[Router, ...]] = (
     workspaces.router,
     keys.router,
     users.router,
     audit_events.router,
+    settings.router,
+    resolve.router,
+    providers.router,
+    *convai.ROUTERS,
     health.router,
 )

@@ -8,6 +8,7 @@ from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from msgspec import Meta, Struct
 
+from vault.environments import FallbackWarning
 from vault.model import (
     MAX_ATTRIBUTES,
     MAX_PHONE_NUMBERS,
@@ -224,3 +225,23 @@ class Readiness(Message, frozen=True, kw_only=True):
 
 class Liveness(Message, frozen=True, kw_only=True):
     alive: bool
+
+
+class SettingsBody(Message, frozen=True, kw_only=True):
+    secret_fallback: bool
+
+
+class WarningOut(Message, frozen=True, kw_only=True):
+    environment: str
+    host: str
+    secret: str
+    text: str
+
+    @classmethod
+    def of(cls, warning: FallbackWarning) -> Self:
+        return cls(
+            environment=warning.environment,
+            host=warning.host,
+            secret=warning.secret,
+            text=warning.text,
+        )

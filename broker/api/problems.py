@@ -6,6 +6,7 @@
 """
 
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -27,9 +28,11 @@ STATUS: Final[dict[str, int]] = {
     "too_large": 413,
     "invalid": 422,
     "idempotency_mismatch": 422,
+    "unresolved": 422,
     "internal": 500,
     "upstream_failed": 502,
     "not_ready": 503,
+    "provider_unavailable": 503,
 }
 TITLES: Final[dict[str, str]] = {
     "malformed": "The request cannot be read",
@@ -41,9 +44,11 @@ TITLES: Final[dict[str, str]] = {
     "too_large": "Too large",
     "invalid": "Invalid request",
     "idempotency_mismatch": "Another request had this Idempotency-Key",
+    "unresolved": "Nothing to resolve to",
     "internal": "Our fault",
     "upstream_failed": "Another server failed",
     "not_ready": "Not ready",
+    "provider_unavailable": "The provider gives no token",
 }
 _FROM_STATUS: Final[dict[int, str]] = {
     400: "malformed",
@@ -95,15 +100,20 @@ class Problem(Struct, frozen=True, omit_defaults=True):
     errors: list[FieldError] = []
 
 
-def handlers(metrics: Metrics) -> ExceptionHandlersMap:
-    """The exception handlers of the application."""
+Dialect = Callable[[Request[Any, Any, Any], Exception, Problem], Response[Any] | None]
 
-    def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+
+def handlers(metrics: Metrics, *, dialect: Dialect) -> ExceptionHandlersMap:
+    """The exception handlers of the application; ``dialect`` may answer in other words."""
+
+    def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
         problem = problem_of(error, request_id_of(request))
         metrics.problems.labels(problem.code).inc()
         if problem.code == "internal":
             _log.error("unexpected_error", exc_info=error)
-        return response(problem, allow=_allow_of(error))
+        answered = dialect(request, error, problem) or response(problem)
+        answered.headers.update(_headers(problem, allow=_allow_of(error)))
+        return answered
 
     return {VaultError: answer, HTTPException: answer, Exception: answer}
 
@@ -114,8 +124,12 @@ def request_id_of(request: Request[Any, Any, Any]) -> str:
     return found
 
 
-def response(problem: Problem, *, allow: str | None = None) -> Response[Problem]:
+def response(problem: Problem) -> Response[Problem]:
     """Write a problem down."""
+    return Response(problem, status_code=problem.status, media_type="application/problem+json")
+
+
+def _headers(problem: Problem, *, allow: str | None) -> dict[str, str]:
     headers = {}
     if problem.status == STATUS["unauthenticated"]:
         headers["WWW-Authenticate"] = "Bearer"
@@ -123,12 +137,7 @@ def response(problem: Problem, *, allow: str | None = None) -> Response[Problem]
         headers["Retry-After"] = str(problem.retry_after)
     if allow:
         headers["Allow"] = allow
-    return Response(
-        problem,
-        status_code=problem.status,
-        headers=headers,
-        media_type="application/problem+json",
-    )
+    return headers
 
 
 def problem_of(error: Exception, request_id: str) -> Problem:
@@ -136,7 +145,7 @@ def problem_of(error: Exception, request_id: str) -> Problem:
     if isinstance(error, VaultError):
         return _of_ours(error, request_id)
     if isinstance(error, ValidationException):
-        return _problem("invalid", _first(error), request_id, errors=_field_errors(error))
+        return _problem("invalid", _first(error), request_id, errors=field_errors(error))
     if isinstance(error, SerializationException) or isinstance(
         error.__cause__, SerializationException
     ):
@@ -193,13 +202,14 @@ def _problem(
     )
 
 
-def _field_errors(error: ValidationException) -> list[FieldError]:
+def field_errors(error: ValidationException) -> list[FieldError]:
+    """What the parser found, without the values that it may quote."""
     found = error.extra if isinstance(error.extra, list) else []
     return [FieldError(_pointer(one), reason_of(one.get("message", ""))) for one in found]
 
 
 def _first(error: ValidationException) -> str:
-    errors = _field_errors(error)
+    errors = field_errors(error)
     return errors[0].message if errors else "The request breaks a rule."
 
 

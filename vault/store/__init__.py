@@ -139,10 +139,11 @@ class Store:
         )
         stored = StoredKey(active.key_id, active.version, active.wrapped, active.root_key_id)
         key = await self._keyring.sealing_key(workspace, stored)
-        index_key = await self._open(workspace, _index_key_context(workspace), active.sealed)
+        index_key = await self.open(workspace, _index_key_context(workspace), active.sealed)
         return WorkspaceSeal(workspace, key, index_key)
 
-    async def _open(self, workspace: WorkspaceId, context: Context, sealed: bytes) -> bytes:
+    async def open(self, workspace: WorkspaceId, context: Context, sealed: bytes) -> bytes:
+        """Open one value of the workspace; fetches its key where it is not at hand."""
         return open_sealed(await self._key_of(workspace, sealed), context, sealed)
 
     async def _key_of(self, workspace: WorkspaceId, sealed: bytes) -> SealingKey:
@@ -193,7 +194,7 @@ class Store:
         )
 
     async def _user_key(self, workspace: WorkspaceId, row: _UserRow, user_id: UserId) -> bytes:
-        return await self._open(workspace, _user_key_context(workspace, user_id), row.user_key)
+        return await self.open(workspace, _user_key_context(workspace, user_id), row.user_key)
 
     async def _opened(self, workspace: WorkspaceId, row: _UserRow, user_id: UserId) -> User:
         user_key = await self._user_key(workspace, row, user_id)

@@ -1,0 +1,62 @@
+"""/v1/resolve and /v1/tools/invoke: what a configuration becomes, seen or sent."""
+
+from litestar import Router, post
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
+
+from broker import invoke
+from broker.api.requests import requires
+from broker.api.resolve_messages import AnswerOut, InvokeIn, ResolvedOut, ResolveIn
+from broker.api.responses import guarded
+from vault.model import Caller
+from vault.vault import Vault
+
+
+@post(
+    "/resolve",
+    status_code=200,
+    guards=requires("configuration.show"),
+    responses=guarded("malformed", "too_large", "invalid", "unresolved"),
+    summary="Resolve a configuration",
+)
+async def show(
+    data: JSONBody[ResolveIn], caller: NamedDependency[Caller], vault: NamedDependency[Vault]
+) -> ResolvedOut:
+    """Show the request that a configuration becomes in an environment. Secrets are masked.
+
+    With `explain`, say why each value was chosen.
+    """
+    outgoing, facts = await invoke.show(vault, caller, data.question())
+    return ResolvedOut.of(outgoing, facts, explain=data.explain)
+
+
+@post(
+    "/tools/invoke",
+    status_code=200,
+    guards=requires("configuration.use"),
+    responses=guarded(
+        "malformed",
+        "too_large",
+        "not_found",
+        "conflict",
+        "invalid",
+        "unresolved",
+        "upstream_failed",
+        "provider_unavailable",
+    ),
+    summary="Call what a configuration describes",
+)
+async def call(
+    data: JSONBody[InvokeIn], caller: NamedDependency[Caller], vault: NamedDependency[Vault]
+) -> AnswerOut:
+    """Resolve a configuration, send the request, and return the answer whatever its status.
+
+    A secret that the other side sends back is masked; cookies and most headers are dropped.
+    """
+    answer = await invoke.invoke(
+        vault, caller, data.question(), arguments=data.arguments, body=data.body
+    )
+    return AnswerOut.of(answer)
+
+
+router = Router("/v1", route_handlers=[show, call], tags=["resolve"])

@@ -1,0 +1,52 @@
+"""uvicorn for the sandbox: it lends the faults a way to cut the connection."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from litestar.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from broker.sandbox.faults import EXTENSION
+
+
+class _Protocol(HttpToolsProtocol):
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        extensions: dict[Any, Any] = {EXTENSION: {"abort": self._abort}}
+        self.scope["extensions"] = extensions
+
+    async def _abort(self) -> None:
+        self.transport.abort()
+        # uvicorn would take our silence for a bug of the application, unless nobody listens.
+        self.cycle.disconnected = True
+        self.cycle.response_complete = True
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # whoever embeds us has their own
+
+
+def server(app: ASGIApp, *, embedded: bool = False) -> uvicorn.Server:
+    """Make a server for ``serve([socket])``; an ``embedded`` one leaves the signals alone."""
+    config = uvicorn.Config(
+        app,
+        loop="none",
+        http=_Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
+    return _Server(config) if embedded else uvicorn.Server(config)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the listening socket; port 0 takes a free one."""
+    return socket.create_server((host, port), backlog=1_024)

@@ -1,0 +1,320 @@
+"""What a token endpoint answers: a token, or a failure of a known class. Pure.
+
+* A reply is a token only if it is a 2xx, says no error, and holds a non-empty printable token.
+  Anything else is ``NoToken``, whose ``Failure`` says what may be done about it.
+* What the other side says about itself is never trusted to be well-formed: a lifetime may be text,
+  a float, a negative or nonsense, and a good token is not lost for it.
+* The class of a failure follows the status first, then the error code. What nobody knows is
+  ``transient``: it delays, it never condemns.
+* No text of a reply goes into any message: of error codes only those in the lists below do.
+"""
+
+import json
+import math
+import re
+from base64 import urlsafe_b64decode
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, Literal
+from urllib.parse import parse_qsl
+
+from msgspec import Struct
+
+from vault.egress import Reply
+from vault.errors import EgressDenied, Invalid, Unreachable, UpstreamFailed, VaultError
+from vault.secret import Secret
+
+Outcome = Literal["not_sent", "ambiguous", "throttled", "transient", "dead", "client"]
+
+MAX_TOKEN: Final = 32_768
+MAX_LIFETIME: Final = 400 * 86_400  # seconds
+SHORT_LIFETIME: Final = 60  # seconds; what a lifetime of zero or less is taken for
+MAX_RETRY_AFTER: Final = 3_600
+MAX_SKEW: Final = 30  # seconds between their clock and ours, before an assertion is in doubt
+
+# Error codes by what they mean: RFC 6749 section 5.2, and the dialects of GitHub and Slack.
+DEAD: Final = frozenset(
+    {"invalid_grant", "bad_refresh_token", "invalid_refresh_token", "token_revoked"}
+)
+CLIENT: Final = frozenset(
+    {
+        "invalid_client",
+        "unauthorized_client",
+        "invalid_scope",
+        "unsupported_grant_type",
+        "incorrect_client_credentials",
+        "invalid_client_id",
+        "bad_client_secret",
+    }
+)
+THROTTLED: Final = frozenset({"slow_down", "ratelimited", "rate_limited"})
+TRANSIENT: Final = frozenset({"temporarily_unavailable", "server_error", "invalid_request"})
+_BY_CODE: Final[dict[str, Outcome]] = {
+    **dict.fromkeys(CLIENT, "client"),
+    **dict.fromkeys(THROTTLED, "throttled"),
+    **dict.fromkeys(TRANSIENT, "transient"),
+}
+
+OK: Final = 200
+REDIRECT: Final = 300
+UNAUTHORIZED: Final = 401
+REQUEST_TIMEOUT: Final = 408
+TOO_MANY: Final = 429
+SERVER_ERROR: Final = 500
+UNAVAILABLE: Final = 503
+
+_TOKEN: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?", re.ASCII)
+_NUMBER: Final = re.compile(r"\s*[+-]?[0-9]{1,18}(\.[0-9]{1,18})?\s*", re.ASCII)
+_REFRESH_LIFETIMES: Final = (
+    "refresh_expires_in",  # Keycloak
+    "refresh_token_expires_in",  # GitHub
+    "x_refresh_token_expires_in",  # Intuit
+)
+_NOT_EXTRA: Final = re.compile(r"(?i)token|secret|assertion|^(expires_in|scope|error.*)$")
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """Why there is no token, as data. ``detail`` may be shown to anybody."""
+
+    outcome: Outcome
+    detail: str
+    error: str | None = None  # a code that we know, else nothing
+    status: int | None = None
+    retry_after: int | None = None  # seconds, where the other side named a time
+
+
+class NoToken(UpstreamFailed):
+    """The token endpoint gave no token."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.detail)
+        self.failure = failure
+
+
+class TokenReply(Struct, frozen=True, kw_only=True):
+    """What a token endpoint gave. Its repr shows nothing of it."""
+
+    access_token: Secret
+    token_type: str | None
+    expires_in: int | None  # seconds, clamped; None where nothing usable was said
+    odd_lifetime: bool  # it was said, but not as RFC 6749 has it
+    refresh_token: Secret | None  # None: keep the one you have
+    refresh_expires_in: int | None
+    id_token: Secret | None
+    scopes: tuple[str, ...] | None  # None: those that were asked for
+    extra: Mapping[str, str | int | float | bool]  # other plain fields, such as instance_url
+
+    def __repr__(self) -> str:
+        return "TokenReply(***)"
+
+
+def parse_token_reply(
+    reply: Reply,
+    *,
+    now: datetime,
+    token_field: str = "access_token",  # noqa: S107 - a name
+    inside: tuple[str, ...] = (),
+    dead: Collection[str] = DEAD,
+    asserted: bool = False,
+) -> TokenReply:
+    """Read a token reply, or raise ``NoToken``.
+
+    ``inside`` leads to the object that holds the tokens where a provider nests it; ``dead`` are
+    the provider's codes for "never again"; ``asserted`` as in ``classify``.
+    """
+    fields = _fields(reply) if _succeeded(reply.status) else None
+    refused = fields is None or _says_error(fields)
+    for name in inside:
+        within = (fields or {}).get(name)
+        fields = within if isinstance(within, dict) else None
+    token = _token((fields or {}).get(token_field))
+    if refused or fields is None or token is None or _says_error(fields):
+        raise NoToken(classify(reply, now=now, dead=dead, asserted=asserted))
+    # What a reply says of the lifetime is about the access token; another token knows its own.
+    said, odd = _seconds(fields.get("expires_in"))
+    own = _unverified_lifetime(token) if said is None or token_field != "access_token" else None  # noqa: S105 - a name
+    return _token_reply(fields, token, own or said, odd_lifetime=odd)
+
+
+def _token_reply(
+    fields: Mapping[str, Any], token: Secret, lifetime: int | None, *, odd_lifetime: bool
+) -> TokenReply:
+    kind = fields.get("token_type")
+    return TokenReply(
+        access_token=token,
+        token_type=kind if isinstance(kind, str) else None,
+        expires_in=lifetime,
+        odd_lifetime=odd_lifetime,
+        refresh_token=_token(fields.get("refresh_token")),
+        refresh_expires_in=next(
+            (found for name in _REFRESH_LIFETIMES if (found := _seconds(fields.get(name))[0])), None
+        ),
+        id_token=_token(fields.get("id_token")),
+        scopes=_scopes(fields.get("scope")),
+        extra={
+            name: value
+            for name, value in fields.items()
+            if isinstance(value, str | int | float | bool) and not _NOT_EXTRA.search(name)
+        },
+    )
+
+
+def _fields(reply: Reply) -> dict[str, Any] | None:
+    """The reply as an object: JSON, or the form that old servers answer with."""
+    try:
+        found = json.loads(reply.body)
+    except (ValueError, RecursionError):
+        return _form(reply.body)
+    return found if isinstance(found, dict) else None
+
+
+def _form(body: bytes) -> dict[str, Any] | None:
+    try:
+        pairs = parse_qsl(body.decode("ascii"), strict_parsing=True, max_num_fields=100)
+    except ValueError:
+        return None
+    return dict(pairs) or None
+
+
+def _token(value: object) -> Secret | None:
+    if not isinstance(value, str) or len(value) > MAX_TOKEN or _TOKEN.fullmatch(value) is None:
+        return None
+    return Secret(value)
+
+
+def _seconds(value: object) -> tuple[int | None, bool]:
+    """A lifetime in seconds, and whether what was said makes no sense."""
+    if value is None:
+        return None, False
+    seconds = math.nan
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        seconds = float(value)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        seconds = float(max(min(value, MAX_LIFETIME + 1), -1))  # before float(): it may overflow
+    elif isinstance(value, float):
+        seconds = value
+    if math.isnan(seconds):
+        return None, True
+    if seconds <= 0:
+        return SHORT_LIFETIME, True
+    return max(1, int(min(seconds, MAX_LIFETIME))), seconds > MAX_LIFETIME
+
+
+def _unverified_lifetime(token: Secret) -> int | None:
+    """How long a JWT says it lives; a hint, for where the reply says nothing."""
+    try:
+        middle = token.reveal().split(".")[1]
+        claims = json.loads(urlsafe_b64decode(middle + "=" * (-len(middle) % 4)))
+        return _seconds(claims["exp"] - claims["iat"])[0]
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
+
+
+def _scopes(value: object) -> tuple[str, ...] | None:
+    if isinstance(value, str):
+        return tuple(re.split(r"[\s,]+", value.strip())) if value.strip() else ()
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return tuple(value)
+    return None
+
+
+# Failures
+
+
+def failure_of(error: VaultError) -> Failure:
+    """The class of a call that brought no reply."""
+    if isinstance(error, NoToken):
+        return error.failure
+    if isinstance(error, EgressDenied):
+        return Failure(outcome="not_sent", detail="The token endpoint may not be called.")
+    if isinstance(error, Unreachable) and not error.sent:
+        return Failure(outcome="not_sent", detail="The token endpoint cannot be reached.")
+    if isinstance(error, Unreachable):
+        return Failure(outcome="ambiguous", detail="The token endpoint did not answer.")
+    if isinstance(error, Invalid):
+        return Failure(outcome="client", detail=error.message)
+    return Failure(outcome="ambiguous", detail="The token endpoint's answer cannot be read.")
+
+
+def classify(
+    reply: Reply, *, now: datetime, dead: Collection[str] = DEAD, asserted: bool = False
+) -> Failure:
+    """What a reply without a token means: the status first, then the code.
+
+    ``asserted``: we sent an assertion, which a server whose clock differs refuses as dead.
+    """
+    code = _code(_fields(reply) or {})
+    wait = retry_after(reply, now=now)
+    outcome, detail = _meaning(reply, code, wait, dead)
+    if outcome == "dead" and asserted and (skew := _skew(reply, now)) > MAX_SKEW:
+        outcome = "transient"
+        detail = f"The token endpoint refused the grant, and its clock is {skew} s from ours."
+    known = code if code in _BY_CODE or code in dead else None
+    return Failure(
+        outcome=outcome, detail=detail, error=known, status=reply.status, retry_after=wait
+    )
+
+
+def _meaning(
+    reply: Reply, code: str, wait: int | None, dead: Collection[str]
+) -> tuple[Outcome, str]:
+    status = reply.status
+    answered = f"The token endpoint answered {status}"
+    if status == TOO_MANY or (status == UNAVAILABLE and wait):
+        return "throttled", f"{answered}: too many requests."
+    if status == REQUEST_TIMEOUT or status >= SERVER_ERROR:
+        return "ambiguous", f"{answered}."
+    if code in dead or code in _BY_CODE:
+        return "dead" if code in dead else _BY_CODE[code], f"{answered} with {code}."
+    if status == UNAUTHORIZED and (not reply.body.strip() or reply.get("WWW-Authenticate")):
+        return "client", f"{answered}: it does not accept the client."
+    if code:
+        return "transient", f"{answered} with an error that is not known."
+    succeeded = _succeeded(status)
+    return "ambiguous" if succeeded else "transient", f"{answered}, without a token."
+
+
+def _succeeded(status: int) -> bool:
+    return OK <= status < REDIRECT
+
+
+def _says_error(fields: Mapping[str, Any]) -> bool:
+    return bool(fields.get("error")) or fields.get("ok") is False
+
+
+def _code(fields: Mapping[str, Any]) -> str:
+    """The error code, also where it stands inside an object; lower case."""
+    error = fields.get("error")
+    if isinstance(error, dict):
+        named = (error.get(name) for name in ("code", "type", "error", "status"))
+        error = next((one for one in named if isinstance(one, str)), "unknown")
+    if isinstance(error, str) and error:
+        return error.lower()
+    return "unknown" if _says_error(fields) else ""
+
+
+def retry_after(reply: Reply, *, now: datetime) -> int | None:
+    """Seconds that the other side asks us to wait: a number or a date, 1 s to 1 h."""
+    text = (reply.get("Retry-After") or "").strip()
+    if _NUMBER.fullmatch(text):
+        seconds = float(text)
+    elif (at := _date(text)) is not None:
+        # Against their own clock where they tell it: ours may differ.
+        seconds = (at - (_date(reply.get("Date") or "") or now)).total_seconds()
+    else:
+        return None
+    return int(min(max(math.ceil(seconds), 1), MAX_RETRY_AFTER))
+
+
+def _skew(reply: Reply, now: datetime) -> int:
+    theirs = _date(reply.get("Date") or "")
+    return abs(int((theirs - now).total_seconds())) if theirs else 0
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return found if found.tzinfo else None

@@ -1,0 +1,173 @@
+"""The door: every way to what the vault keeps is a method of ``Vault``.
+
+* Each method takes a ``Caller`` and asks ``access`` first. One that changes something, or gives a
+  credential away, leaves its line in the audit record in the transaction of the deed.
+* The caller decides the workspace. No argument can name another one; only the operator goes
+  ``within`` a workspace, and that workspace's record shows it.
+* Things of other workspaces do not exist: ``NotFound``, as for anything that never was.
+"""
+
+import hmac
+import os
+from datetime import datetime
+from typing import Final, Self
+
+from msgspec import Struct
+
+from vault import access, audit, bearer
+from vault.database import Database
+from vault.egress import Egress
+from vault.errors import Misconfigured, NotReady, Unauthenticated
+from vault.keyring import Keyring
+from vault.kms import RootKey, Wrapped
+from vault.migrations import newest_version
+from vault.model import AuditEvent, Caller, KeyId, Page, Scope, UserId, WorkspaceId, new_id
+from vault.providers import Catalogue
+from vault.sql import Query
+from vault.vault.authentication import Authentication
+from vault.vault.calls import Calls
+from vault.vault.catalogue import Providers
+from vault.vault.secrets import Secrets
+from vault.vault.tenants import Tenants
+from vault.vault.variables import Variables
+
+PEPPER_SIZE: Final = 32
+
+
+class _Deployment(Struct, frozen=True):
+    deployment_id: str
+    pepper: bytes
+    root_key_id: str
+
+
+class _SchemaVersion(Struct, frozen=True):
+    version: int | None
+
+
+class _Bearer(Struct, frozen=True):
+    workspace_id: WorkspaceId
+    key_id: KeyId
+    hash: bytes
+    scopes: list[Scope]
+    environments: list[str]
+    expires_at: datetime | None
+
+
+_deployment_get: Final = Query("deployment", "get", _Deployment)
+_deployment_insert: Final = Query("deployment", "insert", _Deployment)
+_schema_version: Final = Query("deployment", "schema_version", _SchemaVersion)
+_bearer_lookup: Final = Query("api_keys", "lookup", _Bearer)
+
+
+class Vault(Tenants, Variables, Secrets, Authentication, Calls, Providers):
+    """Keeps credentials for many workspaces, and gives them to whom they belong."""
+
+    @classmethod
+    async def open(
+        cls,
+        database: Database,
+        root: RootKey,
+        *,
+        egress: Egress | None = None,
+        catalogue: Catalogue | None = None,
+        deployment_id: str | None = None,
+    ) -> Self:
+        """Open the vault of this database; the first process to come makes its pepper.
+
+        Without an ``egress`` it calls public hosts only. ``close`` closes what it was given, too.
+        """
+        found = await _deployment_get.lookup(database)
+        if found is None:
+            chosen = deployment_id or new_id("dep")
+            keyring = Keyring(root, chosen)
+            made = await keyring.wrap_deployment_secret("pepper", os.urandom(PEPPER_SIZE))
+            await _deployment_insert.lookup(
+                database,
+                deployment_id=chosen,
+                pepper=made.blob,
+                root_key_id=made.root_key_id,
+            )
+            found = await _deployment_get.lookup(database)
+        if found is None:
+            raise NotReady("The database lost what this deployment is.")
+        if deployment_id not in (None, found.deployment_id):
+            raise Misconfigured(
+                "KEYTURN_DEPLOYMENT_ID is not what this database was made with. "
+                "Is this the database of another deployment?"
+            )
+        keyring = Keyring(root, found.deployment_id)
+        wrapped = Wrapped(found.pepper, found.root_key_id)
+        pepper = await keyring.unwrap_deployment_secret("pepper", wrapped)
+        return cls(
+            database,
+            keyring,
+            egress or Egress(allow=()),
+            catalogue or Catalogue(),
+            deployment_id=found.deployment_id,
+            pepper=pepper,
+        )
+
+    async def close(self) -> None:
+        await self.end_fetching()
+        await self._egress.aclose()
+        await self._keyring.close()
+        await self._database.close()
+
+    # Who asks
+
+    async def authenticate(self, unverified_bearer: str, *, request_id: str = "") -> Caller:
+        """Find whose API key this is. The database is asked each time: a revoked key is dead."""
+        if bearer.kind_of(unverified_bearer) != "api_key":
+            raise Unauthenticated
+        hashed = self.fingerprint(unverified_bearer)
+        found = await _bearer_lookup.lookup(self._database, hash=hashed)
+        if found is None or not hmac.compare_digest(found.hash, hashed):
+            raise Unauthenticated
+        return Caller(
+            kind="key",
+            actor_id=found.key_id,
+            workspace=found.workspace_id,
+            scopes=frozenset(found.scopes),
+            environments=tuple(found.environments),
+            expires_at=found.expires_at,
+            request_id=request_id,
+        )
+
+    def operator_id(self, verified_bearer: str) -> str:
+        """How the record names the holder of an operator key."""
+        return "op_" + self.fingerprint(verified_bearer).hex()[:16]
+
+    # The record
+
+    async def audit_events(
+        self, caller: Caller, page: Page, *, action: str = "", user_id: UserId | None = None
+    ) -> list[AuditEvent]:
+        """What was done in the workspace, newest first; of one user, by that user's pseudonym."""
+        access.permit(caller, "audit.read")
+        user_ref = ""
+        if user_id is not None:
+            user_ref = (await self._store.seal_of(caller.workspace)).user_ref(user_id)
+        return await self._database.run(
+            caller.workspace,
+            lambda tx: audit.events(tx, page, action=action, user_ref=user_ref),
+        )
+
+    # Is it well?
+
+    async def check_database(self) -> None:
+        """Raise why the database cannot be used now."""
+        await self._database.probe()
+
+    async def check_schema(self) -> None:
+        """Raise if the schema is not the one that this code was written for."""
+        found = await _schema_version.lookup(self._database)
+        if found is None or found.version != newest_version():
+            raise NotReady("The database's schema is of another version: run 'keyturn migrate'.")
+
+    def connections(self) -> tuple[int, int]:
+        """Idle and open database connections of this process."""
+        return self._database.idle_connections, self._database.open_connections
+
+    async def check_root_key(self) -> None:
+        """Raise why the root key cannot be used now."""
+        await self._keyring.health()
