@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import aiohttp
+import hypothesis
 import pytest
 from msgspec import Struct
 from support.api import Api, Running, running
@@ -34,9 +35,23 @@ FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 SHARED = "TESTS_SHARED_DIR"
 
+# What is drawn is the same in every run, so that a red one can be repeated; no test is about time.
+hypothesis.settings.register_profile(
+    "keyturn",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+# Long runs look where no run has looked before.
+hypothesis.settings.register_profile(
+    "soak", hypothesis.settings.get_profile("keyturn"), derandomize=False
+)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make one folder for all workers, where PostgreSQL's own account can reach its data."""
+    short = config.getoption("markexpr") == "not soak"
+    hypothesis.settings.load_profile("keyturn" if short else "soak")
     if not hasattr(config, "workerinput"):
         folder = tempfile.mkdtemp(prefix="keyturn-tests-", dir="/tmp")
         Path(folder).chmod(0o711)

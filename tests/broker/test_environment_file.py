@@ -286,7 +286,8 @@ def documents(draw: st.DrawFn) -> Document:
     specs: dict[str, VariableSpec] = {}
     for label in draw(st.lists(labels, max_size=4, unique=True)):
         chosen = ["production", *draw(st.lists(st.sampled_from(places), max_size=3))]
-        if draw(st.booleans()) and secrets:
+        by_secret: bool = draw(st.booleans())
+        if secrets and by_secret:
             named = st.sampled_from(secrets).map(lambda name: Named("secret", name))
             specs[label] = VariableSpec("secret", {one: draw(named) for one in chosen})
         else:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import pytest
 from conftest import Tenant
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from support.api import Api
@@ -489,7 +489,7 @@ PLACES: Final = st.sampled_from(["production", "staging", "dev"])
     environment=PLACES,
     used=st.lists(NAMES, min_size=1, max_size=4),
 )
-@hypothesis_settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@hypothesis_settings(max_examples=300)
 def test_resolving_equals_a_three_line_model(
     values: dict[str, dict[str, str]], environment: str, used: list[str]
 ) -> None:

@@ -358,6 +358,7 @@ async def test_whatever_step_fails_applying_again_gets_there(
 ) -> None:
     egress = Egress(allow=parse_allow("127.0.0.1", development=True))
     expected = write(read(FILE.encode(), "env.yaml"))
+    failed = True
     try:
         for number in range(1, 100):
             failed = False
