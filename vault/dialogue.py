@@ -34,7 +34,7 @@ from vault.oauth import accounts, authorize, device, id_token, oauth1, reading, 
 from vault.oauth.accounts import Claims, Evidence
 from vault.oauth.app import Account, App, Choice, Granted, TokenSet
 from vault.oauth.callbacks import callback_values, check_issuer, issuer_of
-from vault.oauth.filling import asked_scopes, filling
+from vault.oauth.filling import asked_scopes, filling, with_query
 from vault.oauth.reading import Read
 from vault.oauth.renewing import OWN_GRANTS, check_age, further_tokens
 from vault.oauth.replies import SERVER_ERROR, UNAUTHORIZED, Failure, NoToken, failure_of
@@ -64,6 +64,22 @@ class Dialogue:
     def __init__(self, egress: Egress, metadata: Metadata) -> None:
         self._egress = egress
         self._metadata = metadata
+
+    # A person is asked
+
+    async def consent_url(
+        self, app: App, *, state: str, challenge: str | None, nonce: str | None, now: datetime
+    ) -> str:
+        """Where the person's browser is sent; a server that wants so is told before what for."""
+        url, asked = authorize.asked(app, state=state, challenge=challenge, nonce=nonce)
+        if not authorize.is_pushed(app):
+            return with_query(url, asked)
+
+        async def attempt(secret: Secret | None) -> str:
+            request = requests.push_request(app, _attempt(now, secret), asked)
+            return authorize.pushed_url(app, url, await self._call(request), now=now)
+
+        return await _with_secrets(app, attempt)
 
     # A person consented
 

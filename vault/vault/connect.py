@@ -190,7 +190,7 @@ class Connect(Invitations):
         url: str | None = None
         match app.provider.mode:
             case "authorization_code" | "telegram_login":
-                begun, url = _to_consent(app, begun, state)
+                begun, url = await self._to_consent(app, begun, state)
             case "oauth1":
                 # Version 1.0a has no state: the address that it sends people back to carries ours.
                 stated = replace(app, redirect_uri=f"{app.redirect_uri}?state={state.reveal()}")
@@ -204,6 +204,18 @@ class Connect(Invitations):
         if url is not None and not url.startswith("https://"):
             self._egress.vet_url("provider", url)  # a browser goes where we would go, too
         return begun, url, state
+
+    async def _to_consent(self, app: App, begun: Begun, state: Secret) -> tuple[Begun, str]:
+        verifier = authorize.make_verifier() if authorize.uses_pkce(app.provider) else None
+        nonce = random_secret() if authorize.uses_nonce(app) else None
+        url = await self._dialogue.consent_url(
+            app,
+            state=state.reveal(),
+            challenge=authorize.challenge(verifier) if verifier else None,
+            nonce=nonce.reveal() if nonce else None,
+            now=await self._time(),
+        )
+        return replace(begun, verifier=verifier, nonce=nonce), url
 
     async def _granted_at_once(
         self, way: Way, app: App, browser: Secret, typed: Mapping[str, Secret]
@@ -287,18 +299,6 @@ def _outcome_of(problem: VaultError) -> Outcome:
         return "provider_error"
     is_ours = problem.action == "fix_configuration" or isinstance(problem, NoToken)
     return "misconfigured" if is_ours else "provider_error"
-
-
-def _to_consent(app: App, begun: Begun, state: Secret) -> tuple[Begun, str]:
-    verifier = authorize.make_verifier() if authorize.uses_pkce(app.provider) else None
-    nonce = random_secret() if authorize.uses_nonce(app) else None
-    url = authorize.authorize_url(
-        app,
-        state=state.reveal(),
-        challenge=authorize.challenge(verifier) if verifier else None,
-        nonce=nonce.reveal() if nonce else None,
-    )
-    return replace(begun, verifier=verifier, nonce=nonce), url
 
 
 def _waiting(way: Way, device: Started) -> Stage:
