@@ -10,7 +10,7 @@ import aiohttp
 from msgspec import Struct
 
 _INPUT = re.compile(r'<input type="hidden" name="([^"]*)" value="([^"]*)"')
-_ACTION = re.compile(r'<form method="post" action="([^"]*)"')
+_ACTION = re.compile(r'<form\b[^>]*\baction="([^"]*)"')
 _TITLE = re.compile(r"<h1>(.*?)</h1>", re.DOTALL)
 
 
