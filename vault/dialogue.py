@@ -54,6 +54,7 @@ REFUSED_CLIENT: Final = frozenset(
     }
 )
 REFUSED: Final = frozenset({400, 401, 403, 404})
+NO_CODE: Final = Secret("keyturn-checks-this-app")
 
 T = TypeVar("T")
 
@@ -98,14 +99,27 @@ class Dialogue:
         ``callback``: all parameters that came back, once each; ``now``: the database's time.
         """
         app, told = self._believed(app, callback, now)
+        read = await self._exchanged(app, code, verifier, now)
+        return await self._finished(app, read, told, callback, nonce)
 
+    async def try_client(self, app: App, *, now: datetime) -> None:
+        """Bring a code that nobody gave out, to see whether it is that which is refused.
+
+        Raises ``NoToken``, as no server can do otherwise.
+        """
+        verifier = authorize.make_verifier() if authorize.uses_pkce(app.provider) else None
+        await self._exchanged(app, NO_CODE, verifier, now)
+
+    async def _exchanged(
+        self, app: App, code: Secret, verifier: Secret | None, now: datetime
+    ) -> Read:
         async def attempt(secret: Secret | None) -> Read:
             request = requests.exchange_request(
                 app, _attempt(now, secret), code=code, verifier=verifier
             )
             return reading.token_set(app, await self._call(request), now=now)
 
-        return await self._finished(app, await _with_secrets(app, attempt), told, callback, nonce)
+        return await _with_secrets(app, attempt)
 
     async def client_grant(
         self, app: App, *, now: datetime, callback: Mapping[str, str] | None = None
