@@ -136,8 +136,9 @@ class Connect(Invitations):
 
     async def _polled(self, way: Way, browser: Secret) -> Stage | Outcome:
         begun = try_rows.begun_from(await self._opened(way))
-        if begun.device is None:
+        if begun.device is None or begun.state is None:
             return "expired"
+        way = replace(way, state=begun.state)  # it names the way from here on
         app = await self._app_of_begun(way, begun)
         try:
             polled, granted = await self._dialogue.device_poll(
@@ -149,7 +150,7 @@ class Connect(Invitations):
             return _waiting(way, begun.device)
         if granted is None:
             return await self._failed(way, "denied" if polled.state == "denied" else "expired")
-        # A device code is the provider's to give out once; the state names the way from here on.
+        # A device code is the provider's to give out once.
         consumed = await self._consumed(way, browser)
         return await self._received(consumed, granted) if consumed else "used"
 
@@ -198,7 +199,7 @@ class Connect(Invitations):
                 begun = replace(begun, pair=(pair.token, pair.secret))
             case "device_code":
                 started = await self._dialogue.device_code(app, now=await self._time())
-                begun = replace(begun, device=started)
+                begun = replace(begun, device=started, state=state)
             case _:
                 pass
         if url is not None and not url.startswith("https://"):
