@@ -1,22 +1,25 @@
-"""Authorization servers that nobody here wrote: how to start them, and a way through their pages."""
+"""Authorization servers that nobody here wrote: how to start them, and how to get through."""
 
 import asyncio
 import json
+import os
+import re
 import shutil
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from conftest import Tenant
 from support.visitor import Shown, Visitor
-
-from vault.consent import Connection, Held
+from vault.consent import Held
 from vault.dialogue import Dialogue
-from vault.oauth.app import App
+from vault.model import Caller
+from vault.oauth.app import App, TokenSet
 from vault.vault import Vault
 
+RUNNING: Final = re.compile(r"running on (http://[0-9.:]+)")
 HERE: Final = Path(__file__).parents[1] / "peers"
 NODE: Final = shutil.which("node")
 CERTIFIED_MISSING: Final = NODE is None or not (HERE / "node_modules" / "oidc-provider").is_dir()
@@ -38,7 +41,9 @@ async def certified(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    assert process.stdin and process.stdout and process.stderr
+    assert process.stdin
+    assert process.stdout
+    assert process.stderr
     asked = {"clients": list(clients), "pushedOnly": pushed_only}
     process.stdin.write(json.dumps(asked).encode() + b"\n")
     line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
@@ -48,6 +53,32 @@ async def certified(
     finally:
         process.stdin.close()  # it ends with its input
         await process.communicate()
+
+
+@asynccontextmanager
+async def mocked(*options: str) -> AsyncIterator[str]:
+    """Run PyPI's oidc-provider-mock with these options; gives its address."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-W", "ignore", "-m", "oidc_provider_mock", "--host", "127.0.0.1", "--port", "0"),
+        *options,
+        env={**os.environ, "NO_COLOR": "1"},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr
+    said, address = "", None
+    while address is None:
+        line = await asyncio.wait_for(process.stderr.readline(), START_SECONDS)
+        said += line.decode()
+        assert line, said
+        address = RUNNING.search(said)
+    rest = asyncio.create_task(process.stderr.read())  # or it would stop when the pipe is full
+    try:
+        yield address[1]
+    finally:
+        process.terminate()
+        await process.wait()
+        await rest
 
 
 async def through(person: Visitor, answer: Shown, *, until: str, **typed: str) -> Shown:
@@ -65,29 +96,29 @@ async def through(person: Visitor, answer: Shown, *, until: str, **typed: str) -
 class Kept:
     """What the vault holds of one connection, and what it would talk to the provider with."""
 
-    def __init__(self, vault: Vault, tenant: Tenant) -> None:
+    def __init__(self, vault: Vault, caller: Caller) -> None:
         self._vault = vault
-        self._tenant = tenant
+        self._caller = caller
 
     @property
     def dialogue(self) -> Dialogue:
         return self._vault._dialogue  # noqa: SLF001 - a refresh has no route of its own yet
 
-    async def connection(self, user: str = "ada") -> Connection:
-        caller = self._tenant.caller
-        return await self._vault.find_connection(caller, user, "acme", "production")
-
     async def held(self, user: str = "ada") -> Held:
-        connection = await self.connection(user)
-        held = await self._vault._held(self._tenant.id, connection)  # noqa: SLF001 - as above
+        connection = await self._vault.find_connection(self._caller, user, "acme", "production")
+        workspace = self._caller.workspace
+        held = await self._vault._held(workspace, connection)  # noqa: SLF001 - as above
         assert held
         return held
 
+    async def tokens(self) -> TokenSet:
+        return (await self.held()).tokens
+
     async def app(self) -> App:
-        caller = self._tenant.caller
-        row = await self._vault._integration_row(self._tenant.id, "acme")  # noqa: SLF001 - as above
+        workspace = self._caller.workspace
+        row = await self._vault._integration_row(workspace, "acme")  # noqa: SLF001 - as above
         assert row
-        return await self._vault._app(caller, row, "production")  # noqa: SLF001 - as above
+        return await self._vault._app(self._caller, row, "production")  # noqa: SLF001 - as above
 
     async def now(self) -> datetime:
         return await self._vault._time()  # noqa: SLF001 - as above
