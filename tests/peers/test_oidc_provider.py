@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from support.api import Api, Running
 from support.connecting import invite
 from support.engine import EC, RSA
-from support.peers import CERTIFIED_MISSING, CERTIFIED_REASON, Kept, certified, through
+from support.peers import CERTIFIED_REASON, Kept, certified, has_certified, through
 from support.visitor import Shown, Visitor, visiting
 
 from vault.oauth import authorize
@@ -25,7 +25,7 @@ from vault.oauth.replies import NoToken
 from vault.secret import Secret
 from vault.vault import Vault
 
-pytestmark = pytest.mark.skipif(CERTIFIED_MISSING, reason=CERTIFIED_REASON)
+pytestmark = pytest.mark.skipif(not has_certified(), reason=CERTIFIED_REASON)
 
 # A client of each kind is known by the name of how it shows who it is. Characters that mean
 # something in a form, a header or a URL have to arrive as they are.
