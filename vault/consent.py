@@ -229,6 +229,7 @@ class Begun(Struct, frozen=True, kw_only=True):
     pair: tuple[Secret, Secret] | None = None  # OAuth 1.0a's temporary token and its secret
     device: Started | None = None
     state: Secret | None = None  # where no browser brings it back
+    ask_after: datetime | None = None  # about a device code
 
     def __repr__(self) -> str:
         return "Begun(***)"

@@ -4,6 +4,7 @@ The provider insists on PKCE, names itself in what it answers, replaces each ref
 the whole grant where an old one comes back.
 """
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -383,24 +384,24 @@ async def test_a_request_that_is_not_taken_ends_on_our_page(
 
 
 async def test_a_person_types_a_code_in_elsewhere(
-    tenant: Tenant, service: Running, issuer: str, ada: Visitor, kept: Kept
+    tenant: Tenant, issuer: str, ada: Visitor, kept: Kept
 ) -> None:
     await by_device(tenant.api, issuer)
     shown = await begun(tenant.api, ada)
-    here = f"{shown.url}/acme/device" if not shown.url.endswith("/acme") else f"{shown.url}/device"
-    assert (await ada.get(here)).title == shown.title  # nobody has typed it in yet
-    code = _code(shown)
-    async with visiting() as phone:  # another device, on which somebody is signed in or not
-        entered = await phone.submit(await phone.get(f"{issuer}/device"), user_code=code)
-        assert code in entered.text
-        landed = await phone.submit(entered)
-        while "Sign-in Success" not in landed.text:
-            landed = (
-                await phone.submit(landed, login="ada", password="any")
-                if landed.status == 200
-                else await phone.follow(landed)
-            )
-    confirmation = await ada.get(here)
+    waiting = await ada.get(shown.refresh[1])  # nobody has typed it in yet
+    async with visiting() as phone:
+        entered = await phone.submit(await phone.get(f"{issuer}/device"), user_code=_code(shown))
+        assert _code(shown) in entered.text
+        done = await phone.submit(entered)
+        while "Sign-in Success" not in done.text:
+            if done.status == 200:
+                done = await phone.submit(done, login="ada", password="any")
+            else:
+                done = await phone.follow(done)
+        assert "Sign-in Success" in done.text
+    seconds, again = waiting.refresh
+    await asyncio.sleep(seconds)
+    confirmation = await ada.get(again)
     assert "ada@example.com" in confirmation.text
     end = await ada.submit(confirmation, _answer="yes")
     assert end.title == "Your account is connected"
@@ -416,8 +417,9 @@ async def test_a_person_refuses_on_the_other_device(
     async with visiting() as phone:
         entered = await phone.submit(await phone.get(f"{issuer}/device"), user_code=_code(shown))
         await phone.submit(entered, abort="yes")
-    end = await ada.get(f"{shown.url}/acme/device")
+    end = await ada.get(shown.refresh[1])
     assert end.title == "Nothing was connected"
+    assert (await tenant.api.get("/v1/users/ada/connections")).json["data"] == []
 
 
 async def by_device(api: Api, issuer: str) -> None:

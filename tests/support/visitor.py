@@ -32,6 +32,12 @@ class Shown(Struct, frozen=True):
         return urljoin(self.url, self.headers.get("Location", ""))
 
     @property
+    def refresh(self) -> tuple[int, str]:
+        """In how many seconds the page looks again, and where."""
+        seconds, _, where = self.headers["Refresh"].partition(";url=")
+        return int(seconds), urljoin(self.url, where)
+
+    @property
     def query(self) -> dict[str, str]:
         """What the redirect carries."""
         return {name: values[0] for name, values in parse_qs(urlsplit(self.location).query).items()}

@@ -144,6 +144,20 @@ class Tries(Connections):
         )
         return replace(way, flow=flow) if flow else None
 
+    async def _remembered(self, way: Way, begun: Begun) -> Way | None:
+        """Remember something else of a try that has only begun."""
+        generation, flow_id = way.flow.generation + 1, way.flow.flow_id
+        plain = rows.packed(begun)
+        sealed = await self._sealed(way.caller, way.session, flow_id, generation, plain)
+        moved = await self._database.run(
+            way.caller.workspace,
+            lambda tx: try_rows.advance_flow(
+                tx, way.flow, "started", sealed=sealed, lifetime=FLOW_SECONDS
+            ),
+        )
+        flow = replace(way.flow, generation=generation, sealed=sealed)
+        return replace(way, flow=flow) if moved else None
+
     async def _advanced(
         self, way: Way, status: str, granted: Granted, *, needs: str, code: Secret | None = None
     ) -> Way | None:
