@@ -705,11 +705,15 @@ async def test_a_device_waits_until_the_person_has_typed_the_code() -> None:
         polled, _ = await dialogue.device_poll(app, started, interval=5, now=NOW)
         assert (polled.state, polled.interval) == ("waiting", 10)
         server.will_say(TOKENS)
+        server.will_say({"sub": "ada"})
         polled, granted = await dialogue.device_poll(app, started, interval=5, now=NOW)
         assert polled.state == "granted"
         assert granted is not None
         assert granted.tokens.access_token == Secret("at-1")
-        assert server.form()["device_code"] == "dc"
+        assert granted.account is not None
+        assert granted.account.id == "ada"
+        assert server.lines[-2:] == ["POST /token", "GET /userinfo"]
+        assert server.form(-2)["device_code"] == "dc"
 
 
 # OAuth 1.0a
