@@ -17,7 +17,7 @@ r"""The door's part for connecting: from a link that a person opens to a connect
 
 import hmac
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 from msgspec.structs import replace
@@ -140,18 +140,21 @@ class Connect(Invitations):
         if begun.device is None or begun.state is None:
             return "expired"
         way = replace(way, state=begun.state)  # it names the way from here on
-        now = await self._time()
-        is_due = begun.ask_after is None or now >= begun.ask_after
-        asking = await self._put_off(way, begun, begun.device, now) if is_due else None
+        now, device = await self._time(), begun.device
+        if begun.polled_at and now < begun.polled_at + timedelta(seconds=device.interval):
+            return _waiting(way, device)
+        asking = await self._remembered(way, replace(begun, polled_at=now))
         if asking is None:
-            return _waiting(way, begun.device)
-        return await self._asked(asking, begun, begun.device, browser, now)
+            return _waiting(way, device)  # another look of the same page is just asking
+        return await self._asked(asking, begun, device, browser)
 
     async def _asked(
-        self, way: Way, begun: Begun, device: Started, browser: Secret, now: datetime
+        self, way: Way, begun: Begun, device: Started, browser: Secret
     ) -> Stage | Outcome:
-        app = await self._app_of_begun(way, begun)
+        """Ask once, and remember what the provider says of asking again."""
+        now = await self._time()
         try:
+            app = await self._app_of_begun(way, begun)
             polled, granted = await self._dialogue.device_poll(
                 app, device, interval=device.interval, now=now
             )
@@ -159,19 +162,13 @@ class Connect(Invitations):
             return await self._failed(way, _outcome_of(problem))
         if polled.state == "waiting":
             slower = replace(device, interval=polled.interval)
-            if slower.interval != device.interval:
-                await self._put_off(way, begun, slower, now)
+            await self._remembered(way, replace(begun, polled_at=now, device=slower))
             return _waiting(way, slower)
         if granted is None:
             return await self._failed(way, "denied" if polled.state == "denied" else "expired")
         # A device code is the provider's to give out once.
         consumed = await self._consumed(way, browser)
         return await self._received(consumed, granted) if consumed else "used"
-
-    async def _put_off(self, way: Way, begun: Begun, device: Started, now: datetime) -> Way | None:
-        """Take a question, and put the next one off; ``None`` if somebody else just took it."""
-        later = now + timedelta(seconds=device.interval)
-        return await self._remembered(way, replace(begun, device=device, ask_after=later))
 
     async def choose(self, state: str, browser: Secret, number: str) -> Stage | Outcome:
         """Take one of several sites, by its place in the list."""
