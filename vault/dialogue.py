@@ -34,7 +34,7 @@ from vault.oauth import accounts, authorize, device, id_token, oauth1, reading, 
 from vault.oauth.accounts import Claims, Evidence
 from vault.oauth.app import Account, App, Choice, Granted, TokenSet
 from vault.oauth.callbacks import callback_values, check_issuer, issuer_of
-from vault.oauth.filling import asked_scopes, filling
+from vault.oauth.filling import asked_scopes, filling, with_query
 from vault.oauth.reading import Read
 from vault.oauth.renewing import OWN_GRANTS, check_age, further_tokens
 from vault.oauth.replies import SERVER_ERROR, UNAUTHORIZED, Failure, NoToken, failure_of
@@ -54,6 +54,7 @@ REFUSED_CLIENT: Final = frozenset(
     }
 )
 REFUSED: Final = frozenset({400, 401, 403, 404})
+NO_CODE: Final = Secret("keyturn-checks-this-app")
 
 T = TypeVar("T")
 
@@ -64,6 +65,22 @@ class Dialogue:
     def __init__(self, egress: Egress, metadata: Metadata) -> None:
         self._egress = egress
         self._metadata = metadata
+
+    # A person is asked
+
+    async def consent_url(
+        self, app: App, *, state: str, challenge: str | None, nonce: str | None, now: datetime
+    ) -> str:
+        """Where the person's browser is sent; a server that wants so is told before what for."""
+        url, asked = authorize.asked(app, state=state, challenge=challenge, nonce=nonce)
+        if not authorize.is_pushed(app):
+            return with_query(url, asked)
+
+        async def attempt(secret: Secret | None) -> str:
+            request = requests.push_request(app, _attempt(now, secret), asked)
+            return authorize.pushed_url(app, url, await self._call(request), now=now)
+
+        return await _with_secrets(app, attempt)
 
     # A person consented
 
@@ -82,14 +99,27 @@ class Dialogue:
         ``callback``: all parameters that came back, once each; ``now``: the database's time.
         """
         app, told = self._believed(app, callback, now)
+        read = await self._exchanged(app, code, verifier, now)
+        return await self._finished(app, read, told, callback, nonce)
 
+    async def try_client(self, app: App, *, now: datetime) -> None:
+        """Bring a code that nobody gave out, to see whether it is that which is refused.
+
+        Raises ``NoToken``, as no server can do otherwise.
+        """
+        verifier = authorize.make_verifier() if authorize.uses_pkce(app.provider) else None
+        await self._exchanged(app, NO_CODE, verifier, now)
+
+    async def _exchanged(
+        self, app: App, code: Secret, verifier: Secret | None, now: datetime
+    ) -> Read:
         async def attempt(secret: Secret | None) -> Read:
             request = requests.exchange_request(
                 app, _attempt(now, secret), code=code, verifier=verifier
             )
             return reading.token_set(app, await self._call(request), now=now)
 
-        return await self._finished(app, await _with_secrets(app, attempt), told, callback, nonce)
+        return await _with_secrets(app, attempt)
 
     async def client_grant(
         self, app: App, *, now: datetime, callback: Mapping[str, str] | None = None

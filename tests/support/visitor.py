@@ -10,7 +10,7 @@ import aiohttp
 from msgspec import Struct
 
 _INPUT = re.compile(r'<input type="hidden" name="([^"]*)" value="([^"]*)"')
-_ACTION = re.compile(r'<form method="post" action="([^"]*)"')
+_ACTION = re.compile(r'<form\b[^>]*\baction="([^"]*)"')
 _TITLE = re.compile(r"<h1>(.*?)</h1>", re.DOTALL)
 
 
@@ -30,6 +30,12 @@ class Shown(Struct, frozen=True):
     @property
     def location(self) -> str:
         return urljoin(self.url, self.headers.get("Location", ""))
+
+    @property
+    def refresh(self) -> tuple[int, str]:
+        """In how many seconds the page looks again, and where."""
+        seconds, _, where = self.headers["Refresh"].partition(";url=")
+        return int(seconds), urljoin(self.url, where)
 
     @property
     def query(self) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from joserfc import jwt
@@ -123,6 +123,57 @@ def id_token(issuer: str, key: RSAKey = KEY, **claims: Any) -> str:
 
 def jwks(key: RSAKey = KEY) -> Json:
     return {"keys": [{**key.as_dict(private=False), "kid": "k1"}]}
+
+
+# A person is asked
+
+
+async def consenting(dialogue: Dialogue, app: App) -> str:
+    return await dialogue.consent_url(app, state="s", challenge="c", nonce="n", now=NOW)
+
+
+async def test_a_server_that_takes_no_request_from_a_browser_hears_it_from_us() -> None:
+    async with talking() as (dialogue, server):
+        pushing = {"push_url": f"{server.url}/par", "pushed_only": True}
+        app = app_at(server, endpoints=server.endpoints(**pushing), scopes=("a",))
+        name = "urn:ietf:params:oauth:request_uri:6esc_11ACC5b"
+        server.will_say({"error": "invalid_client"}, status=401)
+        server.will_say({"request_uri": name, "expires_in": 60}, status=201)
+        app = replace(app, client_secrets=(Secret("new"), Secret("old")))
+        url = urlsplit(await consenting(dialogue, app))
+        assert url.path == "/authorize"
+        assert dict(parse_qsl(url.query)) == {"client_id": app.client_id, "request_uri": name}
+        assert server.lines == ["POST /par"] * 2
+        asked = server.form()
+        assert (asked["state"], asked["code_challenge"], asked["nonce"]) == ("s", "c", "n")
+        assert (asked["scope"], asked["redirect_uri"]) == ("a", app.redirect_uri)
+        assert asked["client_secret"] == "old"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, {"error": "invalid_request", "request_uri": "urn:x"}),
+        (201, {"request_uri": "urn:x y"}),
+        (201, {"request_uri": ["urn:x"]}),
+        (201, {}),
+        (201, []),
+    ],
+)
+async def test_a_request_that_was_not_taken_sends_nobody_anywhere(status: int, body: Json) -> None:
+    async with talking() as (dialogue, server):
+        pushing = {"push_url": f"{server.url}/par", "pushed_only": True}
+        server.will_say(body, status=status)
+        with pytest.raises(NoToken):
+            await consenting(dialogue, app_at(server, endpoints=server.endpoints(**pushing)))
+
+
+async def test_a_server_that_only_offers_to_be_told_is_asked_by_the_browser() -> None:
+    async with talking() as (dialogue, server):
+        app = app_at(server, endpoints=server.endpoints(push_url=f"{server.url}/par"))
+        query = dict(parse_qsl(urlsplit(await consenting(dialogue, app)).query))
+        assert (query["state"], query["code_challenge_method"]) == ("s", "S256")
+        assert server.lines == []
 
 
 # Codes for tokens
@@ -654,11 +705,15 @@ async def test_a_device_waits_until_the_person_has_typed_the_code() -> None:
         polled, _ = await dialogue.device_poll(app, started, interval=5, now=NOW)
         assert (polled.state, polled.interval) == ("waiting", 10)
         server.will_say(TOKENS)
+        server.will_say({"sub": "ada"})
         polled, granted = await dialogue.device_poll(app, started, interval=5, now=NOW)
         assert polled.state == "granted"
         assert granted is not None
         assert granted.tokens.access_token == Secret("at-1")
-        assert server.form()["device_code"] == "dc"
+        assert granted.account is not None
+        assert granted.account.id == "ada"
+        assert server.lines[-2:] == ["POST /token", "GET /userinfo"]
+        assert server.form(-2)["device_code"] == "dc"
 
 
 # OAuth 1.0a

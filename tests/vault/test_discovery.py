@@ -161,6 +161,18 @@ def test_a_document_gives_every_endpoint() -> None:
     assert len(called) == 7
 
 
+def test_a_server_may_want_to_be_told_what_will_be_asked() -> None:
+    pushed = f"{ISSUER}/par"
+    said = {"pushed_authorization_request_endpoint": pushed}
+    offered = read(document(**said))
+    assert (offered.push_url, offered.pushed_only) == (pushed, False)
+    assert pushed in discovery.called(offered)
+    compulsory = {"require_pushed_authorization_requests": True}
+    assert read(document(**said, **compulsory)).pushed_only
+    assert read(document(**said, require_pushed_authorization_requests="true")).pushed_only is False
+    assert "lacks an endpoint" in refused(document(**compulsory))
+
+
 @pytest.mark.parametrize("kind", ["openid", "mcp"])
 @pytest.mark.parametrize(
     "issuer",

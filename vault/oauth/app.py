@@ -39,10 +39,12 @@ class Endpoints(Struct, frozen=True, kw_only=True):
     jwks_url: str | None = None
     device_url: str | None = None
     registration_url: str | None = None
+    push_url: str | None = None  # RFC 9126
     resource: str | None = None  # RFC 8707: sent with all three requests
     client_auth: tuple[str, ...] = ()  # as the server calls them
     pkce: tuple[str, ...] = ()
     algorithms: tuple[str, ...] = ()  # of ID tokens
+    pushed_only: bool = False  # RFC 9126: then no request of a browser's own is taken
     iss_in_callback: bool = False  # RFC 9207: then a callback without ``iss`` is refused
 
 

@@ -4,18 +4,23 @@
 * What a workspace adds never replaces what protects the flow: the state, the redirect address, the
   challenge, the nonce, the response's type and mode.
 * A state that the provider would not carry is refused here and not by the provider.
+* Where a server takes requests from us alone (RFC 9126), the browser carries a name for ours, and
+  nothing that could be read or changed on the way.
 """
 
 import hashlib
 import re
 import secrets
 from base64 import urlsafe_b64encode
+from datetime import datetime
 from typing import Final
 from urllib.parse import quote, urlsplit
 
+from vault.egress import Reply
 from vault.errors import Invalid, Misconfigured
 from vault.oauth.app import App
 from vault.oauth.filling import Params, Value, asked_scopes, filling, with_query
+from vault.oauth.replies import NoToken, classify, fields_of, succeeded
 from vault.providers.schema import Authorize, Provider
 from vault.secret import Secret
 
@@ -37,6 +42,7 @@ OURS: Final = frozenset(
         "state",
     }
 )
+_NAME: Final = re.compile(r"[\x21-\x7e]{1,2000}", re.ASCII)
 _SPLIT: Final = re.compile(r"[\s,]+")
 
 
@@ -73,7 +79,14 @@ def check_params(app: App) -> None:
 def authorize_url(
     app: App, *, state: str, challenge: str | None = None, nonce: str | None = None
 ) -> str:
-    """Build the address to which the person's browser is sent."""
+    """Build the address to which the person's browser is sent, with all that is asked."""
+    return with_query(*asked(app, state=state, challenge=challenge, nonce=nonce))
+
+
+def asked(
+    app: App, *, state: str, challenge: str | None = None, nonce: str | None = None
+) -> tuple[str, Params]:
+    """What is asked of the person's provider, and where."""
     provider, authorize = app.provider, app.provider.authorize or Authorize()
     if authorize.state_max is not None and len(state) > authorize.state_max:
         raise Misconfigured(f"{provider.id} takes no state that is so long.")
@@ -88,7 +101,7 @@ def authorize_url(
         raise Misconfigured(f"{provider.id} has no address for consent.")
     params = known.params(authorize.params) | _added(app)
     if provider.mode == "telegram_login":  # it has parameters of its own, and no others
-        return with_query(url, params)
+        return url, params
     standard = _standard(app, state, nonce)
     if challenge is not None and uses_pkce(provider):
         standard |= {"code_challenge": challenge, "code_challenge_method": "S256"}
@@ -97,7 +110,26 @@ def authorize_url(
         for name, value in standard.items()
         if name not in authorize.omit
     }
-    return with_query(url, params | kept)
+    return url, params | kept
+
+
+# Pushed requests (RFC 9126)
+
+
+def is_pushed(app: App) -> bool:
+    """Does this server want to hear from us, and not from the browser, what is asked?"""
+    return app.endpoints is not None and app.endpoints.pushed_only
+
+
+def pushed_url(app: App, url: str, reply: Reply, *, now: datetime) -> str:
+    """Build the address to which the browser is sent, once what is asked has been pushed."""
+    name = (fields_of(reply) or {}).get("request_uri")
+    if not succeeded(reply.status) or not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise NoToken(classify(reply, now=now))
+    return with_query(url, {"client_id": app.client_id, "request_uri": name})
+
+
+# Details
 
 
 def _standard(app: App, state: str, nonce: str | None) -> Params:

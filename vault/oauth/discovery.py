@@ -153,13 +153,16 @@ def endpoints_in(
         jwks_url=_endpoint(document, "jwks_uri", url),
         device_url=_endpoint(document, "device_authorization_endpoint", url),
         registration_url=_endpoint(document, "registration_endpoint", url),
+        push_url=_endpoint(document, "pushed_authorization_request_endpoint", url),
         resource=resource,
         client_auth=_texts(document, "token_endpoint_auth_methods_supported"),
         pkce=_texts(document, "code_challenge_methods_supported"),
         algorithms=_texts(document, "id_token_signing_alg_values_supported"),
+        pushed_only=document.get("require_pushed_authorization_requests") is True,
         iss_in_callback=document.get("authorization_response_iss_parameter_supported") is True,
     )
-    if found.token_url is None or not (found.authorize_url or found.device_url):
+    needed = (found.token_url, found.authorize_url or found.device_url)
+    if not all(needed) or (found.pushed_only and found.push_url is None):
         raise MetadataRefused("The document lacks an endpoint that is needed.")
     if kind == "mcp" and "S256" not in found.pkce:
         raise MetadataRefused("This server does not say that it knows PKCE with S256.")
@@ -183,6 +186,7 @@ def called(endpoints: Endpoints) -> Iterator[str]:
         endpoints.jwks_url,
         endpoints.device_url,
         endpoints.registration_url,
+        endpoints.push_url,
     ):
         if url is not None:
             yield url

@@ -91,6 +91,15 @@ def exchange_request(
     return _to_token_endpoint(app, attempt, standard, params, _Way(omit=tuple(token.omit)))
 
 
+def push_request(app: App, attempt: Attempt, asked: Params) -> Request:
+    """Tell the server what its consent page will be asked for (RFC 9126 section 2.1)."""
+    url = app.endpoints.push_url if app.endpoints is not None else None
+    if url is None:
+        raise Misconfigured(f"{app.provider.id} has no address for pushed requests.")
+    proof, headers = _client(app, attempt, token_url(app))
+    return sent_as("POST", url, asked | proof, "form", headers)
+
+
 def device_request(app: App, attempt: Attempt) -> Request:
     """Ask for a code that the person types in elsewhere (RFC 8628 section 3.1)."""
     device, found = app.provider.device, app.endpoints

@@ -17,6 +17,7 @@ r"""The door's part for connecting: from a link that a person opens to a connect
 
 import hmac
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Final
 
 from msgspec.structs import replace
@@ -140,20 +141,36 @@ class Connect(Invitations):
 
     async def _polled(self, way: Way, browser: Secret) -> Stage | Outcome:
         begun = try_rows.begun_from(await self._opened(way))
-        if begun.device is None:
+        if begun.device is None or begun.state is None:
             return "expired"
-        app = await self._app_of_begun(way, begun)
+        way = replace(way, state=begun.state)  # it names the way from here on
+        now, device = await self._time(), begun.device
+        if begun.polled_at and now < begun.polled_at + timedelta(seconds=device.interval):
+            return _waiting(way, device)
+        asking = await self._remembered(way, replace(begun, polled_at=now))
+        if asking is None:
+            return _waiting(way, device)  # another look of the same page is just asking
+        return await self._asked(asking, begun, device, browser)
+
+    async def _asked(
+        self, way: Way, begun: Begun, device: Started, browser: Secret
+    ) -> Stage | Outcome:
+        """Ask once, and remember what the provider says of asking again."""
+        now = await self._time()
         try:
+            app = await self._app_of_begun(way, begun)
             polled, granted = await self._dialogue.device_poll(
-                app, begun.device, interval=begun.device.interval, now=await self._time()
+                app, device, interval=device.interval, now=now
             )
         except VaultError as problem:
             return await self._failed(way, _outcome_of(problem))
         if polled.state == "waiting":
-            return _waiting(way, begun.device)
+            slower = replace(device, interval=polled.interval)
+            await self._remembered(way, replace(begun, polled_at=now, device=slower))
+            return _waiting(way, slower)
         if granted is None:
             return await self._failed(way, "denied" if polled.state == "denied" else "expired")
-        # A device code is the provider's to give out once; the state names the way from here on.
+        # A device code is the provider's to give out once.
         consumed = await self._consumed(way, browser)
         return await self._received(consumed, granted) if consumed else "used"
 
@@ -194,7 +211,7 @@ class Connect(Invitations):
         url: str | None = None
         match app.provider.mode:
             case "authorization_code" | "telegram_login":
-                begun, url = _to_consent(app, begun, state)
+                begun, url = await self._to_consent(app, begun, state)
             case "oauth1":
                 # Version 1.0a has no state: the address that it sends people back to carries ours.
                 stated = replace(app, redirect_uri=f"{app.redirect_uri}?state={state.reveal()}")
@@ -202,12 +219,24 @@ class Connect(Invitations):
                 begun = replace(begun, pair=(pair.token, pair.secret))
             case "device_code":
                 started = await self._dialogue.device_code(app, now=await self._time())
-                begun = replace(begun, device=started)
+                begun = replace(begun, device=started, state=state)
             case _:
                 pass
         if url is not None and not url.startswith("https://"):
             self._egress.vet_url("provider", url)  # a browser goes where we would go, too
         return begun, url, state
+
+    async def _to_consent(self, app: App, begun: Begun, state: Secret) -> tuple[Begun, str]:
+        verifier = authorize.make_verifier() if authorize.uses_pkce(app.provider) else None
+        nonce = random_secret() if authorize.uses_nonce(app) else None
+        url = await self._dialogue.consent_url(
+            app,
+            state=state.reveal(),
+            challenge=authorize.challenge(verifier) if verifier else None,
+            nonce=nonce.reveal() if nonce else None,
+            now=await self._time(),
+        )
+        return replace(begun, verifier=verifier, nonce=nonce), url
 
     async def _granted_at_once(
         self, way: Way, app: App, browser: Secret, typed: Mapping[str, Secret]
@@ -294,18 +323,6 @@ def _outcome_of(problem: VaultError) -> Outcome:
         return "provider_error"
     is_ours = problem.action == "fix_configuration" or isinstance(problem, NoToken)
     return "misconfigured" if is_ours else "provider_error"
-
-
-def _to_consent(app: App, begun: Begun, state: Secret) -> tuple[Begun, str]:
-    verifier = authorize.make_verifier() if authorize.uses_pkce(app.provider) else None
-    nonce = random_secret() if authorize.uses_nonce(app) else None
-    url = authorize.authorize_url(
-        app,
-        state=state.reveal(),
-        challenge=authorize.challenge(verifier) if verifier else None,
-        nonce=nonce.reveal() if nonce else None,
-    )
-    return replace(begun, verifier=verifier, nonce=nonce), url
 
 
 def _waiting(way: Way, device: Started) -> Stage:

@@ -27,7 +27,6 @@ from vault.database import Transaction
 from vault.environments import choose
 from vault.errors import Conflict, Invalid, NotFound, Unresolved, VaultError
 from vault.model import Caller, Page, WorkspaceId
-from vault.oauth import authorize
 from vault.oauth.app import App
 from vault.oauth.replies import Failure, NoToken
 from vault.providers.derived import needs_own_callback
@@ -57,10 +56,9 @@ _OURS: Final = frozenset(
         "state",
     }
 )
-_NO_CODE: Final = "keyturn-checks-this-app"
 _REDIRECT: Final = re.compile(r"[\x21\x22\x24-\x7e]{1,500}", re.ASCII)
 _PARAM: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
-_NO_SECRET: Final = frozenset({"none", "private_key_jwt", "signed_secret"})
+_NO_SECRET: Final = frozenset({"none", "signed_secret"})
 
 
 class Integrations(Door):
@@ -162,14 +160,7 @@ class Integrations(Door):
             if app.provider.mode in ("client_credentials", "jwt_bearer"):
                 await self._dialogue.client_grant(app, now=now)
             elif app.provider.mode == "authorization_code":
-                await self._dialogue.exchange(
-                    app,
-                    code=Secret(_NO_CODE),
-                    verifier=authorize.make_verifier(),
-                    nonce=None,
-                    callback={},
-                    now=now,
-                )
+                await self._dialogue.try_client(app, now=now)
             else:
                 return []
         except NoToken as refused:
