@@ -206,7 +206,8 @@ def test_every_scope_and_every_recorded_action_is_documented() -> None:
     documented = {code for code in first_codes(table) if "." in code}
     assert documented <= {*ACTIONS, *HAPPENINGS}
     code = "".join(file.read_text() for file in (ROOT / "vault").rglob("*.py"))
-    recorded = set(re.findall(r'audit\.record\(tx, (?:job\.)?caller, "([\w.]+)"', code))
+    recorded = set(re.findall(r'audit\.record\(\s*tx,\s*[\w.]+,\s*"([\w.]+)"', code))
+    recorded |= set(re.findall(r'\baction="(\w+\.\w+)"', code))
     # One method resolves, for both; it is told which.
     assert documented == recorded | {"configuration.show", "configuration.use"}
 
