@@ -118,7 +118,7 @@ ATTACKS: Final[dict[str, tuple[Attack, ...]]] = {
         Attack(success=200, missing=200, kind="user", body={"name": "written"}),
     ),
     "GET /v1/users/{user_id:str}": (Attack(success=200, kind="user"),),
-    "DELETE /v1/users/{user_id:str}": (Attack(success=204, kind="user"),),
+    "DELETE /v1/users/{user_id:str}": (Attack(success=200, kind="user"),),
     "GET /v1/audit-events": (
         *_walked("event"),
         Attack(success=200, missing=200, kind="user", query="user_id={id}"),

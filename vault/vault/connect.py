@@ -35,7 +35,7 @@ from vault.oauth.replies import NoToken
 from vault.oauth.signatures import Pairs
 from vault.providers.derived import needs_own_callback
 from vault.secret import Secret
-from vault.store import connections as rows
+from vault.store import tries as try_rows
 from vault.vault.door import found
 from vault.vault.invitations import Invitations
 from vault.vault.tries import Way, random_secret, stage_of
@@ -68,7 +68,7 @@ class Connect(Invitations):
         if flow_id is None:
             return "used"
         flow = found(
-            await self._database.run(caller.workspace, lambda tx: rows.get_flow(tx, flow_id))
+            await self._database.run(caller.workspace, lambda tx: try_rows.get_flow(tx, flow_id))
         )
         way = await self._way(caller, session, flow, state)
         if url is not None:
@@ -122,7 +122,7 @@ class Connect(Invitations):
         caller, session = opened
         hashed = self.fingerprint(browser)
         flows = await self._database.run(
-            caller.workspace, lambda tx: rows.list_flows(tx, session.session_id)
+            caller.workspace, lambda tx: try_rows.list_flows(tx, session.session_id)
         )
         mine = [
             one
@@ -135,7 +135,7 @@ class Connect(Invitations):
         return await self._polled(way, browser)
 
     async def _polled(self, way: Way, browser: Secret) -> Stage | Outcome:
-        begun = rows.begun_from(await self._opened(way))
+        begun = try_rows.begun_from(await self._opened(way))
         if begun.device is None:
             return "expired"
         app = await self._app_of_begun(way, begun)
@@ -224,7 +224,7 @@ class Connect(Invitations):
 
     async def _exchanged(self, way: Way, unverified: Pairs) -> Granted | Outcome:
         """Turn what came back into a grant, by the provider's mode."""
-        begun = rows.begun_from(await self._opened(way))
+        begun = try_rows.begun_from(await self._opened(way))
         app = await self._app_of_begun(way, begun)
         now = await self._time()
         fields = signatures.single(unverified)

@@ -24,7 +24,7 @@ from vault.providers.schema import TYPED_MODES, Provider
 from vault.seal import seal
 from vault.store import WorkspaceSeal, write_user
 from vault.store import connections as rows
-from vault.store.connections import ClaimedRevocation, NewTokens, TokensRow
+from vault.store.connections import NewTokens, RevocationRow, TokensRow
 from vault.vault.door import found, written
 from vault.vault.integrations import Integrations
 from vault.vault.tenants import Tenants
@@ -361,7 +361,7 @@ class Connections(Integrations, Tenants):
         await self._database.run(caller.workspace, work)
 
     async def _retry(self, caller: Caller, revocation_id: str) -> None:
-        async def work(tx: Transaction) -> tuple[ClaimedRevocation, bytes] | None:
+        async def work(tx: Transaction) -> tuple[RevocationRow, bytes] | None:
             claimed = await rows.claim_revocation(tx, revocation_id)
             sealed = await rows.revocation_sealed(tx, revocation_id)
             return (claimed, sealed) if claimed and sealed else None
