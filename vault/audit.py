@@ -17,6 +17,7 @@ Happening = Literal[
     "auth_connection.fetch",
     "auth_connection.rejected",
     "connect.begin",
+    "connect.wait",
     "connect.end",
     "connection.connect",
     "connection.import",

@@ -266,8 +266,8 @@ class Fight:
             method, path, body = _request(route, attack, words)
             self._outside.heard.clear()
             if attack.lines:
-                told = {"raw": json.dumps(body).encode(), "headers": LINES}
-                reply = await who.api.call(method, path, **told)
+                line = json.dumps(body).encode()
+                reply = await who.api.call(method, path, raw=line, headers=LINES)
             else:
                 reply = await who.api.call(method, path, body=body)
             after = [await self._inside.rows(side.workspace) for side in who.rivals]

@@ -89,6 +89,7 @@ select count(*) as number
 -- name: delete
 delete from vault.connections
  where workspace_id = :workspace_id and connection_id = :connection_id
+   and generation = :generation
 returning connection_id as id;
 
 -- name: forget_pending

@@ -311,9 +311,10 @@ async def has_siblings(tx: Transaction, connection: Connection, integrations: li
     return row.number > 0
 
 
-async def delete_connection(tx: Transaction, connection_id: str) -> bool:
+async def delete_connection(tx: Transaction, connection_id: str, generation: int) -> bool:
+    """Delete; ``False`` if it is gone, or was written meanwhile."""
     gone = await _connection_delete.maybe(
-        tx, workspace_id=tx.workspace, connection_id=connection_id
+        tx, workspace_id=tx.workspace, connection_id=connection_id, generation=generation
     )
     return gone is not None
 

@@ -111,10 +111,11 @@ class Invitations(Tries):
 
         async def work(tx: Transaction) -> tuple[Session, list[Flow]]:
             session = found(await try_rows.get_session(tx, session_id))
+            if not access.within_environments(caller, [session.environment]):
+                raise NotFound  # as a connection in such an environment
             return session, await try_rows.list_flows(tx, session_id)
 
         session, flows = await self._database.run(caller.workspace, work)
-        access.permit_environment(caller, session.environment)
         flow = next(
             (one for one in flows if one.code_hash and hmac.compare_digest(one.code_hash, hashed)),
             None,

@@ -42,6 +42,7 @@ from vault.vault.connections import Connections, Place
 from vault.vault.door import found
 
 DISCARD_SECONDS: Final = 10.0
+Needs = Literal["confirm", "choice"]
 
 
 class Way(Struct, frozen=True, kw_only=True):
@@ -145,8 +146,9 @@ class Tries(Connections):
         return replace(way, flow=flow) if flow else None
 
     async def _advanced(
-        self, way: Way, status: str, granted: Granted, *, needs: str, code: Secret | None = None
+        self, way: Way, status: str, granted: Granted, *, needs: Needs, code: Secret | None = None
     ) -> Way | None:
+        """Keep what was granted until somebody has chosen, or confirmed."""
         flow = way.flow
         sealed = await self._sealed(
             way.caller, way.session, flow.flow_id, flow.generation + 1, rows.packed(granted)
@@ -168,8 +170,16 @@ class Tries(Connections):
                 way.session,
                 flow.integration,
                 way.provider.id,
-                "choice" if needs == "choice" else "confirm",
+                needs,
                 [],
+            )
+            await audit.record(
+                tx,
+                way.caller,
+                "connect.wait",
+                target=("integration", flow.integration),
+                environment=way.session.environment,
+                outcome=needs,
             )
             return await try_rows.get_flow(tx, flow.flow_id)
 
