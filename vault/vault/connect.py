@@ -26,14 +26,16 @@ from vault.consent import (
     Outcome,
     Stage,
 )
-from vault.errors import VaultError
+from vault.errors import CredentialRefused, Invalid, VaultError
 from vault.oauth import authorize, signatures
 from vault.oauth.app import App, Granted
 from vault.oauth.device import Started
 from vault.oauth.oauth1 import Pair
 from vault.oauth.replies import NoToken
 from vault.oauth.signatures import Pairs
+from vault.oauth.typed import typed_tokens
 from vault.providers.derived import needs_own_callback
+from vault.providers.schema import TYPED_MODES
 from vault.secret import Secret
 from vault.store import tries as try_rows
 from vault.vault.door import found
@@ -53,7 +55,7 @@ class Connect(Invitations):
         self, link: str, integration: str, browser: Secret, typed: Mapping[str, Secret]
     ) -> Stage | Outcome:
         """Take the person to the provider, or take what they typed. This uses the link up, for
-        everybody but this browser.
+        everybody but this browser. Raises ``Invalid`` where something else has to be typed.
         """
         opened = await self._session_of(link)
         if opened is None or opened[1].expired:
@@ -63,6 +65,8 @@ class Connect(Invitations):
             return "expired"
         row = found(await self._integration_row(caller.workspace, integration))
         app = await self._app(caller, row, session.environment, typed=typed)
+        if app.provider.mode in TYPED_MODES:
+            typed_tokens(app, typed, now=await self._time())  # a slip does not use the link up
         begun, url, state = await self._prepared(app, typed)
         flow_id = await self._begin_flow(caller, session, integration, browser, begun, state)
         if flow_id is None:
@@ -218,6 +222,9 @@ class Connect(Invitations):
                 granted = await self._dialogue.client_grant(app, now=now)
             else:
                 granted = await self._dialogue.typed(app, typed, now=now)
+        except CredentialRefused:
+            await self._fail(consumed, "denied")
+            raise Invalid(f"{app.provider.name} does not accept this.") from None
         except VaultError as problem:
             return await self._failed(consumed, _outcome_of(problem))
         return await self._received(consumed, granted)
