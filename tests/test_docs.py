@@ -18,6 +18,7 @@ import pytest
 import rich_click as click
 from conftest import Tenant
 from support.api import Running
+from support.sandbox import providing
 
 from broker.api.problems import STATUS
 from broker.app import create_service
@@ -27,6 +28,7 @@ from vault.access import ACTIONS
 from vault.audit import HAPPENINGS
 from vault.embedded import Embedded
 from vault.model import SCOPES
+from vault.providers import schema as provider_file
 from vault.settings import names
 from vault.vault import Vault
 
@@ -206,7 +208,8 @@ def test_every_scope_and_every_recorded_action_is_documented() -> None:
     documented = {code for code in first_codes(table) if "." in code}
     assert documented <= {*ACTIONS, *HAPPENINGS}
     code = "".join(file.read_text() for file in (ROOT / "vault").rglob("*.py"))
-    recorded = set(re.findall(r'audit\.record\(tx, (?:job\.)?caller, "([\w.]+)"', code))
+    recorded = set(re.findall(r'audit\.record\(\s*tx,\s*[\w.]+,\s*"([\w.]+)"', code))
+    recorded |= set(re.findall(r'\baction="(\w+\.\w+)"', code))
     # One method resolves, for both; it is told which.
     assert documented == recorded | {"configuration.show", "configuration.use"}
 
@@ -244,6 +247,27 @@ def test_every_module_is_documented() -> None:
     staircase = text_of("docs/architecture.md").partition("## The staircase")[2]
     named = [code for code in first_codes(staircase) if code.endswith(".py")]
     assert sorted(named) == sorted(there)
+
+
+def test_every_field_of_a_providers_file_is_documented_with_its_default() -> None:
+    documented = sections(text_of("docs/reference/provider-file.md"))
+    parts = {
+        name: part
+        for name, part in vars(provider_file).items()
+        if isinstance(part, type) and issubclass(part, provider_file.Part)
+    }
+    del parts["Part"]
+    assert set(documented) == set(parts)
+    for name, part in parts.items():
+        there = {field.encode_name: field.default for field in msgspec.structs.fields(part)}
+        table = [row for row in rows(documented[name]) if CODE.search(row[0])]
+        assert first_codes(documented[name]) == list(there), name
+        for row in table:
+            default = there[row[0].strip("`")]
+            if isinstance(default, str) and default.strip():
+                assert row[1] == f"`{default}`", f"{name}: {row[0]}"
+            if isinstance(default, bool):
+                assert row[1] == f"`{str(default).lower()}`", f"{name}: {row[0]}"
 
 
 async def test_every_table_and_column_is_documented(migrated: Embedded) -> None:
@@ -363,7 +387,18 @@ def likeness(value: object) -> object:
     """What an answer looks like: its fields, and how many; not its ids and times."""
     if isinstance(value, dict):
         fields = cast("dict[str, object]", value)
-        kept = ("name", "code", "status", "detail", "action", "outcome", "scopes", "environments")
+        kept = (
+            "name",
+            "code",
+            "status",
+            "detail",
+            "action",
+            "outcome",
+            "scopes",
+            "environments",
+            "state",
+            "revoked",
+        )
         return {
             key: item if key in kept else likeness(item) for key, item in sorted(fields.items())
         }
@@ -386,7 +421,9 @@ def steps(page: str) -> list[tuple[str, Any]]:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the pages use curl, which is not here")
-@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/quickstart.md", "docs/howto/connect-accounts.md"]
+)
 async def test_the_commands_of_a_page_answer_as_printed(
     page: str, service: Running, tenant: Tenant, tmp_path: Path
 ) -> None:
@@ -395,20 +432,28 @@ async def test_the_commands_of_a_page_answer_as_printed(
     between = "---- next ----"
     script = f"\necho; echo '{between}'\n".join(command for command, _ in told)
     script += '\ntest -z "$(ls -A)" # a page cleans up behind itself'
-    # Not a call that blocks: the service answers on this loop.
-    shell = await asyncio.create_subprocess_exec(
-        "bash",
-        "-euo",
-        "pipefail",
-        "-c",
-        script,
-        env={"PATH": os.environ["PATH"], "BASE": service.base, "KEY": tenant.key},
-        cwd=tmp_path,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, complaints = await asyncio.wait_for(shell.communicate(), 60)
+    async with providing() as sandbox:
+        given = {"BASE": service.base, "KEY": tenant.key, "SANDBOX": sandbox.base}
+        # Where a page opens a browser, somebody has to sit in front of it.
+        person = {
+            "BROWSER": f"{sys.executable} -m support.person %s",
+            "PYTHONPATH": str(ROOT / "tests"),
+        }
+        # Not a call that blocks: the service answers on this loop.
+        shell = await asyncio.create_subprocess_exec(
+            "bash",
+            "-euo",
+            "pipefail",
+            "-c",
+            script,
+            env={"PATH": os.environ["PATH"], **given, **person},
+            cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, complaints = await asyncio.wait_for(shell.communicate(), 60)
     assert (shell.returncode, complaints) == (0, b"")
     answers = out.decode().split(f"{between}\n")
     for (command, printed), answer in zip(told, answers, strict=True):
-        assert likeness(json.loads(answer)) == likeness(printed), command
+        said = json.loads(answer) if answer.strip() else None
+        assert likeness(said) == likeness(printed), command

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from litestar import Response, Router, delete, get, post, put
 from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody, PathParameter
 
 from broker.api import examples
@@ -34,7 +35,10 @@ Id = Annotated[
 @put(
     "/{integration:str}",
     guards=requires("integration.write"),
-    responses=guarded("malformed", "conflict", "too_large", "invalid"),
+    responses={
+        201: ResponseSpec(IntegrationOut, description="It is new.", generate_examples=False),
+        **guarded("malformed", "conflict", "too_large", "invalid"),
+    },
     summary="Make or replace an integration",
 )
 async def write(
