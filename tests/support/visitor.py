@@ -91,8 +91,10 @@ class Visitor:
 
 
 @asynccontextmanager
-async def visiting() -> AsyncIterator[Visitor]:
-    """Open a browser that nobody has used."""
+async def visiting(connector: aiohttp.TCPConnector | None = None) -> AsyncIterator[Visitor]:
+    """Open a browser that nobody has used; many of them may share a ``connector``."""
     jar = aiohttp.CookieJar(unsafe=True)  # on addresses, too, not on names alone
-    async with aiohttp.ClientSession(cookie_jar=jar) as session:
+    async with aiohttp.ClientSession(
+        cookie_jar=jar, connector=connector, connector_owner=connector is None
+    ) as session:
         yield Visitor(session)
