@@ -41,7 +41,7 @@ async def provider() -> AsyncIterator[Provider]:
 
 
 @pytest.fixture
-async def wire() -> AsyncIterator[aiohttp.TCPConnector]:
+async def wire() -> AsyncIterator[aiohttp.BaseConnector]:
     """Connections that all browsers share, left alone long before the server closes them."""
     async with aiohttp.TCPConnector(limit=0, keepalive_timeout=1) as found:
         yield found
@@ -70,7 +70,7 @@ async def replicas(
 
 
 @pytest.fixture
-async def api(wire: aiohttp.TCPConnector, replicas: list[Replica]) -> AsyncIterator[Api]:
+async def api(wire: aiohttp.BaseConnector, replicas: list[Replica]) -> AsyncIterator[Api]:
     jar = aiohttp.DummyCookieJar()
     async with aiohttp.ClientSession(
         connector=wire, connector_owner=False, cookie_jar=jar
@@ -136,7 +136,7 @@ async def complete(platform: Platform, session_id: str, home: Shown, user: str) 
     return await platform.api.post(path, {"code": home.query["code"], "user_id": user})
 
 
-async def everybody_comes_home(platforms: list[Platform], wire: aiohttp.TCPConnector) -> None:
+async def everybody_comes_home(platforms: list[Platform], wire: aiohttp.BaseConnector) -> None:
     turnstile = asyncio.Semaphore(AT_ONCE)
 
     async def one(platform: Platform, user: str) -> None:
@@ -198,7 +198,7 @@ async def test_a_thousand_people_of_several_workspaces_connect_at_once(
     make_tenant: MakeTenant,
     api: Api,
     replicas: list[Replica],
-    wire: aiohttp.TCPConnector,
+    wire: aiohttp.BaseConnector,
     provider: Provider,
 ) -> None:
     platforms = [
@@ -236,7 +236,7 @@ async def test_a_consent_that_many_requests_end_at_two_replicas_becomes_one_conn
     make_tenant: MakeTenant,
     api: Api,
     replicas: list[Replica],
-    wire: aiohttp.TCPConnector,
+    wire: aiohttp.BaseConnector,
     provider: Provider,
 ) -> None:
     keyed = api.with_key((await make_tenant()).key)

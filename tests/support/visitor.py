@@ -91,7 +91,7 @@ class Visitor:
 
 
 @asynccontextmanager
-async def visiting(connector: aiohttp.TCPConnector | None = None) -> AsyncIterator[Visitor]:
+async def visiting(connector: aiohttp.BaseConnector | None = None) -> AsyncIterator[Visitor]:
     """Open a browser that nobody has used; many of them may share a ``connector``."""
     jar = aiohttp.CookieJar(unsafe=True)  # on addresses, too, not on names alone
     async with aiohttp.ClientSession(
