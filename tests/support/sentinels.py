@@ -75,7 +75,7 @@ def names_in(content: bytes, secrets: Secrets, *, deeper: bool = True) -> set[st
 def _escaped(secret: bytes) -> Iterator[bytes]:
     """As it stands in an address, a form, JSON and Python, where that differs."""
     text = secret.decode("latin-1")
-    for form in (quote(text, safe=""), quote(text), quote_plus(text), json.dumps(text)[1:-1]):
+    for form in {quote(text, safe=""), quote(text), quote_plus(text), json.dumps(text)[1:-1]}:
         if form != text:
             yield form.encode()
 
