@@ -147,7 +147,7 @@ async def come_back_posted(
     form = await _form(request)
     if not _has(form, "tgAuthResult"):
         told = [(name, value) for name, value in form if name in _POSTED]
-        return leave(f"{vault.origin}{request.url.path}?{urlencode(told)}")
+        return _again(f"{vault.origin}{request.url.path}?{urlencode(told)}")
     browser = _Browser(request, vault)
     fields = _single(form)
     if not browser.sent(fields, fields.get("_state", "")):
@@ -408,6 +408,14 @@ def _end(
             reference=request_id_of(request),
         )
     )
+
+
+def _again(url: str) -> Response[Any]:
+    """This address, by GET. Whoever posted it chose the path, and how long all of it is."""
+    try:
+        return leave(url)
+    except ValueError:
+        raise Invalid("This cannot be read.") from None
 
 
 def _back(stage: Stage) -> tuple[str, ...]:

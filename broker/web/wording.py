@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from markupsafe import Markup, escape
 
 NAME: Final = 80
-MAX_URL: Final = 2048
+# A consent for many scopes is long, and so is a code that came by POST.
+MAX_URL: Final = 20 * 1024
 ACCENTS: Final = 3
 WORKSPACE: Final = "the app that sent you here"
 PROVIDER: Final = "the other service"

@@ -10,9 +10,8 @@ their rows, and the names of workspaces and keys, which are for people to read i
 import asyncio
 import base64
 import json
-import re
 import zlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ import pytest
 from msgspec import Struct
 from support.api import Api, Reply
 from support.process import Replica, development, short_folder
+from support.sentinels import LOUD, Secrets, names_in, of_processes, rows_of
 from support.visitor import Visitor, visiting
 
 from broker import logs
@@ -30,22 +30,7 @@ from vault.embedded import Embedded
 
 ENOUGH: Final = 32 * 2**20  # far more than what lies in the sockets' buffers
 Connection = Any  # asyncpg ships no types
-Secrets = Mapping[str, bytes]
 
-LOUD: Final = (
-    "alter system set log_statement = 'all'",
-    "alter system set log_duration = on",
-    "alter system set log_connections = on",
-    "alter system set log_min_duration_statement = 0",
-    "alter system set log_parameter_max_length = -1",
-    "alter system set log_parameter_max_length_on_error = -1",
-    # What the command line has set is overruled by the role alone.
-    "alter role keyturn_app set log_min_messages = 'debug1'",
-    "alter role keyturn_app set log_min_error_statement = 'debug1'",
-    "alter role keyturn_app set log_error_verbosity = 'verbose'",
-    "select pg_reload_conf()",
-    "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'keyturn_app'",
-)
 ENDLESS: Final = {
     "the head": b"GET /v1/keys HTTP/1.1\r\nHost: keyturn\r\n",
     "the trailers": (
@@ -350,9 +335,9 @@ async def left() -> AsyncIterator[Left]:
                 await planter.break_the_database(admin)
                 places = {"the metrics": [await planter.metrics()]}
             _remember_keys(planter, folder, embedded)
-            places["the processes' arguments"] = _of_processes("cmdline")
-            places["the database's environment"] = _of_processes("environ", "postgres")
-            places["the tables"] = await _rows(admin)
+            places["the processes' arguments"] = of_processes("cmdline")
+            places["the database's environment"] = of_processes("environ", "postgres")
+            places["the tables"] = await rows_of(admin)
             await admin.execute("checkpoint")
             await admin.execute("select pg_switch_wal()")
             await admin.close()
@@ -385,66 +370,7 @@ def _remember_keys(planter: Planter, folder: Path, embedded: Embedded) -> None:
         planter.remember(f"the password of {role}", embedded.password(role).reveal())
 
 
-def _of_processes(what: str, name: str = "") -> list[bytes]:
-    """One file of every process there is, or of those of one name."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if name in (folder / "comm").read_text():
-                found.append((folder / what).read_bytes())
-        except OSError:
-            continue
-    return found
-
-
-async def _rows(admin: Connection) -> list[bytes]:
-    """Every row of every table as text: what is compressed in the files is not in here."""
-    tables = await admin.fetch(
-        "select oid::regclass::text from pg_class where relkind in ('r', 'm')"
-    )
-    found = []
-    for (table,) in tables:
-        rows = await admin.fetch(f"select t::text from {table} t")  # noqa: S608 - from the catalogue
-        found.append("\n".join(row[0] for row in rows).encode())
-    return found
-
-
 # The search
-
-
-def names_in(content: bytes, secrets: Secrets, *, deeper: bool = True) -> set[str]:
-    """Which of the secrets are in there, in any of the forms that things are written down in."""
-    plain = (content, content.replace(b"\0", b""))  # the second: UTF-16, either way round
-    hexadecimal = content.lower()
-    base64_text = content.translate(bytes.maketrans(b"-_", b"+/"))
-    found = set()
-    for name, secret in secrets.items():
-        if (
-            any(secret in one for one in plain)
-            or secret.hex().encode() in hexadecimal
-            or any(form in base64_text for form in base64_forms(secret))
-        ):
-            found.add(name)
-    if deeper:
-        for inner in _unzipped(content):
-            found |= names_in(inner, secrets, deeper=False)
-    return found
-
-
-def base64_forms(secret: bytes) -> Iterator[bytes]:
-    """What base64 makes of a secret in the middle of something: one form for each offset."""
-    for offset in range(3):
-        text = base64.b64encode(b"\0" * offset + secret).rstrip(b"=")
-        # The letters at both ends also hold bits of what stands beside it.
-        yield text[-(-offset * 8 // 6) : len(text) - (1 if (offset + len(secret)) % 3 else 0)]
-
-
-def _unzipped(content: bytes) -> Iterator[bytes]:
-    for match in re.finditer(rb"\x1f\x8b\x08", content):
-        try:
-            yield zlib.decompressobj(wbits=31).decompress(content[match.start() :], 2**24)
-        except zlib.error:
-            continue
 
 
 def _gzip(secret: bytes) -> bytes:

@@ -44,6 +44,10 @@ class Api:
     def with_key(self, key: str | None) -> "Api":
         return Api(self._session, self.base, key)
 
+    def at(self, base: str) -> "Api":
+        """The same, at another replica."""
+        return Api(self._session, base, self._key)
+
     async def call(
         self,
         method: str,

@@ -34,9 +34,9 @@ class Provider:
 
 
 @contextlib.asynccontextmanager
-async def providing() -> AsyncIterator[Provider]:
+async def providing(state: Sandbox | None = None) -> AsyncIterator[Provider]:
     """Run a sandbox of one's own."""
-    state = Sandbox()
+    state = state or Sandbox()
     with listen("127.0.0.1", 0) as listener:
         running = server(create_sandbox(state), embedded=True)
         task = asyncio.create_task(running.serve([listener]))

@@ -1,16 +1,20 @@
 """A browser without a screen: cookies, forms and redirects, for flows that need no pixels."""
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from html import unescape
 from urllib.parse import parse_qs, urljoin, urlsplit
 
 import aiohttp
 from msgspec import Struct
+from multidict import CIMultiDict
+from yarl import URL
 
 _INPUT = re.compile(r'<input type="hidden" name="([^"]*)" value="([^"]*)"')
 _ACTION = re.compile(r'<form\b[^>]*\baction="([^"]*)"')
+Fields = Mapping[str, str] | Sequence[tuple[str, str]]
+
 _TITLE = re.compile(r"<h1>(.*?)</h1>", re.DOTALL)
 
 
@@ -19,7 +23,7 @@ class Shown(Struct, frozen=True):
 
     url: str
     status: int
-    headers: Mapping[str, str]
+    headers: CIMultiDict[str]
     text: str
 
     @property
@@ -63,7 +67,7 @@ class Visitor:
     async def get(self, url: str, **headers: str) -> Shown:
         return await self._ask("GET", url, None, headers)
 
-    async def post(self, url: str, fields: Mapping[str, str], **headers: str) -> Shown:
+    async def post(self, url: str, fields: Fields | bytes, **headers: str) -> Shown:
         return await self._ask("POST", url, fields, headers)
 
     async def submit(self, page: Shown, **typed: str) -> Shown:
@@ -76,18 +80,27 @@ class Visitor:
         return await self.get(answer.location)
 
     async def _ask(
-        self, method: str, url: str, fields: Mapping[str, str] | None, headers: Mapping[str, str]
+        self, method: str, url: str, fields: Fields | bytes | None, headers: Mapping[str, str]
     ) -> Shown:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
+        if isinstance(fields, bytes):
+            named.setdefault("Content-Type", "application/x-www-form-urlencoded")
         async with self._session.request(
-            method, url, data=fields, headers=named, allow_redirects=False
+            # As it stands: a browser does not write another's percent signs anew.
+            method,
+            URL(url, encoded=True),
+            data=fields,
+            headers=named,
+            allow_redirects=False,
         ) as reply:
             return Shown(str(reply.url), reply.status, reply.headers.copy(), await reply.text())
 
 
 @asynccontextmanager
-async def visiting() -> AsyncIterator[Visitor]:
-    """Open a browser that nobody has used."""
+async def visiting(connector: aiohttp.BaseConnector | None = None) -> AsyncIterator[Visitor]:
+    """Open a browser that nobody has used; many of them may share a ``connector``."""
     jar = aiohttp.CookieJar(unsafe=True)  # on addresses, too, not on names alone
-    async with aiohttp.ClientSession(cookie_jar=jar) as session:
+    async with aiohttp.ClientSession(
+        cookie_jar=jar, connector=connector, connector_owner=connector is None
+    ) as session:
         yield Visitor(session)

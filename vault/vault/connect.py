@@ -41,7 +41,7 @@ from vault.secret import Secret
 from vault.store import tries as try_rows
 from vault.vault.door import found
 from vault.vault.invitations import Invitations
-from vault.vault.tries import Way, random_secret, stage_of
+from vault.vault.tries import Settled, Way, random_secret, stage_of
 
 # What providers say when a person says no; anything else is a failure.
 _DENIED: Final = frozenset(
@@ -195,9 +195,12 @@ class Connect(Invitations):
         if way.session.confirm != "page":
             return "used"
         if not is_me:
-            await self._fail(way, "denied")
-            return stage_of(way, "ended", outcome="denied")
-        connection = await self._activate(way, await self._granted(way))
+            is_over = await self._fail(way, "denied")
+            return stage_of(way, "ended", outcome="denied") if is_over else "used"
+        try:
+            connection = await self._activate(way, await self._granted(way))
+        except Settled:
+            return "used"
         return stage_of(
             way, "ended", outcome="connected", missing_scopes=tuple(connection.missing_scopes)
         )

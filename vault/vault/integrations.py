@@ -363,7 +363,7 @@ def _check_variables(provider: Provider, registration: Registration) -> None:
             continue
         refuse_unknown_templates(value, pointer=pointer)
         pattern = known[name].pattern
-        if pattern and "{{" not in value and not re.search(pattern, value):
+        if pattern and "{{" not in value and not re.fullmatch(pattern, value, re.ASCII):
             raise Invalid("This value is not of the form that is needed.", pointer=pointer)
     for name, one in known.items():
         if name not in registration.variables and one.default is None and not one.optional:
@@ -385,7 +385,7 @@ def _check_patterns(provider: Provider, variables: Mapping[str, str | Secret]) -
         if one.pattern is None or value is None:
             continue
         text = value.reveal() if isinstance(value, Secret) else value
-        if not re.search(one.pattern, text):
+        if not re.fullmatch(one.pattern, text, re.ASCII):
             raise Invalid(f"The value of '{name}' is not of the form that {provider.name} needs.")
         if one.kind == "url" and urlsplit(text).username:
             raise Invalid(f"The value of '{name}' holds a user name.")

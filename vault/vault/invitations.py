@@ -231,12 +231,14 @@ def return_address(stage: Stage) -> str | None:
 
 
 def _may_return(url: str, origins: list[str], *, loopback: bool) -> bool:
-    if any(character <= " " or character in '\\\x7f"<>' for character in url):
+    if not url.isascii() or any(one <= " " or one in '\\\x7f"<>' for one in url):
         return False
     parts = urlsplit(url)
     if parts.username or parts.password or parts.fragment or not parts.hostname:
         return False
     origin = f"{parts.scheme}://{parts.netloc}"
+    if not url.startswith(origin):
+        return False  # a scheme in capitals
     if origin in origins:
         return True
     return loopback and parts.scheme in ("http", "https") and _is_loopback(parts.hostname)

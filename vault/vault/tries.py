@@ -57,6 +57,10 @@ class Way(Struct, frozen=True, kw_only=True):
     provider: Provider
 
 
+class Settled(Conflict):
+    """Somebody else has ended this try first."""
+
+
 class Tries(Connections):
     """Tries to connect, and what is sealed of them."""
 
@@ -210,7 +214,7 @@ class Tries(Connections):
             if not await try_rows.advance_flow(
                 tx, way.flow, "done", outcome="connected", lifetime=FLOW_SECONDS
             ):
-                raise Conflict("This has been completed already.")
+                raise Settled("This has been completed already.")
 
         return await self._put(
             way.caller,
@@ -225,9 +229,12 @@ class Tries(Connections):
         await self._fail(way, outcome)
         return stage_of(way, "ended", outcome=outcome)
 
-    async def _fail(self, way: Way, outcome: Outcome, granted: Granted | None = None) -> None:
-        """End a try. What the provider gave for it is given back, as well as that goes."""
-        if granted is None and way.flow.status in ("choice", "confirm"):
+    async def _fail(self, way: Way, outcome: Outcome, granted: Granted | None = None) -> bool:
+        """End a try; ``False`` if somebody else ended it first. What the provider gave for it is
+        given back, as well as that goes, unless it serves a connection by now.
+        """
+        is_stored = granted is None and way.flow.status in ("choice", "confirm")
+        if is_stored:
             granted = await self._granted(way)
 
         async def work(tx: Transaction) -> bool:
@@ -247,9 +254,10 @@ class Tries(Connections):
             )
             return True
 
-        ended = await self._database.run(way.caller.workspace, work)
-        if ended and granted is not None:
+        is_over = await self._database.run(way.caller.workspace, work)
+        if granted is not None and (is_over or not is_stored):
             await self._discard(way, granted)
+        return is_over
 
     async def _discard(self, way: Way, granted: Granted) -> None:
         revoke = way.provider.revoke
