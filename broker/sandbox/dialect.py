@@ -17,7 +17,8 @@ Slots of a reply: those of the request, those of the authorization request, and 
 ``refresh_token`` (each also with ``.name`` of an extra token), ``id_token``, ``expires_in``,
 ``refresh_expires_in``, ``expires_at`` and ``refresh_expires_at`` (each with ``_ms`` and ``_iso``,
 too), ``scope`` (with spaces), ``scope_comma``, ``scope_list``, ``account``, ``number``, ``name``,
-``email``, ``now`` (epoch seconds), and ``here``: the address of the dialect.
+``email``, ``now`` (epoch seconds). ``here`` and ``base``, the addresses of the dialect and of the
+sandbox, are slots of both; in a request they have to be right.
 """
 
 from typing import Annotated, Any, Final, Literal

@@ -104,11 +104,11 @@ class Speaker:
             values[callback.code] = sandbox.ledger.issue(
                 family, "code", lifetime, request=self.asked.number
             )
-            told_of = {**slots, **person(sandbox, account), "here": self.asked.here}
+            told_of = {**slots, **person(sandbox, account), **self.asked.places}
             told_of["scope_comma"] = ",".join(family.scopes)
             values |= {name: str(one) for name, one in filled(callback.values, told_of).items()}
         if callback.iss and self.dialect.id_token:
-            values["iss"] = filled(self.dialect.id_token.issuer, {"here": self.asked.here, **slots})
+            values["iss"] = filled(self.dialect.id_token.issuer, {**slots, **self.asked.places})
         client = sandbox.clients.get(client_id)
         secret = (client.secret if client else None) or ""
         return sent_back(callback, redirect_uri, values, secret)
@@ -132,6 +132,9 @@ class Speaker:
         kind: TokenKind = "refresh" if "refresh_token" in slots else "access"
         token = self._use(slots[f"{kind}_token"], kind, "refresh")
         self._client(slots, token.family.client_id)
+        granted_before = self.dialect.scope_separator.join(token.family.scopes)
+        if slots.get("scope", granted_before) != granted_before:
+            raise No("scope", "scope: not those that were granted")
         how = self._minting(endpoint, slots)
         if token.name in endpoint.reply_of:
             how = replace(how, template=endpoint.reply_of[token.name])
@@ -184,7 +187,7 @@ class Speaker:
         return self._about(endpoint, slots, self._holder(endpoint, slots))
 
     def show(self, endpoint: Endpoint, slots: Slots) -> Answer:
-        return self._told(endpoint, filled(endpoint.reply, {**slots, "here": self.asked.here}))
+        return self._told(endpoint, filled(endpoint.reply, {**slots, **self.asked.places}))
 
     def keys(self, _endpoint: Endpoint, _slots: Slots) -> Answer:
         return told(self.sandbox.keys.jwks())
@@ -211,7 +214,7 @@ class Speaker:
             "client_id": family.client_id,
             "scope": " ".join(family.scopes),
             "scope_list": list(family.scopes),
-            "here": self.asked.here,
+            **self.asked.places,
         }
         return self._told(endpoint, filled(endpoint.reply, values))
 
