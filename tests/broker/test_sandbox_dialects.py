@@ -66,7 +66,7 @@ class Conversation:
         )
         challenge = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest())
         self.values: dict[str, Any] = {
-            "here": one.here(provider.base),
+            "here": f"{provider.base}/{one.id}",
             "base": provider.base,
             "client_id": "client",
             "client_secret": "a secret",
@@ -173,7 +173,7 @@ async def test_it_is_spoken_from_consent_to_revocation(name: str, provider: Prov
         talk = Conversation(provider, Api(session, provider.base), one)
         back = await talk.consent()
         assert back.get("state") == "a-state"
-        expected = one.expecting(provider.base, "client", "ada", PEOPLE["ada"])
+        expected = one.expecting("client", "ada", PEOPLE["ada"])
         for param, value in expected.callback.items():
             assert back[param] == str(value) or value is None
 

@@ -4,10 +4,6 @@
   what the callback tells is not among them.
 * ``scopes`` are to be asked for, no others; ``more_scopes`` by the authorization parameter of a
   second list (Slack's ``user_scope``), where the provider gives another token for them.
-* ``Recorded.address`` turns a provider's address into the sandbox's: ``https://`` becomes
-  ``{base}/{id}/``, so that a wrong host is a wrong path. It is for what is called: the URLs of
-  authorize, token, refresh, revoke, introspect, identity and steps, ``discovery.of``, issuer and
-  JWKS. Parameters such as ``audience`` stay as they are.
 * ``expected`` is what a right reader has in hand when somebody has consented; ``expecting`` fills
   in whose account it was.
 * ``failures`` are the recorded refusals: what they ``mean`` is ``dead``, ``client`` or ``later``.
@@ -68,19 +64,7 @@ class Recorded(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     expected: Expected
     failures: list[Failure]
 
-    def here(self, base: str) -> str:
-        """The dialect's address."""
-        return f"{base}/{self.id}"
-
-    def address(self, base: str, url: str) -> str:
-        """Where the sandbox answers for an address of the provider."""
-        return url.replace("https://", self.here(base) + "/", 1)
-
-    def values(self, base: str) -> dict[str, str]:
-        """What to fill in, for a sandbox at ``base``."""
-        return {n: one.replace("{here}", self.here(base)) for n, one in self.fill.items()}
-
-    def expecting(self, base: str, client_id: str, account: str, person: Person) -> Expected:
+    def expecting(self, client_id: str, account: str, person: Person) -> Expected:
         """What is expected of somebody's consent, with every slot filled."""
         values = {
             "account": account,
@@ -88,7 +72,6 @@ class Recorded(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             "name": person.name,
             "email": person.email,
             "client_id": client_id,
-            "here": self.here(base),
             "scope": " ".join(self.scopes),
             "scope_comma": ",".join(self.scopes),
         }
@@ -120,6 +103,12 @@ def recorded() -> dict[str, Recorded]:
     """Every dialect, by the name of the facts."""
     rows = json.loads(FILE.read_bytes())["providers"]
     return {row["id"]: convert(row, Recorded) for row in rows}
+
+
+@cache
+def others() -> dict[str, str]:
+    """The mode of each record of the facts in which no code is exchanged."""
+    return {row["id"]: row["mode"] for row in json.loads(FILE.read_bytes())["others"]}
 
 
 def _builtin(expected: Expected) -> dict[str, Any]:

@@ -47,14 +47,18 @@ class Replies:
         return bool(self.facts["oidc_issuer"]) and openid
 
     def issuer(self) -> str:
-        url = self.text(self.facts["oidc_issuer"]).replace("{tid}", CONSTANT["tid"])
-        return url.replace("https://", "{here}/")
+        return self.text(self.facts["oidc_issuer"]).replace("{tid}", CONSTANT["tid"])
 
     def refresh_end(self) -> int | None:
         refresh = self.facts["refresh"]
         told = self.reply["refresh_expires_in"] or self.reply["refresh_expires_at"]
         end = refresh["absolute_expiry_s"] or refresh["idle_expiry_s"] or 7_776_000
         return end if told and self.refreshes else None
+
+    def end(self) -> int | None:
+        """When it ends for good, although no reply says so."""
+        found: int | None = self.facts["refresh"]["absolute_expiry_s"]
+        return found
 
     def token_reply(self, what: str) -> Found:
         """A reply with tokens; ``what`` is refresh or exchange."""

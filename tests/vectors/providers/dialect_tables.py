@@ -11,19 +11,19 @@ FILL: Final[dict[str, dict[str, str]]] = {
     "auth0": {"audience": "https://api.acme.example"},
     "basecamp": {"app_name": "Keyturn", "app_contact": "ops@example.com"},
     "generic-oauth2": {
-        "authorize_url": "{here}/provider.example/authorize",
-        "token_url": "{here}/provider.example/token",
+        "authorize_url": "https://provider.example/authorize",
+        "token_url": "https://provider.example/token",
     },
-    "generic-oidc": {"issuer": "{here}/idp.example"},
+    "generic-oidc": {"issuer": "https://idp.example"},
     "google-ads": {"developer_token": "a-developer-token"},
-    "mcp-oauth": {"mcp_server_url": "{here}/mcp.example/mcp"},
+    "mcp-oauth": {"mcp_server_url": "https://mcp.example/mcp"},
     "reddit": {"app_user_agent": "linux:keyturn:1.0 (by /u/example)"},
     "zoho": {"accounts_host": "accounts.zoho.eu"},  # told by the callback, and not the default
 }
 # The endpoints that a metadata document tells.
 DISCOVERED: Final = {
-    "generic-oidc": "{here}/idp.example/{endpoint}",
-    "mcp-oauth": "{here}/as.example/{endpoint}",
+    "generic-oidc": "https://idp.example/{endpoint}",
+    "mcp-oauth": "https://as.example/{endpoint}",
     "epic-smart": "https://fhir.hospital.org/oauth2/{endpoint}",
 }
 KEYS_AT: Final = {
@@ -104,7 +104,7 @@ CONSTANT: Final[dict[str, Any]] = {  # captured values that are nobody's
 SPECIAL: Final[dict[tuple[str, str], Any]] = {  # where a name means something else
     ("gong", "api_base_url_for_customer"): "https://acme.api.gong.io",
     ("gong", "client_id"): "{client_id}",
-    ("pipedrive", "api_domain"): "{here}/acme.pipedrive.com",
+    ("pipedrive", "api_domain"): "https://acme.pipedrive.com",
     ("shopify", "associated_user.id"): 902541635,
     ("stripe-connect", "stripe_user_id"): "acct_{account}",
     ("salesforce", "id"): "https://login.salesforce.com/id/00Dx0000000BV7z/005x00000012Q9P",

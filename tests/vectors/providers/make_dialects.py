@@ -2,10 +2,14 @@
 
     python tests/vectors/providers/make_dialects.py path/to/providers.json
 
-It reads the collected facts and the tables below, and nothing of ours: neither the catalogue nor
-the engine, which the dialects are there to test. The result is committed and changes only on
-purpose. An address ``https://host/path`` becomes ``host/path`` below the dialect, so that a wrong
-host is noticed like a wrong path; ``{here}`` is the dialect's own address.
+* ``providers.json`` is the collection of facts from which the catalogue, too, was written once. It
+  is not in this repository: dialects.json is what was taken of it, frozen, and it is made anew
+  only on purpose.
+* Nothing of ours is read: neither the catalogue nor the engine, which the dialects are there to
+  test. What the facts leave open stands in the tables beside.
+* One line a record, in the order of the facts, keys sorted: a changed fact is a changed line.
+* An address ``https://host/path`` becomes ``host/path`` below the dialect, so that a wrong host is
+  noticed like a wrong path.
 """
 
 import json
@@ -24,6 +28,7 @@ from dialect_tables import (
     ID_ALGORITHM,
     KEYS_AT,
     MORE_SCOPES,
+    SPECIAL,
 )
 
 OUT: Final = Path(__file__).with_name("dialects.json")
@@ -31,12 +36,21 @@ NAMES: Final = {"generic-oidc": "oidc", "generic-oauth2": "oauth2", "mcp-oauth":
 
 
 def main() -> None:
-    (source,) = sys.argv[1:]
-    facts = [
-        one for one in json.loads(Path(source).read_bytes()) if one["auth_mode"] == "oauth2_code"
+    if len(sys.argv) != 2:  # noqa: PLR2004 - the program, and the file
+        sys.exit("Say where providers.json is; it is not in this repository.")
+    facts = json.loads(Path(sys.argv[1]).read_bytes())
+    spoken = [recorded(one) for one in facts if one["auth_mode"] == "oauth2_code"]
+    others = [
+        {"id": one["id"], "mode": one["auth_mode"]}
+        for one in facts
+        if one["auth_mode"] != "oauth2_code"
     ]
-    rows = ",\n".join(json.dumps(recorded(one), sort_keys=True) for one in facts)
-    OUT.write_text('{"providers": [\n' + rows + "\n]}\n")
+    OUT.write_text(f'{{"others": [\n{lines(others)}\n],\n"providers": [\n{lines(spoken)}\n]}}\n')
+
+
+def lines(rows: list[Found]) -> str:
+    """One line a row."""
+    return ",\n".join(json.dumps(one, sort_keys=True) for one in rows)
 
 
 def recorded(facts: Facts) -> Found:
@@ -68,10 +82,10 @@ class Maker(Replies):
         if whole.startswith(("{discovery:", "{authorize_endpoint", "{token_endpoint")):
             ends = re.sub(r"\{(discovery:)?(\w+?)(_endpoint)?\}", r"\2", whole)
             whole = DISCOVERED[self.id].replace("{endpoint}", ends)
-        whole = whole.replace("{operator:", "{")
-        whole = self.text(whole).replace("{api_domain}", "{here}/acme.pipedrive.com")
+        whole = self.text(whole.replace("{operator:", "{"))
+        whole = whole.replace("{api_domain}", SPECIAL.get((self.id, "api_domain"), ""))
         whole = whole.replace("{host}", CONSTANT["host"])
-        split = urlsplit(whole.replace("{here}/", "https://"))
+        split = urlsplit(whole)
         found: Found = {"path": split.netloc + split.path}
         if split.query:
             found["query"] = dict(parse_qsl(split.query))
@@ -300,9 +314,8 @@ class Maker(Replies):
         if "token" in params:
             params["token_type_hint"] = "{hint}"
             optional.append("token_type_hint")
-        if self.id == "square":  # its documentation lists it; the facts do not
+        if self.id == "square":  # its documentation asks for it; the facts leave it out
             params["client_id"] = "{client_id}"
-            optional.append("client_id")
         form = "form" if how["format"] == "none" else how["format"]
         shape = self.request(how["url"], how["method"], form, params, headers, optional=optional)
         return [{"does": "revoke", "request": shape, "kills": how["kills"], "reply": {}}]
@@ -327,15 +340,15 @@ class Maker(Replies):
                     "request": {
                         "path": f"{self.fill['fhir_base']}/.well-known/smart-configuration"
                     },
-                    "reply": self.endpoints("{here}/fhir.hospital.org/oauth2"),
+                    "reply": self.endpoints("https://fhir.hospital.org/oauth2"),
                 }
             ]
         if self.id == "mcp-oauth":
             server = {
-                "resource": "{here}/mcp.example/mcp",
-                "authorization_servers": ["{here}/as.example"],
+                "resource": "https://mcp.example/mcp",
+                "authorization_servers": ["https://as.example"],
             }
-            about = {"issuer": "{here}/as.example", **self.endpoints("{here}/as.example")}
+            about = {"issuer": "https://as.example", **self.endpoints("https://as.example")}
             return [
                 {
                     "does": "show",
@@ -345,7 +358,7 @@ class Maker(Replies):
                 {
                     "does": "show",
                     "request": {"path": ".well-known/oauth-authorization-server/as.example"},
-                    "reply": about | {"registration_endpoint": "{base}/oauth/register"},
+                    "reply": about | {"registration_endpoint": "https://as.example/register"},
                 },
             ]
         if not self.facts["oidc_issuer"]:
@@ -356,7 +369,7 @@ class Maker(Replies):
         if self.id == "generic-oidc":
             document |= self.endpoints(issuer) | {"userinfo_endpoint": f"{issuer}/userinfo"}
             document["token_endpoint_auth_methods_supported"] = ["client_secret_post"]
-        path = issuer.replace("{here}/", "").rstrip("/")
+        path = issuer.removeprefix("https://").rstrip("/")
         known = KEYS_AT.get(self.id)
         return [
             {
@@ -425,7 +438,7 @@ class Maker(Replies):
         found: Found = {
             "lifetime": stated,
             "refresh_token": self.refreshes,
-            "refresh_lifetime": None if self.id == "keycloak" else self.refresh_end(),
+            "refresh_lifetime": None if self.id == "keycloak" else self.refresh_end() or self.end(),
             "rotates": rotation(self.facts["refresh"])["rotation"] not in ("none", "sometimes"),
             "scopes_told": self.facts["scope_response_format"] != "absent",
             "captured": self.captured,
