@@ -32,6 +32,8 @@ from dialect_tables import (
 )
 
 OUT: Final = Path(__file__).with_name("dialects.json")
+LATER: Final = r"\{(tenant_id)\}"  # what is chosen only after these requests
+METHODS: Final = {"post": "client_secret_post", "basic": "client_secret_basic", "none": "none"}
 NAMES: Final = {"generic-oidc": "oidc", "generic-oauth2": "oauth2", "mcp-oauth": "mcp"}
 
 
@@ -138,7 +140,7 @@ class Maker(Replies):
             params |= {"code_challenge": "{challenge}", "code_challenge_method": "S256"}
         if facts["pkce"] == "unknown":
             optional += ["code_challenge", "code_challenge_method"]
-        if facts["oidc_issuer"]:
+        if facts["oidc_issuer"] or "openid" in self.scopes:
             params["nonce"] = "{nonce}"
             optional.append("nonce")
         for name in facts["extra_scope_params"]:
@@ -186,7 +188,7 @@ class Maker(Replies):
         return found
 
     def callback_filled(self, value: str) -> str:
-        return value.replace("{context}", CONSTANT["context"])
+        return value.replace("{context}", self.returned("context"))
 
     def refresh(self) -> list[Found]:
         facts, how, first = self.facts, self.facts["refresh_request"], self.facts["token_request"]
@@ -242,7 +244,7 @@ class Maker(Replies):
             found |= {
                 name: self.text(one)
                 for name, one in api["extra_headers"].items()
-                if name != "Accept"
+                if name != "Accept" and not re.search(LATER, self.text(one))
             }
         return found
 
@@ -310,6 +312,7 @@ class Maker(Replies):
             name: "acct_{account}" if value == "{stripe_user_id}" else value
             for name, value in params.items()
         }
+        params = self.named(params, self.facts["token_request"]["rename"], [])
         optional = []
         if "token" in params:
             params["token_type_hint"] = "{hint}"
@@ -352,23 +355,27 @@ class Maker(Replies):
             return [
                 {
                     "does": "show",
-                    "request": {"path": ".well-known/oauth-protected-resource/mcp.example/mcp"},
+                    "request": {"path": "mcp.example/.well-known/oauth-protected-resource/mcp"},
                     "reply": server,
                 },
                 {
                     "does": "show",
-                    "request": {"path": ".well-known/oauth-authorization-server/as.example"},
+                    "request": {"path": "as.example/.well-known/oauth-authorization-server"},
                     "reply": about | {"registration_endpoint": "https://as.example/register"},
                 },
             ]
         if not self.facts["oidc_issuer"]:
             return []
         issuer = self.issuer()
-        document: Found = {"issuer": issuer, "jwks_uri": f"{issuer.rstrip('/')}/jwks"}
+        document: Found = {
+            "issuer": issuer,
+            "jwks_uri": f"{issuer.rstrip('/')}/jwks",
+            "authorization_endpoint": self.text(self.facts["authorize_url"]),
+            "token_endpoint": self.text(self.facts["token_url"]),
+        }
         document["id_token_signing_alg_values_supported"] = [ID_ALGORITHM.get(self.id, "RS256")]
         if self.id == "generic-oidc":
             document |= self.endpoints(issuer) | {"userinfo_endpoint": f"{issuer}/userinfo"}
-            document["token_endpoint_auth_methods_supported"] = ["client_secret_post"]
         path = issuer.removeprefix("https://").rstrip("/")
         known = KEYS_AT.get(self.id)
         return [
@@ -390,7 +397,7 @@ class Maker(Replies):
             "revocation_endpoint": f"{base}/revocation",
             "response_types_supported": ["code"],
             "code_challenge_methods_supported": ["S256"],
-            "token_endpoint_auth_methods_supported": ["none"],
+            "token_endpoint_auth_methods_supported": [METHODS[self.facts["client_auth"]]],
         }
 
     def dialect(self) -> Found:
