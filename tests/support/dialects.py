@@ -32,7 +32,8 @@ class Failure(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Expected(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``account``: the parts of its id, in order. ``looked_up``: what the steps after it give.
+    """``account``: the parts of its id, in order. ``looked_up``: what the steps after it give;
+    ``choices``: the ids of what a person may choose from it.
 
     ``lifetime`` None: it does not expire, or nobody says when. ``captured`` by path in the reply,
     ``callback`` by name. ``rotates``: a refresh brings another refresh token, each time.
@@ -50,6 +51,7 @@ class Expected(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     label: str | None
     extra_tokens: list[str]
     looked_up: Any
+    choices: list[str]
 
 
 class Recorded(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -9,22 +9,22 @@ it gave and we did not find, what we hold and it did not give. Nothing named: al
 
 import html
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from msgspec.structs import replace
-from support.dialects import Expected, Recorded, client
-from support.engine import CATALOGUE
-from support.jwts import keys
-from support.outside import Outside
-from support.sandbox import Provider as Running
 
 from broker.sandbox import ClientKey
 from broker.sandbox.dialect import REFUSALS, Refusal
 from broker.sandbox.grants import Token
 from broker.sandbox.knobs import PEOPLE
+from support.dialects import Recorded, client
+from support.engine import CATALOGUE
+from support.jwts import keys
+from support.outside import Outside
+from support.sandbox import Provider as Running
 from vault.dialogue import Dialogue
 from vault.egress import Reply, Request
 from vault.errors import VaultError
@@ -48,7 +48,7 @@ NONCE: Final = "n" * 43
 LATER: Final = timedelta(days=2)  # than any provider's least age of what it renews
 CLOSE: Final = 30.0  # seconds between two clocks, one of them read earlier
 PRIVATE, PUBLIC = keys("ES256")
-OURS: Final = {
+OURS: Final[dict[str, str | Secret]] = {
     "team_id": "TEAM123456",
     "key_id": "KEY1234567",
     "private_key_pem": Secret(PRIVATE),
@@ -113,14 +113,15 @@ class Walk:
     async def app(self) -> App:
         """The integration of a workspace that filled everything in."""
         one, ours = self.one, self.ours
-        values = {**one.fill, **{n: v for n, v in OURS.items() if n in ours.variables}}
+        values: dict[str, str | Secret] = dict(one.fill)
+        values |= {name: value for name, value in OURS.items() if name in ours.variables}
         return App(
             provider=ours,
             client_id=CLIENT,
             client_secrets=(Secret(SECRET),),
             values=values,
             scopes=tuple(one.scopes),
-            authorize_params=one.more_scopes,
+            authorize_params={n: more.replace(",", " ") for n, more in one.more_scopes.items()},
             redirect_uri=BACK,
             endpoints=await self.metadata.endpoints(ours, values),
         )
@@ -146,7 +147,9 @@ class Walk:
         tokens, expected, ours = granted.tokens, self.expected, self.ours
         self.check_tokens(tokens, now)
         self.same("refresh token", tokens.refresh_token is not None, expected.refresh_token)
-        self.check_end("its refresh token", tokens.refresh_expires_at, expected.refresh_lifetime, now)
+        self.check_end(
+            "its refresh token", tokens.refresh_expires_at, expected.refresh_lifetime, now
+        )
         self.same("extra tokens", sorted(tokens.more), expected.extra_tokens)
         self.check_account(granted.account)
         captured = {path: name for name, path in ours.reply.capture.items()}
@@ -171,6 +174,8 @@ class Walk:
         for name in apart & tokens.more.keys():
             self.check_last("access", name, tokens.more[name].access_token, set())
             self.check_last("refresh", name, tokens.more[name].refresh_token, set())
+            asked = self.one.more_scopes.get(f"{name}_scope", "")
+            self.same(f"scopes of {name}", tokens.more[name].scopes, tuple(asked.split(",")))
         self.check_end("it", tokens.expires_at, self.lifetime(tokens), now)
         told = tuple(self.one.scopes) if self.expected.scopes_told else ()
         self.same("scopes", tokens.scopes or (), told)
@@ -221,12 +226,13 @@ class Walk:
         for step in self.ours.steps:
             items = at(self.expected.looked_up, step.items)
             if step.gives == "choices":
-                wanted = [_fields(step.fields, item) for item in items or []]
-                self.same(step.name, [dict(one.fields) for one in granted.choices], wanted)
+                found = [one.id for one in granted.choices]
+                self.same(step.name, found, self.expected.choices)
             elif step.gives == "extras":
                 wanted = _fields(step.fields, items)
-                found = {name: granted.tokens.extras.get(name) for name in wanted}
-                self.same(step.name, found, wanted)
+                kept = {name: granted.tokens.extras.get(name) for name in wanted}
+                self.same(step.name, kept, wanted)
+        self.same("choices", len(granted.choices), len(self.expected.choices))
         gives = {step.gives for step in self.ours.steps} - {"tokens"}
         self.same("further look-ups", bool(gives), self.expected.looked_up is not None)
 
@@ -339,7 +345,7 @@ class Walk:
 
 def _sent_back(page: Reply) -> tuple[str, dict[str, str]]:
     """How the browser is sent back, and with what."""
-    if page.status == 200 and f'action="{BACK}"'.encode() in page.body:  # noqa: PLR2004 - OK
+    if page.status == 200 and f'action="{BACK}"'.encode() in page.body:
         pairs = re.findall(r'name="([^"]+)" value="([^"]*)"', page.body.decode())
         return "POST", {name: html.unescape(value) for name, value in pairs}
     address = page.get("Location") or ""

@@ -5,7 +5,17 @@ A part of ``make_dialects.py``, which asks.
 
 from typing import Any
 
-from dialect_tables import ABSENT, CONSTANT, FILL, LIFETIME, NO_REFRESH, NUMBERED, SPECIAL
+from dialect_tables import (
+    ABSENT,
+    CONSTANT,
+    FILL,
+    LIFETIME,
+    NO_REFRESH,
+    NUMBERED,
+    ODD,
+    SCOPES,
+    SPECIAL,
+)
 
 Facts = dict[str, Any]
 Found = dict[str, Any]
@@ -24,7 +34,7 @@ class Replies:
         } | FILL.get(self.id, {})
         self.told = {one["name"] for one in facts["url_vars"] if one["source"] == "callback"}
         # One scope alone would not show what separates two.
-        few = facts["default_scopes"] or facts["common_scopes"][:1]
+        few = facts["default_scopes"] or facts["common_scopes"][:1] or SCOPES.get(self.id, [])
         more = [one for one in facts["common_scopes"] if one not in few]
         self.scopes = [self.text(one) for one in [*few, *more[: max(0, 2 - len(few))]]]
         self.reply = facts["token_response"]
@@ -33,6 +43,9 @@ class Replies:
         self.refreshes = not issued.startswith(NO_REFRESH) or self.id == "github-oauth-app"
         self.by_access = facts["refresh_request"].get("token_source") == "access_token"
         self.lifetime = LIFETIME.get(self.id, facts["access_token_lifetime_s"])
+        stated = facts["expires_in_present"] and self.reply["expires_in"]
+        if self.lifetime and (stated or self.reply["expires_at"]):
+            self.lifetime += ODD
         self.captured: Found = {}
 
     def text(self, template: str) -> str:
@@ -53,7 +66,7 @@ class Replies:
         refresh = self.facts["refresh"]
         told = self.reply["refresh_expires_in"] or self.reply["refresh_expires_at"]
         end = refresh["absolute_expiry_s"] or refresh["idle_expiry_s"] or 7_776_000
-        return end if told and self.refreshes else None
+        return end + ODD if told and self.refreshes else None
 
     def end(self) -> int | None:
         """When it ends for good, although no reply says so."""

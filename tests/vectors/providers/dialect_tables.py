@@ -51,6 +51,11 @@ NUMBERED: Final = {  # their account ids are numbers
     "zendesk",
     "zoho",
 }
+SCOPES: Final = {
+    "bitbucket": ["account", "repository"]
+}  # the facts name none, and how it says them
+# Added to what a reply tells, so that nobody is right who falls back on what is usual.
+ODD: Final = 77
 LIFETIME: Final = {  # where the facts leave it to a setting
     "generic-oauth2": 3600,
     "generic-oidc": 3600,

@@ -38,7 +38,7 @@ NAMES: Final = {"generic-oidc": "oidc", "generic-oauth2": "oauth2", "mcp-oauth":
 
 
 def main() -> None:
-    if len(sys.argv) != 2:  # noqa: PLR2004 - the program, and the file
+    if len(sys.argv) != 2:
         sys.exit("Say where providers.json is; it is not in this repository.")
     facts = json.loads(Path(sys.argv[1]).read_bytes())
     spoken = [recorded(one) for one in facts if one["auth_mode"] == "oauth2_code"]
@@ -438,6 +438,14 @@ class Maker(Replies):
             found["refresh_scopes"] = scopes
         return found
 
+    def choices(self) -> list[str]:
+        """The ids of what a person may choose."""
+        found = CHOICES.get(self.id, [])
+        items = found.get("accounts", []) if isinstance(found, dict) else found
+        told = str([step["capture"] for step in self.facts["post_connect"]])
+        named = re.search(r"\{id:(\w+)", told)
+        return [str(one[named[1] if named else "id"]) for one in items]
+
     def expected(self) -> Found:
         """What a right reader has in hand after a connect; slots as in replies."""
         stated = self.lifetime if self.reply["expires_in_zero"] != "never" else None
@@ -455,6 +463,7 @@ class Maker(Replies):
             "label": self.value(self.identity["label"]) if self.identity.get("label") else None,
             "extra_tokens": [one["name"] for one in self.reply["extra_tokens"]],
             "looked_up": CHOICES.get(self.id),
+            "choices": self.choices(),
         }
         if source == "callback":
             found["account"] = [self.returned(path) for path in self.account_paths()]
