@@ -9,7 +9,8 @@
 
 Slots of a request: ``client_id``, ``client_secret``, ``basic`` (id and secret, form-encoded first:
 RFC 6749 section 2.3.1), ``basic_raw`` (not encoded), ``secret_as_user``, ``signed_secret`` (a JWT
-that one of the client's keys signed), ``redirect_uri``, ``state``, ``scope``, ``challenge``,
+that one of the client's keys signed), ``assertion`` (one that a key of any client signed, and
+that has not ended), ``redirect_uri``, ``state``, ``scope``, ``challenge``,
 ``nonce``, ``code``, ``verifier``, ``refresh_token``, ``access_token``, ``token`` (either of them),
 ``account``, ``number``, and any other name, which a reply may repeat.
 

@@ -11,7 +11,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from broker.sandbox import pages
-from broker.sandbox.clients import has_secret, signed_secret
+from broker.sandbox.clients import has_secret, has_signed, signed_secret
 from broker.sandbox.consent import Question, granted, sent_back
 from broker.sandbox.dialect import REFUSALS, Dialect, Does, Endpoint, Json, Why
 from broker.sandbox.grants import Token, TokenKind, Unusable
@@ -147,7 +147,7 @@ class Speaker:
     def grant(self, endpoint: Endpoint, slots: Slots) -> Answer:
         family = self.sandbox.ledger.open(
             realm=self.name,
-            client_id=self._client(slots, ""),
+            client_id=self._signer(slots) if "assertion" in slots else self._client(slots, ""),
             scopes=self._scopes(slots.get("scope", "")),
             asked=slots,
         )
@@ -240,6 +240,16 @@ class Speaker:
             if slot in slots and not (client and fits(client, client_id, slots[slot])):
                 raise No("client", f"{slot}: wrong")
         return client_id
+
+    def _signer(self, slots: Slots) -> str:
+        """Whose key signed the assertion."""
+        for client_id, client in self.sandbox.clients.items():
+            if (
+                has_signed(client, slots["assertion"])
+                and slots.get("client_id", client_id) == client_id
+            ):
+                return client_id
+        raise No("code", "assertion: nobody's, or not of now")
 
     def _minting(self, endpoint: Endpoint, slots: Slots) -> Minting:
         issuing = self.dialect.issuing

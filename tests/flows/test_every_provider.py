@@ -5,13 +5,22 @@ from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
-from support.dialects import FILE, others, recorded
+from support.dialects import FILE, alone, others, recorded
 from support.engine import CATALOGUE
 from support.sandbox import Provider as Running
 from support.sandbox import providing
 from support.walks import differences
 
 IDS = sorted(recorded())
+ALONE = [
+    "generic-jwt-bearer",
+    "generic-oauth2-client-credentials",
+    "github-app-installation",
+    "google-service-account",
+    "microsoft-app-only",
+    "salesforce-jwt",
+    "zoom-s2s",
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +40,20 @@ async def test_consent_tokens_renewal_and_revocation(name: str, running: Running
     assert await differences(running, recorded()[name]) == []
 
 
+@pytest.mark.parametrize("name", ALONE)
+async def test_tokens_for_the_app_itself(name: str, running: Running) -> None:
+    assert await differences(running, alone()[name]) == []
+
+
 def test_every_record_of_the_facts_is_in_the_fixture() -> None:
     assert len(recorded()) == 118
+    assert sorted(alone()) == ALONE
     assert Counter(others().values()) == {
         "api_key": 8,
         "basic": 4,
         "custom_headers": 1,
-        "jwt_bearer": 4,
         "link_exchange": 1,
         "oauth1": 1,
-        "oauth2_client_credentials": 3,
         "telegram_login": 1,
     }
     spoken = {one.provider for one in recorded().values()}
@@ -50,8 +63,8 @@ def test_every_record_of_the_facts_is_in_the_fixture() -> None:
 
 def test_a_record_is_a_line() -> None:
     lines = FILE.read_text().splitlines()
-    told = [json.loads(line.removesuffix(",")) for line in lines if line.startswith('{"dialect"')]
-    assert [one["id"] for one in told] == list(recorded())
+    told = [json.loads(line.removesuffix(","))["id"] for line in lines if line.startswith('{"')]
+    assert told == [*others(), *alone(), *recorded()]
 
 
 @pytest.mark.parametrize("name", IDS)

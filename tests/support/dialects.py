@@ -108,8 +108,15 @@ def recorded() -> dict[str, Recorded]:
 
 
 @cache
+def alone() -> dict[str, Recorded]:
+    """Those that give tokens to the app itself: client credentials, and JWTs that it signs."""
+    rows = json.loads(FILE.read_bytes())["alone"]
+    return {row["id"]: convert(row, Recorded) for row in rows}
+
+
+@cache
 def others() -> dict[str, str]:
-    """The mode of each record of the facts in which no code is exchanged."""
+    """The mode of each other record of the facts, by its name there."""
     return {row["id"]: row["mode"] for row in json.loads(FILE.read_bytes())["others"]}
 
 

@@ -15,6 +15,12 @@ FILL: Final[dict[str, dict[str, str]]] = {
         "token_url": "https://provider.example/token",
     },
     "generic-oidc": {"issuer": "https://idp.example"},
+    "generic-jwt-bearer": {
+        "token_url": "https://provider.example/token",
+        "jwt_issuer": "issuer",
+        "audience": "https://provider.example",
+    },
+    "generic-oauth2-client-credentials": {"token_url": "https://provider.example/token"},
     "google-ads": {"developer_token": "a-developer-token"},
     "mcp-oauth": {"mcp_server_url": "https://mcp.example/mcp"},
     "reddit": {"app_user_agent": "linux:keyturn:1.0 (by /u/example)"},
@@ -58,6 +64,8 @@ SCOPES: Final = {
 ODD: Final = 77
 LIFETIME: Final = {  # where the facts leave it to a setting
     "generic-oauth2": 3600,
+    "generic-jwt-bearer": 3600,
+    "generic-oauth2-client-credentials": 3600,
     "generic-oidc": 3600,
     "github-oauth-app": 28800,
     "mcp-oauth": 3600,
