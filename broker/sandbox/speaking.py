@@ -14,7 +14,7 @@ from broker.sandbox import pages
 from broker.sandbox.clients import has_secret, has_signed, signed_secret
 from broker.sandbox.consent import Question, granted, sent_back
 from broker.sandbox.dialect import REFUSALS, Dialect, Does, Endpoint, Json, Why
-from broker.sandbox.grants import Token, TokenKind, Unusable
+from broker.sandbox.grants import Family, Token, TokenKind, Unusable
 from broker.sandbox.minting import Minting, first_reply, person, proves, reply
 from broker.sandbox.pages import Answer, told
 from broker.sandbox.shapes import Asked, Slots, closest, filled
@@ -119,8 +119,7 @@ class Speaker:
         token = self._use(slots["code"], "code", "code")
         family, asked = token.family, token.family.asked
         client_id = self._client(slots, family.client_id)
-        if slots.get("redirect_uri", asked["redirect_uri"]) != asked["redirect_uri"]:
-            raise No("code", "redirect_uri: not the one of the authorization request")
+        self._same_consent(slots, family, "code")
         if not proves(asked.get("challenge", ""), slots.get("verifier")):
             raise No("code", "code_verifier: does not fit the challenge")
         family.client_id = client_id
@@ -132,6 +131,7 @@ class Speaker:
         kind: TokenKind = "refresh" if "refresh_token" in slots else "access"
         token = self._use(slots[f"{kind}_token"], kind, "refresh")
         self._client(slots, token.family.client_id)
+        self._same_consent(slots, token.family, "refresh")
         granted_before = self.dialect.scope_separator.join(token.family.scopes)
         if slots.get("scope", granted_before) != granted_before:
             raise No("scope", "scope: not those that were granted")
@@ -227,6 +227,14 @@ class Speaker:
             )
         except Unusable as unusable:
             raise No(why, f"{kind}: {unusable.reason}") from None
+
+    def _same_consent(self, slots: Slots, family: Family, why: Why) -> None:
+        """Refuse what is not as it was when the person consented."""
+        known = person(self.sandbox, family.account)
+        known["redirect_uri"] = family.asked.get("redirect_uri")
+        for name in ("redirect_uri", "account", "number"):
+            if name in slots and slots[name] != str(known.get(name)):
+                raise No(why, f"{name}: not the one of the consent")
 
     def _client(self, slots: Slots, known: str) -> str:
         """Who asks; the client that a code or token belongs to is ``known``."""

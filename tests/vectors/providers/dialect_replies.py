@@ -34,8 +34,9 @@ class Replies:
         } | FILL.get(self.id, {})
         self.told = {one["name"] for one in facts["url_vars"] if one["source"] == "callback"}
         # One scope alone would not show what separates two.
-        few = facts["default_scopes"] or facts["common_scopes"][:1] or SCOPES.get(self.id, [])
-        more = [one for one in facts["common_scopes"] if one not in few]
+        known = [*facts["common_scopes"], *SCOPES.get(self.id, [])]
+        few = facts["default_scopes"] or known[:1]
+        more = [one for one in known if one not in few]
         self.scopes = [self.text(one) for one in [*few, *more[: max(0, 2 - len(few))]]]
         self.reply = facts["token_response"]
         self.identity = facts["identity"] or {"source": "none", "account_id": None}

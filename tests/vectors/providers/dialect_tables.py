@@ -57,9 +57,15 @@ NUMBERED: Final = {  # their account ids are numbers
     "zendesk",
     "zoho",
 }
-SCOPES: Final = {
-    "bitbucket": ["account", "repository"]
-}  # the facts name none, and how it says them
+SCOPES: Final = {  # so that there are two to separate, where the facts name fewer
+    "bitbucket": ["account", "repository"],
+    "ebay": ["https://api.ebay.com/oauth/api_scope/sell.inventory"],
+    "klaviyo": ["profiles:read"],
+    "pinterest": ["pins:read"],
+    "threads": ["threads_content_publish"],
+    "todoist": ["data:delete"],
+    "twitch": ["chat:read"],
+}
 # Added to what a reply tells, so that nobody is right who falls back on what is usual.
 ODD: Final = 77
 LIFETIME: Final = {  # where the facts leave it to a setting
