@@ -71,11 +71,9 @@ on conflict (workspace_id, connection_id) do update
    set generation = excluded.generation, sealed = excluded.sealed;
 
 -- name: tokens
-select t.generation, t.sealed, k.sealed as user_key
-  from vault.connections c
-  join vault.connection_tokens t on t.workspace_id = c.workspace_id and t.connection_id = c.connection_id
-  join vault.user_keys k on k.workspace_id = c.workspace_id and k.user_id = c.user_id
- where c.workspace_id = :workspace_id and c.connection_id = :connection_id;
+select generation, sealed
+  from vault.connection_tokens
+ where workspace_id = :workspace_id and connection_id = :connection_id;
 
 -- name: siblings
 -- Other living connections of the same account at the same app: a provider that kills the whole
@@ -91,6 +89,7 @@ select count(*) as number
 -- name: delete
 delete from vault.connections
  where workspace_id = :workspace_id and connection_id = :connection_id
+   and generation = :generation
 returning connection_id as id;
 
 -- name: forget_pending
