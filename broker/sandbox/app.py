@@ -15,6 +15,7 @@ from broker.sandbox.shapes import Asked
 from broker.sandbox.speaking import Speaker
 from broker.sandbox.state import Sandbox
 
+WELL_KNOWN: Final = 2  # where a path may name a dialect below /.well-known
 MAX_BODY: Final = 1_000_000  # bytes; what is more is cut off, and then fits no shape
 
 
@@ -29,9 +30,9 @@ def create_sandbox(sandbox: Sandbox | None = None) -> ASGIApp:
     )
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        name = str(scope["path"]).split("/")[1] if scope["type"] == ScopeType.HTTP else ""
+        name, path = _spoken(str(scope["path"])) if scope["type"] == ScopeType.HTTP else ("", "")
         if name in state.dialects:
-            await _speak(state, name, scope, receive, send)
+            await _speak(state, name, path, scope, receive, send)
         else:
             await own(scope, receive, send)
 
@@ -47,20 +48,33 @@ def create_sandbox(sandbox: Sandbox | None = None) -> ASGIApp:
     return Misbehaving(app, take, state.history)
 
 
-async def _speak(sandbox: Sandbox, name: str, scope: Any, receive: Receive, send: Send) -> None:  # noqa: ANN401 - ASGI's own dictionary
+def _spoken(path: str) -> tuple[str, str]:
+    """The dialect that a path names, and what is left of it.
+
+    Metadata of an address with a path stands below ``/.well-known/...`` (RFC 8414 section 3.1).
+    """
+    parts = path.removeprefix("/").split("/")
+    place = WELL_KNOWN if parts[0] == ".well-known" and len(parts) > WELL_KNOWN else 0
+    return parts[place], "/".join([*parts[:place], *parts[place + 1 :]])
+
+
+async def _speak(
+    sandbox: Sandbox, name: str, path: str, scope: Scope, receive: Receive, send: Send
+) -> None:
     """Answer in a dialect. No framework stands between: it would tidy what a shape is strict of."""
-    headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
-    here = f"{scope['scheme']}://{headers.get('host', 'localhost')}/{name}"
+    raw: Any = scope
+    headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in raw["headers"]}
+    here = f"{raw['scheme']}://{headers.get('host', 'localhost')}/{name}"
     asked = Asked(
-        method=scope["method"],
-        path=scope["path"].removeprefix(f"/{name}/"),
-        query=scope["query_string"].decode("latin-1"),
+        method=raw["method"],
+        path=path,
+        query=raw["query_string"].decode("latin-1"),
         headers=headers,
         body=await _body(receive),
         here=here,
         number=number_of(scope),
     )
-    sandbox.note(asked.method, scope["path"], asked.headers, {})
+    sandbox.note(asked.method, raw["path"], asked.headers, {})
     found = Speaker(sandbox, name, asked).answer()
     lines = {"content-type": found.content_type, **found.headers}
     lines["content-length"] = str(len(found.body))

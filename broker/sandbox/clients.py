@@ -89,6 +89,14 @@ def signed_secret(client: Client, client_id: str, secret: str) -> bool:
     )
 
 
+def has_signed(client: Client, assertion: str) -> bool:
+    """Did this client sign it, and for now?"""
+    claims = _claims(client, assertion)
+    return (
+        claims is not None and bool(claims.get("iss")) and _in_time(claims, MAX_ASSERTION_LIFETIME)
+    )
+
+
 def _basic(authorization: str) -> tuple[str, str]:
     scheme, _, encoded = authorization.partition(" ")
     try:

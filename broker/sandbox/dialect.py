@@ -9,7 +9,8 @@
 
 Slots of a request: ``client_id``, ``client_secret``, ``basic`` (id and secret, form-encoded first:
 RFC 6749 section 2.3.1), ``basic_raw`` (not encoded), ``secret_as_user``, ``signed_secret`` (a JWT
-that one of the client's keys signed), ``redirect_uri``, ``state``, ``scope``, ``challenge``,
+that one of the client's keys signed), ``assertion`` (one that a key of any client signed, and
+that has not ended), ``redirect_uri``, ``state``, ``scope``, ``challenge``,
 ``nonce``, ``code``, ``verifier``, ``refresh_token``, ``access_token``, ``token`` (either of them),
 ``account``, ``number``, and any other name, which a reply may repeat.
 
@@ -17,7 +18,8 @@ Slots of a reply: those of the request, those of the authorization request, and 
 ``refresh_token`` (each also with ``.name`` of an extra token), ``id_token``, ``expires_in``,
 ``refresh_expires_in``, ``expires_at`` and ``refresh_expires_at`` (each with ``_ms`` and ``_iso``,
 too), ``scope`` (with spaces), ``scope_comma``, ``scope_list``, ``account``, ``number``, ``name``,
-``email``, ``now`` (epoch seconds), and ``here``: the address of the dialect.
+``email``, ``now`` (epoch seconds). ``here`` and ``base``, the addresses of the dialect and of the
+sandbox, are slots of both; in a request they have to be right.
 """
 
 from typing import Annotated, Any, Final, Literal

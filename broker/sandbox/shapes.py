@@ -33,6 +33,11 @@ class Asked(Struct, frozen=True, kw_only=True):
     here: str = ""
     number: int = 0
 
+    @property
+    def places(self) -> dict[str, str]:
+        """Addresses, as slots: the dialect's, and the sandbox's."""
+        return {"here": self.here, "base": self.here.rpartition("/")[0]}
+
 
 class Match(Struct, frozen=True):
     """The endpoint that is meant, what was taken out of the request, and what is wrong with it."""
@@ -56,10 +61,12 @@ def closest(dialect: Dialect, asked: Asked) -> Match:
 
 
 def _compared(endpoint: Endpoint, asked: Asked, in_path: Slots) -> Match:
-    shape, slots, reasons = endpoint.request, dict(in_path), list[str]()
+    shape, reasons = endpoint.request, list[str]()
+    slots = {**in_path, **asked.places}
     query = _once("query", parse_qsl(asked.query, keep_blank_values=True), reasons)
     _compare("query", shape, shape.query, query, slots, reasons)
-    _compare("body", shape, shape.body, _body(shape, asked, reasons), slots, reasons)
+    if (body := _body(shape, asked, reasons)) is not None:
+        _compare("body", shape, shape.body, body, slots, reasons)
     headers = {name.lower(): value for name, value in shape.headers.items()}
     given = {name: value for name, value in asked.headers.items() if name in headers}
     if "authorization" in asked.headers:
@@ -68,7 +75,7 @@ def _compared(endpoint: Endpoint, asked: Asked, in_path: Slots) -> Match:
     return Match(endpoint, slots, reasons)
 
 
-def _body(shape: Shape, asked: Asked, reasons: list[str]) -> dict[str, Any]:
+def _body(shape: Shape, asked: Asked, reasons: list[str]) -> dict[str, Any] | None:
     kind = asked.headers.get("content-type", "").partition(";")[0].strip().lower()
     if shape.format == "none":
         if asked.body:
@@ -77,7 +84,7 @@ def _body(shape: Shape, asked: Asked, reasons: list[str]) -> dict[str, Any]:
     wanted = {"form": "application/x-www-form-urlencoded", "json": "application/json"}[shape.format]
     if kind != wanted:
         reasons.append(f"body: {shape.format} is expected")
-        return {}
+        return None
     try:
         if shape.format == "form":
             pairs = parse_qsl(
@@ -90,7 +97,7 @@ def _body(shape: Shape, asked: Asked, reasons: list[str]) -> dict[str, Any]:
     if isinstance(found, dict):
         return found
     reasons.append(f"body: this is no {shape.format}")
-    return {}
+    return None
 
 
 def _once(where: str, pairs: Iterable[tuple[str, Any]], reasons: list[str]) -> dict[str, Any]:

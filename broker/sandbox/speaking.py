@@ -11,10 +11,10 @@ from typing import Final
 from msgspec.structs import replace
 
 from broker.sandbox import pages
-from broker.sandbox.clients import has_secret, signed_secret
+from broker.sandbox.clients import has_secret, has_signed, signed_secret
 from broker.sandbox.consent import Question, granted, sent_back
 from broker.sandbox.dialect import REFUSALS, Dialect, Does, Endpoint, Json, Why
-from broker.sandbox.grants import Token, TokenKind, Unusable
+from broker.sandbox.grants import Family, Token, TokenKind, Unusable
 from broker.sandbox.minting import Minting, first_reply, person, proves, reply
 from broker.sandbox.pages import Answer, told
 from broker.sandbox.shapes import Asked, Slots, closest, filled
@@ -104,11 +104,11 @@ class Speaker:
             values[callback.code] = sandbox.ledger.issue(
                 family, "code", lifetime, request=self.asked.number
             )
-            told_of = {**slots, **person(sandbox, account), "here": self.asked.here}
+            told_of = {**slots, **person(sandbox, account), **self.asked.places}
             told_of["scope_comma"] = ",".join(family.scopes)
             values |= {name: str(one) for name, one in filled(callback.values, told_of).items()}
         if callback.iss and self.dialect.id_token:
-            values["iss"] = filled(self.dialect.id_token.issuer, {"here": self.asked.here, **slots})
+            values["iss"] = filled(self.dialect.id_token.issuer, {**slots, **self.asked.places})
         client = sandbox.clients.get(client_id)
         secret = (client.secret if client else None) or ""
         return sent_back(callback, redirect_uri, values, secret)
@@ -119,8 +119,7 @@ class Speaker:
         token = self._use(slots["code"], "code", "code")
         family, asked = token.family, token.family.asked
         client_id = self._client(slots, family.client_id)
-        if slots.get("redirect_uri", asked["redirect_uri"]) != asked["redirect_uri"]:
-            raise No("code", "redirect_uri: not the one of the authorization request")
+        self._same_consent(slots, family, "code")
         if not proves(asked.get("challenge", ""), slots.get("verifier")):
             raise No("code", "code_verifier: does not fit the challenge")
         family.client_id = client_id
@@ -132,6 +131,10 @@ class Speaker:
         kind: TokenKind = "refresh" if "refresh_token" in slots else "access"
         token = self._use(slots[f"{kind}_token"], kind, "refresh")
         self._client(slots, token.family.client_id)
+        self._same_consent(slots, token.family, "refresh")
+        granted_before = self.dialect.scope_separator.join(token.family.scopes)
+        if slots.get("scope", granted_before) != granted_before:
+            raise No("scope", "scope: not those that were granted")
         how = self._minting(endpoint, slots)
         if token.name in endpoint.reply_of:
             how = replace(how, template=endpoint.reply_of[token.name])
@@ -144,7 +147,7 @@ class Speaker:
     def grant(self, endpoint: Endpoint, slots: Slots) -> Answer:
         family = self.sandbox.ledger.open(
             realm=self.name,
-            client_id=self._client(slots, ""),
+            client_id=self._signer(slots) if "assertion" in slots else self._client(slots, ""),
             scopes=self._scopes(slots.get("scope", "")),
             asked=slots,
         )
@@ -184,7 +187,7 @@ class Speaker:
         return self._about(endpoint, slots, self._holder(endpoint, slots))
 
     def show(self, endpoint: Endpoint, slots: Slots) -> Answer:
-        return self._told(endpoint, filled(endpoint.reply, {**slots, "here": self.asked.here}))
+        return self._told(endpoint, filled(endpoint.reply, {**slots, **self.asked.places}))
 
     def keys(self, _endpoint: Endpoint, _slots: Slots) -> Answer:
         return told(self.sandbox.keys.jwks())
@@ -211,7 +214,7 @@ class Speaker:
             "client_id": family.client_id,
             "scope": " ".join(family.scopes),
             "scope_list": list(family.scopes),
-            "here": self.asked.here,
+            **self.asked.places,
         }
         return self._told(endpoint, filled(endpoint.reply, values))
 
@@ -225,6 +228,14 @@ class Speaker:
         except Unusable as unusable:
             raise No(why, f"{kind}: {unusable.reason}") from None
 
+    def _same_consent(self, slots: Slots, family: Family, why: Why) -> None:
+        """Refuse what is not as it was when the person consented."""
+        known = person(self.sandbox, family.account)
+        known["redirect_uri"] = family.asked.get("redirect_uri")
+        for name in ("redirect_uri", "account", "number"):
+            if name in slots and slots[name] != str(known.get(name)):
+                raise No(why, f"{name}: not the one of the consent")
+
     def _client(self, slots: Slots, known: str) -> str:
         """Who asks; the client that a code or token belongs to is ``known``."""
         client_id = slots.get("client_id", known)
@@ -237,6 +248,16 @@ class Speaker:
             if slot in slots and not (client and fits(client, client_id, slots[slot])):
                 raise No("client", f"{slot}: wrong")
         return client_id
+
+    def _signer(self, slots: Slots) -> str:
+        """Whose key signed the assertion."""
+        for client_id, client in self.sandbox.clients.items():
+            if (
+                has_signed(client, slots["assertion"])
+                and slots.get("client_id", client_id) == client_id
+            ):
+                return client_id
+        raise No("code", "assertion: nobody's, or not of now")
 
     def _minting(self, endpoint: Endpoint, slots: Slots) -> Minting:
         issuing = self.dialect.issuing

@@ -410,9 +410,14 @@ def test_an_answer_to_a_revocation() -> None:
 def test_zohos_data_centre_comes_back_and_a_forged_one_is_refused() -> None:
     app = app_of("zoho")
     good = {"code": "c", "accounts-server": "accounts.zoho.eu", "location": "eu"}
-    assert callback_values(app, good) == {"accounts_host": "accounts.zoho.eu", "location": "eu"}
+    for host in ("accounts.zoho.eu", "https://accounts.zoho.eu", "https://accounts.zoho.eu/"):
+        told = callback_values(app, good | {"accounts-server": host})
+        assert told == {"accounts_host": "accounts.zoho.eu", "location": "eu"}
     for host in (
-        "https://accounts.zoho.eu",
+        "http://accounts.zoho.eu",
+        "https://accounts.zoho.eu/x",
+        "https://accounts.zoho.eu.evil.example",
+        "https://https://accounts.zoho.eu",
         "accounts.zoho.eu.evil.example",
         "evil.example",
         "accounts.zoho.eu\n",

@@ -391,6 +391,16 @@ def test_grants_without_a_person() -> None:
 # Giving back
 
 
+def test_a_renewal_goes_where_the_callback_said_that_the_account_is() -> None:
+    app = app_of("zoho", values={})
+    tokens = tokens_of(app.provider, extras={"accounts_host": "accounts.zoho.eu"})
+    request = requests.refresh_request(app, attempt(), tokens)
+    assert request.url == "https://accounts.zoho.eu/oauth/v2/token"
+    forged = tokens_of(app.provider, extras={"accounts_host": "evil.example"})
+    with pytest.raises(Invalid):
+        requests.refresh_request(app, attempt(), forged)
+
+
 def test_tokens_are_given_back_as_each_provider_wants_it() -> None:
     def back(name: str, **changes: Any) -> list[tuple[str, Request]]:
         app = app_of(name)
@@ -406,7 +416,8 @@ def test_tokens_are_given_back_as_each_provider_wants_it() -> None:
     [(_, github)] = back("github-oauth-app")
     assert github.method == "DELETE"
     assert github.url == "https://api.github.com/applications/client-1/token"
-    assert fields(github)["access_token"] == "at-1"
+    assert said(github, "Authorization") == "Basic Y2xpZW50LTE6czNjcmV0"
+    assert fields(github) == {"access_token": "at-1"}
     kinds = [kind for kind, _ in back("slack")]
     assert kinds == ["access_token", "user"]
     assert [said(one, "Authorization") for _, one in back("slack")] == [
@@ -415,7 +426,7 @@ def test_tokens_are_given_back_as_each_provider_wants_it() -> None:
     ]
     [(_, square)] = back("square")
     assert said(square, "Authorization") == "Client s3cret"
-    assert fields(square) == {"access_token": "at-1"}
+    assert fields(square) == {"client_id": "client-1", "access_token": "at-1"}
     [(_, zoho)] = back("zoho")
     assert "token=rt-1" in zoho.url
     [(_, trello)] = back("trello")

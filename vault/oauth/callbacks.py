@@ -48,7 +48,7 @@ def check_issuer(app: App, unverified: Mapping[str, str]) -> None:
 def callback_values(app: App, unverified: Mapping[str, str]) -> dict[str, str]:
     """What is kept of a callback. It came through a browser: anybody may have written it."""
     found = {
-        name: unverified[parameter]
+        name: _told(app.provider, name, unverified[parameter])
         for name, parameter in app.provider.callback.capture.items()
         if unverified.get(parameter)
     }
@@ -58,6 +58,14 @@ def callback_values(app: App, unverified: Mapping[str, str]) -> dict[str, str]:
         check_told(app, name, value)
     check_hosts(app, found)
     return found
+
+
+def _told(provider: Provider, name: str, value: str) -> str:
+    """A host that comes as an address, as Zoho's does, is the host of that address."""
+    variable = provider.variables.get(name)
+    if variable is not None and variable.kind == "host":
+        return value.removeprefix("https://").removesuffix("/")
+    return value
 
 
 def check_told(app: App, name: str, value: str) -> None:

@@ -74,6 +74,7 @@ class _Way(Struct, frozen=True, kw_only=True):
     method: str = "POST"
     form: Format | None = None
     headers: Headers = {}
+    tokens: TokenSet | None = None  # whose extras may say where the endpoint is
 
 
 # The token endpoint
@@ -168,6 +169,7 @@ def refresh_request(
         url=known.url(refresh.url) if refresh.url else None,
         method=refresh.method,
         form=refresh.format,
+        tokens=tokens,
     )
     return _to_token_endpoint(app, attempt, standard, params, way)
 
@@ -176,8 +178,8 @@ def _to_token_endpoint(
     app: App, attempt: Attempt | None, standard: Params, params: Params, way: _Way
 ) -> Request:
     token = app.provider.token or Token()
-    known = filling(app) if attempt is None else _filling(app, attempt)
-    url = token_url(app)
+    known = filling(app) if attempt is None else _filling(app, attempt, way.tokens)
+    url = token_url(app, way.tokens)
     proof, shown = _client(app, attempt, url) if attempt else ({}, {})
     fields: Params = {
         token.rename.get(name, name): value
@@ -192,12 +194,12 @@ def _to_token_endpoint(
     return sent_as(way.method, way.url or url, fields, form, headers | shown | way.headers)
 
 
-def token_url(app: App) -> str:
-    """Where tokens are asked for."""
+def token_url(app: App, tokens: TokenSet | None = None) -> str:
+    """Where tokens are asked for; a callback may have named the server, once and for all."""
     if app.endpoints is not None and app.endpoints.token_url is not None:
         return app.endpoints.token_url
     token = app.provider.token
-    url = filling(app).url(token.url) if token and token.url else None
+    url = filling(app, tokens).url(token.url) if token and token.url else None
     if url is None:
         raise Misconfigured(f"{app.provider.id} has no token endpoint.")
     return url
@@ -269,7 +271,8 @@ def revoke_requests(app: App, attempt: Attempt, tokens: TokenSet) -> tuple[Revoc
 
 def _to_revoke(revoke: Revoke, tokens: TokenSet) -> list[tuple[str, Secret]]:
     # RFC 7009 takes either token; what is called otherwise is for one kind.
-    plain = revoke.token_param == Revoke().token_param and revoke.auth in ("client", "none")
+    by_client = revoke.auth in ("client", "basic", "none")
+    plain = revoke.token_param == Revoke().token_param and by_client
     access, refresh = tokens.access_token, tokens.refresh_token
     if revoke.kills == "grant":
         # Any one ends all. The refresh token is the one that surely lives.
@@ -293,8 +296,9 @@ def _revoke_request(
     fields, headers = known.params(revoke.params), dict[str, Value]()
     if not fields and revoke.auth != "bearer":
         fields = {revoke.token_param: token}
-    if revoke.auth == "client":
-        proof, headers = _client(app, attempt, token_url(app))
+    if revoke.auth in ("client", "basic"):
+        shown = replace(app, client_auth="basic") if revoke.auth == "basic" else app
+        proof, headers = _client(shown, attempt, token_url(app, tokens))
         rename = app.provider.token.rename if app.provider.token else {}
         fields = {rename.get(name, name): value for name, value in proof.items()} | fields
     elif revoke.auth == "bearer":
@@ -326,7 +330,7 @@ def identity_request(
     if asks_whether:
         if tokens.access_token is None:
             return None
-        proof, headers = _client(app, attempt, token_url(app))
+        proof, headers = _client(app, attempt, token_url(app, tokens))
         return sent_as("POST", url, {"token": tokens.access_token} | proof, "form", headers)
     headers = _credential(app, known, tokens, identity.authorization, url)
     body: Params = dict(identity.body)  # a query of theirs, in which braces are braces

@@ -265,12 +265,13 @@ class Refresh(Part, frozen=True, kw_only=True):
 class Revoke(Part, frozen=True, kw_only=True):
     """How a token is given back. ``kills``: that token, or all that the person gave this app.
 
+    ``auth``: ``client`` is as at the token endpoint, ``basic`` a Basic header whatever that takes.
     The token is sent as ``token_param``, unless ``auth`` is ``bearer`` or ``params`` say it all.
     """
 
     url: Url | None = None
     method: Literal["POST", "DELETE"] = "POST"
-    auth: Literal["client", "none", "bearer", "header"] = "client"
+    auth: Literal["client", "basic", "none", "bearer", "header"] = "client"
     authorization: Text | None = None
     token_param: Text = "token"
     format: Literal["form", "json", "query", "none"] = "form"
