@@ -11,14 +11,21 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct
 
-from vault.consent import Begun, Connection, Flow, Held, NewSession, Registration, Session
+from vault.consent import (
+    Begun,
+    Connection,
+    Flow,
+    Held,
+    NewSession,
+    Received,
+    Registration,
+    Session,
+)
 from vault.database import Database, Transaction
 from vault.model import Page, WorkspaceId
-from vault.oauth.app import Granted
 from vault.seal import Context
 from vault.secret import Secret
 from vault.sql import Nothing, Query
-
 
 MAX_DELAY: Final = 60 * 60  # between two tries to give something back
 
@@ -131,7 +138,7 @@ packed: Final = msgspec.msgpack.Encoder(enc_hook=_revealed).encode
 registration_from: Final = msgspec.msgpack.Decoder(Registration).decode
 held_from: Final = msgspec.msgpack.Decoder(Held, dec_hook=_hidden).decode
 begun_from: Final = msgspec.msgpack.Decoder(Begun, dec_hook=_hidden).decode
-granted_from: Final = msgspec.msgpack.Decoder(Granted, dec_hook=_hidden).decode
+received_from: Final = msgspec.msgpack.Decoder(Received, dec_hook=_hidden).decode
 
 
 def registration_context(workspace: str, integration: str, generation: int) -> Context:

@@ -41,6 +41,25 @@ class Place(NamedTuple):
     environment: str
 
 
+class New(NamedTuple):
+    """What is to be stored there."""
+
+    provider: str
+    asked_scopes: tuple[str, ...]
+    held: Held
+    refresh_by: Literal["keyturn", "caller"] = "keyturn"
+
+
+class Return(NamedTuple):
+    """What is to be given back to a provider; ``retrying`` means that it is."""
+
+    id: str
+    connection: Connection
+    outcome: Revoked
+    app: App | None
+    held: Held | None
+
+
 class Connections(Integrations, Tenants):
     """What users have connected."""
 
@@ -109,14 +128,15 @@ class Connections(Integrations, Tenants):
         app = await self._app(caller, row, wanted.environment, typed=wanted.values)
         granted = await self._imported(app, wanted)
         await self._ensure_user(caller, user_id)
-        return await self._put(
-            caller,
-            Place(user_id, integration, wanted.environment),
-            app,
-            granted,
-            action="connection.import",
+        new = New(
+            provider=app.provider.id,
+            asked_scopes=app.scopes,
+            held=Held(tokens=granted.tokens, account=granted.account),
             refresh_by=wanted.refresh_by,
         )
+        place = Place(user_id, integration, wanted.environment)
+        connection, _ = await self._put(caller, place, new, action="connection.import")
+        return connection
 
     async def delete_connection(self, caller: Caller, connection_id: str) -> Revoked:
         """Delete a connection, and give its tokens back to the provider."""
@@ -174,28 +194,35 @@ class Connections(Integrations, Tenants):
         self,
         caller: Caller,
         place: Place,
-        app: App,
-        granted: Granted,
+        new: New,
         *,
         action: str,
-        refresh_by: Literal["keyturn", "caller"] = "keyturn",
         settle: Callable[[Transaction], Awaitable[None]] | None = None,
-    ) -> Connection:
-        """Seal and write a token set as the generation that follows the stored one."""
+    ) -> tuple[Connection, Return | None]:
+        """Seal and write a token set as the generation that follows the stored one.
+
+        With ``settle`` a person's consent is what is stored: where it is another account's, what
+        was held before is returned, to be given back.
+        """
         sealing = await self._store.seal_of(caller.workspace)
 
-        async def attempt() -> Connection | None:
+        async def attempt() -> tuple[Connection, Return | None] | None:
             before = await self._database.run(
                 caller.workspace, lambda tx: rows.find_connection(tx, *place)
             )
-            new = await self._new_tokens(sealing, place, before, app, granted, refresh_by)
+            tokens = await self._new_tokens(sealing, place, before, new)
+            returned: Return | None = None
+            if settle is not None and before is not None and _is_replaced(before, tokens):
+                returned = await self._to_return(caller, before)
 
-            async def work(tx: Transaction) -> Connection | None:
-                row = await rows.put_connection(tx, new)
+            async def work(tx: Transaction) -> tuple[Connection, Return | None] | None:
+                row = await rows.put_connection(tx, tokens)
                 if row is None:
                     return None
                 if settle is not None:
                     await settle(tx)
+                if returned is not None:
+                    await self._remember_return(tx, sealing, returned)
                 await audit.record(
                     tx,
                     caller,
@@ -204,7 +231,7 @@ class Connections(Integrations, Tenants):
                     user_ref=sealing.user_ref(place.user_id),
                     environment=place.environment,
                 )
-                return row
+                return row, returned
 
             return await self._database.run(caller.workspace, work)
 
@@ -215,9 +242,7 @@ class Connections(Integrations, Tenants):
         sealing: WorkspaceSeal,
         place: Place,
         before: Connection | None,
-        app: App,
-        granted: Granted,
-        refresh_by: Literal["keyturn", "caller"],
+        new: New,
     ) -> NewTokens:
         key = found(await self._store.key_for_user(sealing, UserId(place.user_id)))
         connection_id = before.connection_id if before else new_id("conn")
@@ -225,21 +250,21 @@ class Connections(Integrations, Tenants):
         context = rows.tokens_context(
             sealing.workspace, connection_id, generation, place.environment
         )
-        tokens, account = granted.tokens, granted.account
+        tokens, account = new.held.tokens, new.held.account
         return NewTokens(
             connection_id=connection_id,
             user_id=place.user_id,
             integration=place.integration,
             environment=place.environment,
-            provider=app.provider.id,
-            refresh_by=refresh_by,
+            provider=new.provider,
+            refresh_by=new.refresh_by,
             generation=generation,
-            account=sealing.account_index(app.provider.id, account.id) if account else None,
-            asked_scopes=sorted(set(app.scopes)),
+            account=sealing.account_index(new.provider, account.id) if account else None,
+            asked_scopes=sorted(set(new.asked_scopes)),
             scopes=None if tokens.scopes is None else sorted(set(tokens.scopes)),
             expires_at=tokens.expires_at,
             refresh_expires_at=tokens.refresh_expires_at,
-            sealed=seal(key, context, rows.packed(Held(tokens=tokens, account=account))),
+            sealed=seal(key, context, rows.packed(new.held)),
         )
 
     async def _held(self, workspace: WorkspaceId, connection: Connection) -> Held | None:
@@ -261,17 +286,12 @@ class Connections(Integrations, Tenants):
     # The end of a connection
 
     async def _end(self, caller: Caller, connection: Connection) -> Revoked:
-        held = await self._held(caller.workspace, connection)
-        outcome, app = await self._what_to_revoke(caller, connection, held)
+        returned = await self._to_return(caller, connection)
         sealing = await self._store.seal_of(caller.workspace)
-        revocation_id = new_id("rvk")
 
         async def work(tx: Transaction) -> None:
             found(await rows.delete_connection(tx, connection.connection_id) or None)
-            if outcome == "retrying" and held:
-                context = rows.revocation_context(caller.workspace, revocation_id)
-                sealed = seal(sealing.key, context, rows.packed(held))
-                await rows.insert_revocation(tx, revocation_id, connection, sealed)
+            await self._remember_return(tx, sealing, returned)
             await audit.record(
                 tx,
                 caller,
@@ -279,15 +299,36 @@ class Connections(Integrations, Tenants):
                 target=("connection", connection.connection_id),
                 user_ref=sealing.user_ref(connection.user_id),
                 environment=connection.environment,
-                outcome=outcome,
+                outcome=returned.outcome,
             )
 
         await self._database.run(caller.workspace, work)
-        if outcome != "retrying" or app is None or held is None:
-            return outcome
+        return await self._give_back(caller, returned)
+
+    async def _to_return(self, caller: Caller, connection: Connection) -> Return:
+        held = await self._held(caller.workspace, connection)
+        outcome, app = await self._what_to_revoke(caller, connection, held)
+        return Return(new_id("rvk"), connection, outcome, app, held)
+
+    async def _remember_return(
+        self, tx: Transaction, sealing: WorkspaceSeal, returned: Return
+    ) -> None:
+        """Write down what has to be given back, before the only other copy of it is gone."""
+        if returned.outcome == "retrying" and returned.held:
+            context = rows.revocation_context(sealing.workspace, returned.id)
+            sealed = seal(sealing.key, context, rows.packed(returned.held))
+            await rows.insert_revocation(tx, returned.id, returned.connection, sealed)
+
+    async def _give_back(self, caller: Caller, returned: Return) -> Revoked:
+        """Try it at once; what fails is tried again by the worker."""
+        app, held = returned.app, returned.held
+        if returned.outcome != "retrying" or app is None or held is None:
+            return returned.outcome
         try:
             async with asyncio.timeout(REVOKE_SECONDS):
-                await self._revoke(caller, revocation_id, connection.connection_id, app, held)
+                await self._revoke(
+                    caller, returned.id, returned.connection.connection_id, app, held
+                )
         except (TimeoutError, VaultError):
             return "retrying"
         return "revoked"
@@ -306,19 +347,21 @@ class Connections(Integrations, Tenants):
         if provider.revoke.kills == "grant" and await self._has_siblings(caller, connection):
             return "sibling_alive", None
         try:
-            app = await self._app_of(caller, connection)
+            app = await self._app_of(caller, connection, held)
         except VaultError:
             return "retrying", None  # an app registration that cannot be used now may be mended
         can = (provider.revoke.url, app.endpoints and app.endpoints.revoke_url)
         return ("retrying", app) if any(can) else ("not_supported", None)
 
-    async def _app_of(self, caller: Caller, connection: Connection) -> App:
+    async def _app_of(self, caller: Caller, connection: Connection, held: Held) -> App:
         row = found(
             await self._database.run(
                 caller.workspace, lambda tx: rows.get_integration(tx, connection.integration)
             )
         )
-        return await self._app(caller, row, connection.environment)
+        return await self._app(
+            caller, row, connection.environment, typed=held.tokens.values, client=held.client
+        )
 
     async def _has_siblings(self, caller: Caller, connection: Connection) -> bool:
         """Where one revocation ends the whole grant: does another connection live on it?"""
@@ -376,7 +419,9 @@ class Connections(Integrations, Tenants):
             return
         context = rows.revocation_context(caller.workspace, revocation_id)
         held = rows.held_from(await self._store.open(caller.workspace, context, sealed))
-        app = await self._app(caller, row, claimed.environment)
+        app = await self._app(
+            caller, row, claimed.environment, typed=held.tokens.values, client=held.client
+        )
         async with asyncio.timeout(6 * REVOKE_SECONDS):
             await self._revoke(caller, revocation_id, claimed.connection_id, app, held)
 
@@ -408,6 +453,11 @@ class Connections(Integrations, Tenants):
         )
         account = await self._dialogue.identify(app, tokens, now=now) if wanted.verify else None
         return Granted(tokens=tokens, account=account)
+
+
+def _is_replaced(before: Connection, new: NewTokens) -> bool:
+    """Is it known to be another account's? What cannot be told may live on the same grant."""
+    return None not in (before.account, new.account) and before.account != new.account
 
 
 def _token_host(provider: Provider) -> str:

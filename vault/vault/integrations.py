@@ -29,7 +29,9 @@ from vault.errors import Conflict, Invalid, NotFound, Unresolved, VaultError
 from vault.model import Caller, Page, WorkspaceId
 from vault.oauth import authorize
 from vault.oauth.app import App
+from vault.oauth.discovery import Registered
 from vault.oauth.replies import Failure, NoToken
+from vault.oauth.typed import names
 from vault.providers.derived import needs_own_callback
 from vault.providers.schema import CONSENT_MODES, Provider
 from vault.seal import seal
@@ -216,8 +218,12 @@ class Integrations(Door):
         environment: str,
         *,
         typed: Mapping[str, Secret] | None = None,
+        client: Registered | None = None,
     ) -> App:
-        """Resolve an integration for one environment, and for what a person typed."""
+        """Resolve an integration for one environment, and for what a person typed.
+
+        ``client``: the one that the provider's server made for this one connection.
+        """
         registration = await self._registration(caller.workspace, row)
         provider = await self._provider(registration.provider)
         values = await self._values(caller.workspace, registration, environment)
@@ -228,7 +234,10 @@ class Integrations(Door):
             held = values.of(value)
             is_secret = provider.variables[name].kind == "secret"
             variables[name] = held if is_secret else held.reveal()
+        asked = names(provider)
         for name, secret in (typed or {}).items():
+            if name not in asked:  # what the integration says is not for a person to change
+                raise Invalid(f"{provider.name} asks nobody for such a value.")
             one = provider.variables.get(name)
             is_plain = one is not None and one.kind != "secret"
             variables[name] = secret.reveal() if is_plain else secret
@@ -244,6 +253,8 @@ class Integrations(Door):
             authorize_params=registration.authorize_params,
             redirect_uri=registration.redirect_uri or self.callback_url(provider, row.integration),
         )
+        if client is not None:
+            app = with_client(app, client)
         endpoints = await self._metadata.endpoints(provider, variables)
         return replace(app, endpoints=endpoints)
 
@@ -289,6 +300,16 @@ class Integrations(Door):
             workspace, row.secret_id or "", row.secret_generation or 0
         )
         return Secret(await self._store.open(workspace, context, row.secret_sealed or b""))
+
+
+def with_client(app: App, client: Registered) -> App:
+    """The app as the client that a server made for it."""
+    return replace(
+        app,
+        client_id=client.client_id,
+        client_secrets=(client.client_secret,) if client.client_secret else (),
+        client_auth=client.client_auth,
+    )
 
 
 class _Values:
@@ -372,7 +393,7 @@ def _check_variables(provider: Provider, registration: Registration) -> None:
             continue
         refuse_unknown_templates(value, pointer=pointer)
         pattern = known[name].pattern
-        if pattern and "{{" not in value and not re.search(pattern, value):
+        if pattern and "{{" not in value and not re.fullmatch(pattern, value, re.ASCII):
             raise Invalid("This value is not of the form that is needed.", pointer=pointer)
     for name, one in known.items():
         if name not in registration.variables and one.default is None and not one.optional:
@@ -394,7 +415,7 @@ def _check_patterns(provider: Provider, variables: Mapping[str, str | Secret]) -
         if one.pattern is None or value is None:
             continue
         text = value.reveal() if isinstance(value, Secret) else value
-        if not re.search(one.pattern, text):
+        if not re.fullmatch(one.pattern, text, re.ASCII):
             raise Invalid(f"The value of '{name}' is not of the form that {provider.name} needs.")
         if one.kind == "url" and urlsplit(text).username:
             raise Invalid(f"The value of '{name}' holds a user name.")

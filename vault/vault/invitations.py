@@ -126,7 +126,7 @@ class Invitations(Tries):
         if session.user_id != user_id:
             await self._fail(way, "wrong_account")
             raise Invalid("Another user was invited. Nothing was connected.", pointer="/user_id")
-        return await self._activate(way, await self._granted(way))
+        return await self._activate(way, await self._given(way))
 
     async def open_link(self, link: str) -> Invitation | Outcome:
         """Read what a link offers. That does not use it up."""
@@ -222,6 +222,8 @@ def return_address(stage: Stage) -> str | None:
         "integration": stage.integration,
         "status": stage.outcome,
     }
+    if stage.missing_scopes:
+        told["missing_scopes"] = " ".join(stage.missing_scopes)
     if stage.code is not None:
         told["code"] = stage.code.reveal()
     separator = "&" if urlsplit(stage.session.return_url).query else "?"

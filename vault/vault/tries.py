@@ -23,21 +23,23 @@ from vault.consent import (
     Begun,
     Connection,
     Flow,
+    Held,
     Outcome,
+    Received,
     Session,
     Stage,
 )
 from vault.database import Transaction
 from vault.errors import Conflict, VaultError
 from vault.model import Caller, UserId, WorkspaceId, new_id
-from vault.oauth.app import Account, Choice, Granted
+from vault.oauth.app import Account, Choice
 from vault.providers.schema import Provider
 from vault.seal import seal
 from vault.secret import Secret
 from vault.store import connections as rows
 from vault.store import get_workspace
 from vault.store.connections import IntegrationRow
-from vault.vault.connections import Connections, Place
+from vault.vault.connections import Connections, New, Place
 from vault.vault.door import found
 
 DISCARD_SECONDS: Final = 10.0
@@ -144,11 +146,11 @@ class Tries(Connections):
         return replace(way, flow=flow) if flow else None
 
     async def _advanced(
-        self, way: Way, status: str, granted: Granted, *, needs: str, code: Secret | None = None
+        self, way: Way, status: str, received: Received, *, needs: str, code: Secret | None = None
     ) -> Way | None:
         flow = way.flow
         sealed = await self._sealed(
-            way.caller, way.session, flow.flow_id, flow.generation + 1, rows.packed(granted)
+            way.caller, way.session, flow.flow_id, flow.generation + 1, rows.packed(received)
         )
 
         async def work(tx: Transaction) -> Flow | None:
@@ -168,16 +170,15 @@ class Tries(Connections):
                 flow.integration,
                 way.provider.id,
                 "choice" if needs == "choice" else "confirm",
-                [],
+                sorted(set(received.asked_scopes)),
             )
             return await rows.get_flow(tx, flow.flow_id)
 
         moved = await self._database.run(way.caller.workspace, work)
         return replace(way, flow=moved) if moved else None
 
-    async def _activate(self, way: Way, granted: Granted) -> Connection:
+    async def _activate(self, way: Way, received: Received) -> Connection:
         """The grant becomes the connection, and the try is over, in one transaction."""
-        app = await self._app(way.caller, way.integration, way.session.environment)
 
         async def settle(tx: Transaction) -> None:
             if not await rows.advance_flow(
@@ -185,23 +186,23 @@ class Tries(Connections):
             ):
                 raise Conflict("This has been completed already.")
 
-        return await self._put(
-            way.caller,
-            Place(way.session.user_id, way.flow.integration, way.session.environment),
-            app,
-            granted,
-            action="connection.connect",
-            settle=settle,
+        place = Place(way.session.user_id, way.flow.integration, way.session.environment)
+        new = New(way.provider.id, received.asked_scopes, received.held)
+        connection, returned = await self._put(
+            way.caller, place, new, action="connection.connect", settle=settle
         )
+        if returned is not None:
+            await self._give_back(way.caller, returned)
+        return connection
 
     async def _failed(self, way: Way, outcome: Outcome) -> Stage:
         await self._fail(way, outcome)
         return stage_of(way, "ended", outcome=outcome)
 
-    async def _fail(self, way: Way, outcome: Outcome, granted: Granted | None = None) -> None:
+    async def _fail(self, way: Way, outcome: Outcome, received: Received | None = None) -> None:
         """End a try. What the provider gave for it is given back, as well as that goes."""
-        if granted is None and way.flow.status in ("choice", "confirm"):
-            granted = await self._granted(way)
+        if received is None and way.flow.status in ("choice", "confirm"):
+            received = await self._given(way)
 
         async def work(tx: Transaction) -> None:
             await rows.advance_flow(tx, way.flow, "failed", outcome=outcome, lifetime=FLOW_SECONDS)
@@ -216,17 +217,23 @@ class Tries(Connections):
             )
 
         await self._database.run(way.caller.workspace, work)
-        if granted is not None:
-            await self._discard(way, granted)
+        if received is not None:
+            await self._discard(way, received.held)
 
-    async def _discard(self, way: Way, granted: Granted) -> None:
+    async def _discard(self, way: Way, held: Held) -> None:
         revoke = way.provider.revoke
         if revoke is None or revoke.kills == "grant":
             return  # the account's other connections, here or elsewhere, would die with it
         with suppress(VaultError, TimeoutError):
-            app = await self._app(way.caller, way.integration, way.session.environment)
+            app = await self._app(
+                way.caller,
+                way.integration,
+                way.session.environment,
+                typed=held.tokens.values,
+                client=held.client,
+            )
             async with asyncio.timeout(DISCARD_SECONDS):
-                await self._dialogue.revoke(app, granted.tokens, now=await self._time())
+                await self._dialogue.revoke(app, held.tokens, now=await self._time())
 
     async def _is_another_account(self, way: Way, account: Account | None) -> bool:
         """Is it another account than the one that was connected before?"""
@@ -261,8 +268,8 @@ class Tries(Connections):
             way.caller.workspace, UserId(way.session.user_id), context, way.flow.sealed or b""
         )
 
-    async def _granted(self, way: Way) -> Granted:
-        return rows.granted_from(await self._opened(way))
+    async def _given(self, way: Way) -> Received:
+        return rows.received_from(await self._opened(way))
 
 
 def person(workspace: WorkspaceId, session_id: str) -> Caller:
