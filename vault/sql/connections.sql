@@ -10,6 +10,7 @@ select connection_id, user_id, integration, environment, provider, state, needs,
    and (:user_id = '' or user_id = :user_id)
    and (:integration = '' or integration = :integration)
    and (:state = '' or state = :state)
+   and (:accounts::bytea[] = '{}' or account = any(:accounts::bytea[]))
    and (:environments::text[] = '{}' or environment = any(:environments::text[]))
  order by connection_id
  limit :limit;

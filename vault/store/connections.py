@@ -103,6 +103,8 @@ _connection_forget_pending: Final = Query("connections", "forget_pending", Nothi
 _connect_lookup: Final = Query("connect", "lookup", FoundBearer)
 _session_insert: Final = Query("connect", "insert", _Times)
 _session_get: Final = Query("connect", "get", Session)
+_session_list: Final = Query("connect", "list", Session)
+_session_delete: Final = Query("connect", "delete", _Id)
 _session_forget_old: Final = Query("connect", "forget_old", Nothing)
 _flow_list: Final = Query("connect", "flows", Flow)
 _flow_get: Final = Query("connect", "flow", Flow)
@@ -246,6 +248,7 @@ async def list_connections(
     user_id: str = "",
     integration: str = "",
     state: str = "",
+    accounts: Sequence[bytes] = (),
     environments: Sequence[str] = (),
 ) -> list[Connection]:
     return await _connection_list.all(
@@ -256,6 +259,7 @@ async def list_connections(
         user_id=user_id,
         integration=integration,
         state=state,
+        accounts=list(accounts),
         environments=list(environments),
     )
 
@@ -422,6 +426,25 @@ async def insert_session(
 
 async def get_session(tx: Transaction, session_id: str) -> Session | None:
     return await _session_get.maybe(tx, workspace_id=tx.workspace, session_id=session_id)
+
+
+async def list_sessions(
+    tx: Transaction, page: Page, *, user_id: str = "", environments: Sequence[str] = ()
+) -> list[Session]:
+    return await _session_list.all(
+        tx,
+        workspace_id=tx.workspace,
+        after=page.after,
+        limit=page.limit,
+        user_id=user_id,
+        environments=list(environments),
+    )
+
+
+async def delete_session(tx: Transaction, session_id: str) -> bool:
+    """Delete an invitation, and with it every try that is under way."""
+    gone = await _session_delete.maybe(tx, workspace_id=tx.workspace, session_id=session_id)
+    return gone is not None
 
 
 async def list_flows(tx: Transaction, session_id: str) -> list[Flow]:

@@ -8,7 +8,7 @@
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final, Literal, NamedTuple
@@ -18,8 +18,8 @@ from vault import access, audit
 from vault.consent import Connection, Held, Import, Revoked
 from vault.database import Transaction
 from vault.errors import Invalid, NotFound, UpstreamFailed, VaultError
-from vault.model import Caller, Page, UserId, WorkspaceId, new_id
-from vault.oauth.app import App, Granted, TokenSet
+from vault.model import PRODUCTION, Caller, Page, UserId, WorkspaceId, new_id
+from vault.oauth.app import Account, App, Granted, TokenSet
 from vault.providers.schema import TYPED_MODES, Provider
 from vault.seal import seal
 from vault.store import WorkspaceSeal, write_user
@@ -31,6 +31,8 @@ from vault.vault.tenants import Tenants
 
 REVOKE_SECONDS: Final = 10.0  # how long a deletion waits for the provider
 MAX_CONNECTIONS: Final = 1_000  # of one user
+
+Extras = Mapping[str, str]
 
 
 class Place(NamedTuple):
@@ -72,13 +74,20 @@ class Connections(Integrations, Tenants):
         integration: str = "",
         environment: str = "",
         state: str = "",
+        account: str = "",
     ) -> list[Connection]:
-        """A part of the connections, in the environments that this caller reaches."""
+        """A part of the connections, in the environments that this caller reaches.
+
+        ``account``: only those of the account that a provider knows by this id.
+        """
         access.permit(caller, "connection.list")
         environments: tuple[str, ...] = caller.environments
         if environment:
             access.permit_environment(caller, environment)
             environments = (environment,)
+        accounts = await self._account_indexes(caller.workspace, account) if account else []
+        if account and not accounts:
+            return []
         return await self._database.run(
             caller.workspace,
             lambda tx: rows.list_connections(
@@ -87,9 +96,19 @@ class Connections(Integrations, Tenants):
                 user_id=user_id,
                 integration=integration,
                 state=state,
+                accounts=accounts,
                 environments=environments,
             ),
         )
+
+    async def held_of(
+        self, caller: Caller, connection: Connection
+    ) -> tuple[Account | None, Extras]:
+        """Whose account it is, and what its provider said of it that is no secret."""
+        access.permit(caller, "connection.read")
+        _permit(caller, connection)
+        held = await self._held(caller.workspace, connection)
+        return (held.account, held.tokens.extras) if held else (None, {})
 
     async def get_connection(self, caller: Caller, connection_id: str) -> Connection:
         access.permit(caller, "connection.read")
@@ -102,17 +121,31 @@ class Connections(Integrations, Tenants):
         return connection
 
     async def find_connection(
-        self, caller: Caller, user_id: str, integration: str, environment: str
+        self,
+        caller: Caller,
+        user_id: str,
+        integration: str,
+        environment: str,
+        *,
+        shared: bool = False,
     ) -> Connection:
-        """The connection of a user at an integration."""
+        """The connection of a user at an integration, in this environment and no other.
+
+        ``shared``: production's will do where there is none, if the integration shares them.
+        """
         access.permit(caller, "connection.read")
         access.permit_environment(caller, environment)
-        return found(
-            await self._database.run(
-                caller.workspace,
-                lambda tx: rows.find_connection(tx, user_id, integration, environment),
-            )
-        )
+
+        async def work(tx: Transaction) -> Connection | None:
+            mine = await rows.find_connection(tx, user_id, integration, environment)
+            if mine is not None or not shared:
+                return mine
+            row = await rows.get_integration(tx, integration)
+            if row is None or not row.share_connections:
+                return None
+            return await rows.find_connection(tx, user_id, integration, PRODUCTION)
+
+        return found(await self._database.run(caller.workspace, work))
 
     async def import_connection(
         self, caller: Caller, user_id: UserId, integration: str, wanted: Import
@@ -176,6 +209,16 @@ class Connections(Integrations, Tenants):
         )
         _permit(caller, connection)
         return connection
+
+    async def _account_indexes(self, workspace: WorkspaceId, account_id: str) -> list[bytes]:
+        """What finds this account, at each provider that the workspace works with."""
+
+        async def work(tx: Transaction) -> set[str]:
+            return {row.provider for row in await rows.list_integrations(tx, Page(10_000))}
+
+        sealing = await self._store.seal_of(workspace)
+        providers = await self._database.run(workspace, work)
+        return [sealing.account_index(one, account_id) for one in sorted(providers)]
 
     async def _ensure_user(self, caller: Caller, user_id: UserId) -> None:
         sealing = await self._store.seal_of(caller.workspace)
