@@ -17,6 +17,7 @@ r"""The door's part for connecting: from a link that a person opens to a connect
 
 import hmac
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Final
 
 from msgspec.structs import replace
@@ -148,15 +149,30 @@ class Connect(Invitations):
         begun = rows.begun_from(await self._opened(way))
         if begun.device is None:
             return "expired"
-        app = await self._app_of_begun(way, begun)
+        now, device = await self._time(), begun.device
+        if begun.polled_at and now < begun.polled_at + timedelta(seconds=device.interval):
+            return _waiting(way, device)
+        asking = await self._remembered(way, replace(begun, polled_at=now))
+        if asking is None:
+            return _waiting(way, device)  # another look of the same page is just asking
+        return await self._asked(asking, begun, device, browser)
+
+    async def _asked(
+        self, way: Way, begun: Begun, device: Started, browser: Secret
+    ) -> Stage | Outcome:
+        """Ask once, and remember what the provider says of asking again."""
+        now = await self._time()
         try:
+            app = await self._app_of_begun(way, begun)
             polled, granted = await self._dialogue.device_poll(
-                app, begun.device, interval=begun.device.interval, now=await self._time()
+                app, device, interval=device.interval, now=now
             )
         except VaultError as problem:
             return await self._failed(way, _outcome_of(problem))
         if polled.state == "waiting":
-            return _waiting(way, begun.device)
+            slower = replace(device, interval=polled.interval)
+            await self._remembered(way, replace(begun, polled_at=now, device=slower))
+            return _waiting(way, slower)
         if granted is None:
             return await self._failed(way, "denied" if polled.state == "denied" else "expired")
         # A device code is the provider's to give out once; the state names the way from here on.

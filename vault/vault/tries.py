@@ -145,6 +145,22 @@ class Tries(Connections):
         )
         return replace(way, flow=flow) if flow else None
 
+    async def _remembered(self, way: Way, begun: Begun) -> Way | None:
+        """Seal what has changed on the way; ``None`` if somebody else changed it first."""
+        flow = way.flow
+        sealed = await self._sealed(
+            way.caller, way.session, flow.flow_id, flow.generation + 1, rows.packed(begun)
+        )
+
+        async def work(tx: Transaction) -> Flow | None:
+            moved = await rows.advance_flow(
+                tx, flow, flow.status, sealed=sealed, lifetime=FLOW_SECONDS
+            )
+            return await rows.get_flow(tx, flow.flow_id) if moved else None
+
+        moved = await self._database.run(way.caller.workspace, work)
+        return replace(way, flow=moved) if moved else None
+
     async def _advanced(
         self, way: Way, status: str, received: Received, *, needs: str, code: Secret | None = None
     ) -> Way | None:
