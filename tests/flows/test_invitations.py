@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 from conftest import Tenant
 from support.api import Running
-from support.connecting import integrate, invite
+from support.connecting import SECRET, integrate, invite
 from support.journeys import BACK, Clock, connections, left, made, returned
 from support.sandbox import Provider
 from support.visitor import Visitor
+
+from broker.sandbox import Client
 
 PATH = "/v1/connect-sessions"
 
@@ -24,9 +26,6 @@ async def another(tenant: Tenant, provider: Provider, service: Running) -> None:
     made_here = f"{service.base}/oauth/oidc/acme_work/callback"
     both = [f"{service.base}/oauth/oidc/acme/callback", made_here]
     await integrate(tenant.api, provider, made_here, name="acme_work")
-    from broker.sandbox import Client
-    from support.connecting import SECRET
-
     provider.state.clients["app"] = Client(secret=SECRET, redirect_uris=both)
 
 
@@ -43,9 +42,7 @@ async def test_a_link_lasts_a_quarter_of_an_hour_and_is_shown_once(
 
 
 async def test_an_invitation_says_what_it_is(tenant: Tenant) -> None:
-    session = await invite(
-        tenant.api, environment="staging", return_url=BACK, replace_account=True
-    )
+    session = await invite(tenant.api, environment="staging", return_url=BACK, replace_account=True)
     shown = made(await tenant.api.get(f"{PATH}/{session['id']}"))
     for name in ("created_at", "expires_at"):
         del shown[name]

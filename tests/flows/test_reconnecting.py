@@ -186,7 +186,12 @@ async def test_connections_are_found_by_the_providers_own_id_of_an_account(
 
 @pytest.mark.usefixtures("acme")
 async def test_the_same_account_looks_different_in_another_workspace(
-    tenant: Tenant, stranger: Tenant, service: Running, provider: Provider, ada: Visitor, clock: Clock
+    tenant: Tenant,
+    stranger: Tenant,
+    service: Running,
+    provider: Provider,
+    ada: Visitor,
+    clock: Clock,
 ) -> None:
     await integrate(stranger.api, provider, f"{service.base}/oauth/oidc/acme/callback")
     await connected(tenant.api, ada)
