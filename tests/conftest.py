@@ -14,6 +14,9 @@ import pytest
 from msgspec import Struct
 from support.api import Api, Running, running
 from support.browser import MISSING, REASON, Browser, browsing
+from support.journeys import Clock
+from support.sandbox import Provider, providing
+from support.visitor import Visitor, visiting
 
 from broker.settings import Settings
 from vault.bearer import generate
@@ -142,6 +145,32 @@ async def browser() -> AsyncIterator[Browser]:
         pytest.skip(REASON)
     async with browsing() as opened:
         yield opened
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[Provider]:
+    """A sandbox of a test's own."""
+    async with providing() as found:
+        yield found
+
+
+@pytest.fixture
+async def ada() -> AsyncIterator[Visitor]:
+    """A person with a browser that nobody has used."""
+    async with visiting() as found:
+        yield found
+
+
+@pytest.fixture
+async def grace() -> AsyncIterator[Visitor]:
+    """Somebody else, at another browser."""
+    async with visiting() as found:
+        yield found
+
+
+@pytest.fixture
+def clock(migrated: Embedded) -> Clock:
+    return Clock(migrated)
 
 
 class Tenant(Struct, frozen=True):

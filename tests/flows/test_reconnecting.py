@@ -1,4 +1,4 @@
-"""One place, one connection: reconnecting, other accounts, environments, and whose account it is."""
+"""One place, one connection: other accounts, environments, and whose account it is."""
 
 from typing import Any
 

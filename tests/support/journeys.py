@@ -64,7 +64,7 @@ def lines(reply: Reply) -> list[dict[str, Any]]:
 
 
 class Clock:
-    """Lets time pass for rows, as the database's superuser: nobody waits for a quarter of an hour."""
+    """Lets time pass for rows, as the database's superuser, so that nobody waits for it."""
 
     def __init__(self, postgres: Embedded) -> None:
         self._address = postgres.dsn().reveal()

@@ -169,7 +169,7 @@ class Integrations(Door):
                     code=Secret(_NO_CODE),
                     verifier=authorize.make_verifier(),
                     nonce=None,
-                    callback={},
+                    callback={"iss": app.endpoints.issuer} if app.endpoints else {},
                     now=now,
                 )
             else:
