@@ -46,6 +46,14 @@ class TokensRow(Struct, frozen=True):
     sealed: bytes
 
 
+class Sibling(Struct, frozen=True):
+    """Another connection of an account."""
+
+    connection_id: str
+    integration: str
+    environment: str
+
+
 class FoundBearer(Struct, frozen=True):
     """Whose link or state it is."""
 
@@ -97,7 +105,7 @@ _connection_await: Final = Query("connections", "await", Connection)
 _connection_put: Final = Query("connections", "put", Connection)
 _connection_put_tokens: Final = Query("connections", "put_tokens", Nothing)
 _connection_tokens: Final = Query("connections", "tokens", TokensRow)
-_connection_siblings: Final = Query("connections", "siblings", _Number)
+_connection_siblings: Final = Query("connections", "siblings", Sibling)
 _connection_delete: Final = Query("connections", "delete", _Id)
 _connection_forget_pending: Final = Query("connections", "forget_pending", Nothing)
 _connect_lookup: Final = Query("connect", "lookup", FoundBearer)
@@ -346,18 +354,11 @@ async def tokens_row(tx: Transaction, connection_id: str) -> TokensRow | None:
     )
 
 
-async def has_siblings(tx: Transaction, connection: Connection, integrations: list[str]) -> bool:
-    """Does another connection live on the same grant at the provider?"""
-    if connection.account is None:
-        return False
-    row = await _connection_siblings.one(
-        tx,
-        workspace_id=tx.workspace,
-        account=connection.account,
-        connection_id=connection.connection_id,
-        integrations=integrations,
+async def siblings(tx: Transaction, account: bytes, *, but: str) -> list[Sibling]:
+    """Where else this account is connected, ``but`` by that connection."""
+    return await _connection_siblings.all(
+        tx, workspace_id=tx.workspace, account=account, connection_id=but
     )
-    return row.number > 0
 
 
 async def delete_connection(tx: Transaction, connection_id: str) -> bool:

@@ -24,7 +24,7 @@ from vault.providers.schema import TYPED_MODES, Provider
 from vault.seal import seal
 from vault.store import WorkspaceSeal, write_user
 from vault.store import connections as rows
-from vault.store.connections import NewTokens, RevocationRow, TokensRow
+from vault.store.connections import IntegrationRow, NewTokens, RevocationRow, TokensRow
 from vault.vault.door import found, written
 from vault.vault.integrations import Integrations
 from vault.vault.tenants import Tenants
@@ -218,7 +218,7 @@ class Connections(Integrations, Tenants):
 
         sealing = await self._store.seal_of(workspace)
         providers = await self._database.run(workspace, work)
-        return [sealing.account_index(one, account_id) for one in sorted(providers)]
+        return [self._account_index(sealing, one, account_id) for one in sorted(providers)]
 
     async def _ensure_user(self, caller: Caller, user_id: UserId) -> None:
         sealing = await self._store.seal_of(caller.workspace)
@@ -302,7 +302,7 @@ class Connections(Integrations, Tenants):
             provider=new.provider,
             refresh_by=new.refresh_by,
             generation=generation,
-            account=sealing.account_index(new.provider, account.id) if account else None,
+            account=self._account_index(sealing, new.provider, account.id) if account else None,
             asked_scopes=sorted(set(new.asked_scopes)),
             scopes=None if tokens.scopes is None else sorted(set(tokens.scopes)),
             expires_at=tokens.expires_at,
@@ -387,7 +387,10 @@ class Connections(Integrations, Tenants):
             return "nothing_to_revoke", None
         if provider.revoke is None:
             return "not_supported", None
-        if provider.revoke.kills == "grant" and await self._has_siblings(caller, connection):
+        place = (connection.integration, connection.environment)
+        if provider.revoke.kills == "grant" and await self._has_siblings(
+            caller, connection.account, place, but=connection.connection_id
+        ):
             return "sibling_alive", None
         try:
             app = await self._app_of(caller, connection, held)
@@ -406,27 +409,45 @@ class Connections(Integrations, Tenants):
             caller, row, connection.environment, typed=held.tokens.values, client=held.client
         )
 
-    async def _has_siblings(self, caller: Caller, connection: Connection) -> bool:
-        """Where one revocation ends the whole grant: does another connection live on it?"""
-        mine = await self._client_of(caller, connection.integration)
+    async def _has_siblings(
+        self, caller: Caller, account: bytes | None, place: tuple[str, str], *, but: str = ""
+    ) -> bool:
+        """Where one revocation ends the whole grant: does another connection live on it?
 
-        async def every(tx: Transaction) -> list[str]:
-            return [row.integration for row in await rows.list_integrations(tx, Page(10_000))]
-
-        names = await self._database.run(caller.workspace, every)
-        same = [name for name in names if await self._client_of(caller, name) == mine]
-        return await self._database.run(
-            caller.workspace, lambda tx: rows.has_siblings(tx, connection, same)
+        ``place``: integration and environment. A sibling whose client cannot be told counts.
+        """
+        if account is None:
+            return False
+        others = await self._database.run(
+            caller.workspace, lambda tx: rows.siblings(tx, account, but=but)
         )
+        if not others:
+            return False
+        mine = await self._client_of(caller, *place)
+        for other in others:
+            theirs = await self._client_of(caller, other.integration, other.environment)
+            if theirs is None or theirs == mine:
+                return True
+        return False
 
-    async def _client_of(self, caller: Caller, integration: str) -> tuple[str, str] | None:
-        """Which app it is at the provider, as it is written."""
+    async def _client_of(
+        self, caller: Caller, integration: str, environment: str
+    ) -> tuple[str, str] | None:
+        """Which app it is at the provider, as far as that can be told now."""
         row = await self._integration_row(caller.workspace, integration)
         if row is None:
             return None
         registration = await self._registration(caller.workspace, row)
         provider = await asyncio.to_thread(self._catalogue.get, registration.provider)
-        return _token_host(provider), registration.client_id
+        try:
+            values = await self._values(caller.workspace, registration, environment)
+        except VaultError:
+            return None
+        return _token_host(provider), values.of(registration.client_id).reveal()
+
+    def _account_index(self, sealing: WorkspaceSeal, provider_id: str, account_id: str) -> bytes:
+        """The same account is the same through every file that builds on one: it is one grant."""
+        return sealing.account_index(self._catalogue.root_of(provider_id), account_id)
 
     async def _revoke(
         self, caller: Caller, revocation_id: str, connection_id: str, app: App, held: Held
@@ -462,11 +483,28 @@ class Connections(Integrations, Tenants):
             return
         context = rows.revocation_context(caller.workspace, revocation_id)
         held = rows.held_from(await self._store.open(caller.workspace, context, sealed))
+        if await self._was_renewed(caller, row, claimed, held):
+            await self._settle_revocation(
+                caller, revocation_id, claimed.connection_id, "sibling_alive"
+            )
+            return
         app = await self._app(
             caller, row, claimed.environment, typed=held.tokens.values, client=held.client
         )
         async with asyncio.timeout(6 * REVOKE_SECONDS):
             await self._revoke(caller, revocation_id, claimed.connection_id, app, held)
+
+    async def _was_renewed(
+        self, caller: Caller, row: IntegrationRow, claimed: RevocationRow, held: Held
+    ) -> bool:
+        """Has the account been connected again meanwhile, so that giving back would end that?"""
+        provider = await asyncio.to_thread(self._catalogue.get, row.provider)
+        if provider.revoke is None or provider.revoke.kills != "grant" or held.account is None:
+            return False
+        sealing = await self._store.seal_of(caller.workspace)
+        account = self._account_index(sealing, row.provider, held.account.id)
+        place = (claimed.integration, claimed.environment)
+        return await self._has_siblings(caller, account, place)
 
     async def _imported(self, app: App, wanted: Import) -> Granted:
         """What was brought along, checked as far as it was asked for."""

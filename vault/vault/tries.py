@@ -266,7 +266,7 @@ class Tries(Connections):
         if account is None:
             return True  # it cannot be told, so it is not taken for the one that is known
         sealing = await self._store.seal_of(way.caller.workspace)
-        return before.account != sealing.account_index(way.provider.id, account.id)
+        return before.account != self._account_index(sealing, way.provider.id, account.id)
 
     async def _sealed(
         self, caller: Caller, session: Session, flow_id: str, generation: int, plain: bytes
