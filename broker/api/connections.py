@@ -204,14 +204,15 @@ async def bulk(
     """A JSON object a line, each like a single import with `user_id` and `integration`. The answer
     has a line for each, in order; a line that fails leaves the others alone.
     """
-    lines = [line for line in (await request.body()).splitlines() if line.strip()]
+    every = enumerate((await request.body()).splitlines(), 1)
+    lines = [(number, line) for number, line in every if line.strip()]
 
     async def results() -> AsyncIterator[bytes]:
-        for number, line in enumerate(lines[:MAX_LINES], 1):
+        for number, line in lines[:MAX_LINES]:
             yield msgspec.json.encode(await _imported(vault, caller, number, line)) + b"\n"
         if len(lines) > MAX_LINES:
             refused = ImportResult(
-                line=MAX_LINES + 1,
+                line=lines[MAX_LINES][0],
                 ok=False,
                 code="too_large",
                 detail=f"At most {MAX_LINES} lines at once; the rest was not read.",

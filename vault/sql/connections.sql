@@ -81,7 +81,6 @@ select generation, sealed
 select connection_id, integration, environment
   from vault.connections
  where workspace_id = :workspace_id and account = :account
-   and connection_id <> :connection_id
    and state not in ('pending', 'revoking', 'revoked');
 
 -- name: delete

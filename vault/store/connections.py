@@ -354,11 +354,9 @@ async def tokens_row(tx: Transaction, connection_id: str) -> TokensRow | None:
     )
 
 
-async def siblings(tx: Transaction, account: bytes, *, but: str) -> list[Sibling]:
-    """Where else this account is connected, ``but`` by that connection."""
-    return await _connection_siblings.all(
-        tx, workspace_id=tx.workspace, account=account, connection_id=but
-    )
+async def siblings(tx: Transaction, account: bytes) -> list[Sibling]:
+    """Where this account is connected."""
+    return await _connection_siblings.all(tx, workspace_id=tx.workspace, account=account)
 
 
 async def delete_connection(tx: Transaction, connection_id: str) -> bool:

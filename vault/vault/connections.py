@@ -8,7 +8,7 @@
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final, Literal, NamedTuple
@@ -20,6 +20,7 @@ from vault.database import Transaction
 from vault.errors import Invalid, NotFound, UpstreamFailed, VaultError
 from vault.model import PRODUCTION, Caller, Page, UserId, WorkspaceId, new_id
 from vault.oauth.app import Account, App, Granted, TokenSet
+from vault.oauth.requests import takes_back
 from vault.providers.schema import TYPED_MODES, Provider
 from vault.seal import seal
 from vault.store import WorkspaceSeal, write_user
@@ -184,7 +185,8 @@ class Connections(Integrations, Tenants):
         every = await self._database.run(
             caller.workspace, lambda tx: rows.list_connections(tx, page, user_id=user_id)
         )
-        outcomes = await asyncio.gather(*(self._end(caller, connection) for connection in every))
+        ending = frozenset(one.connection_id for one in every)
+        outcomes = await asyncio.gather(*(self._end(caller, one, ending) for one in every))
         await self._forget_user(caller, user_id)
         return {one.connection_id: outcome for one, outcome in zip(every, outcomes, strict=True)}
 
@@ -328,8 +330,11 @@ class Connections(Integrations, Tenants):
 
     # The end of a connection
 
-    async def _end(self, caller: Caller, connection: Connection) -> Revoked:
-        returned = await self._to_return(caller, connection)
+    async def _end(
+        self, caller: Caller, connection: Connection, ending: frozenset[str] = frozenset()
+    ) -> Revoked:
+        """End one connection. ``ending``: those that end with it, and are no siblings to spare."""
+        returned = await self._to_return(caller, connection, ending)
         sealing = await self._store.seal_of(caller.workspace)
 
         async def work(tx: Transaction) -> None:
@@ -348,9 +353,12 @@ class Connections(Integrations, Tenants):
         await self._database.run(caller.workspace, work)
         return await self._give_back(caller, returned)
 
-    async def _to_return(self, caller: Caller, connection: Connection) -> Return:
+    async def _to_return(
+        self, caller: Caller, connection: Connection, ending: frozenset[str] = frozenset()
+    ) -> Return:
         held = await self._held(caller.workspace, connection)
-        outcome, app = await self._what_to_revoke(caller, connection, held)
+        ending |= {connection.connection_id}
+        outcome, app = await self._what_to_revoke(caller, connection, held, ending)
         return Return(new_id("rvk"), connection, outcome, app, held)
 
     async def _remember_return(
@@ -377,7 +385,7 @@ class Connections(Integrations, Tenants):
         return "revoked"
 
     async def _what_to_revoke(
-        self, caller: Caller, connection: Connection, held: Held | None
+        self, caller: Caller, connection: Connection, held: Held | None, ending: frozenset[str]
     ) -> tuple[Revoked, App | None]:
         """Whether there is something to give back, and to whom. ``retrying`` means: yes."""
         if held is None or held.tokens.access_token is None:
@@ -389,15 +397,15 @@ class Connections(Integrations, Tenants):
             return "not_supported", None
         place = (connection.integration, connection.environment)
         if provider.revoke.kills == "grant" and await self._has_siblings(
-            caller, connection.account, place, but=connection.connection_id
+            caller, connection.account, place, but=ending
         ):
             return "sibling_alive", None
         try:
             app = await self._app_of(caller, connection, held)
+            is_taken = takes_back(app, held.tokens)
         except VaultError:
             return "retrying", None  # an app registration that cannot be used now may be mended
-        can = (provider.revoke.url, app.endpoints and app.endpoints.revoke_url)
-        return ("retrying", app) if any(can) else ("not_supported", None)
+        return ("retrying", app) if is_taken else ("not_supported", None)
 
     async def _app_of(self, caller: Caller, connection: Connection, held: Held) -> App:
         row = found(
@@ -410,7 +418,12 @@ class Connections(Integrations, Tenants):
         )
 
     async def _has_siblings(
-        self, caller: Caller, account: bytes | None, place: tuple[str, str], *, but: str = ""
+        self,
+        caller: Caller,
+        account: bytes | None,
+        place: tuple[str, str],
+        *,
+        but: Collection[str] = (),
     ) -> bool:
         """Where one revocation ends the whole grant: does another connection live on it?
 
@@ -418,9 +431,8 @@ class Connections(Integrations, Tenants):
         """
         if account is None:
             return False
-        others = await self._database.run(
-            caller.workspace, lambda tx: rows.siblings(tx, account, but=but)
-        )
+        every = await self._database.run(caller.workspace, lambda tx: rows.siblings(tx, account))
+        others = [one for one in every if one.connection_id not in but]
         if not others:
             return False
         mine = await self._client_of(caller, *place)
