@@ -233,6 +233,7 @@ class Begun(Struct, frozen=True, kw_only=True):
     values: dict[str, Secret] = {}
     pair: tuple[Secret, Secret] | None = None  # OAuth 1.0a's temporary token and its secret
     device: Started | None = None
+    state: Secret | None = None  # of a device's try, which no callback brings back
     polled_at: datetime | None = None  # when the provider was last asked about the device
     client: Registered | None = None  # one that the server made for this try
 

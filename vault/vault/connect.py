@@ -28,17 +28,19 @@ from vault.consent import (
     Received,
     Stage,
 )
-from vault.errors import Invalid, VaultError
+from vault.errors import CredentialRefused, Invalid, VaultError
 from vault.model import Caller
 from vault.oauth import authorize, signatures
 from vault.oauth.app import App, Granted
 from vault.oauth.device import Started
 from vault.oauth.discovery import Registered
 from vault.oauth.oauth1 import Pair
+from vault.oauth.renewing import OWN_GRANTS
 from vault.oauth.replies import NoToken
 from vault.oauth.signatures import Pairs
 from vault.oauth.typed import names
 from vault.providers.derived import needs_own_callback
+from vault.providers.schema import Provider
 from vault.secret import Secret
 from vault.store import connections as rows
 from vault.store import get_workspace
@@ -69,8 +71,8 @@ class Connect(Invitations):
         if integration not in session.integrations:
             return "expired"
         row = found(await self._integration_row(caller.workspace, integration))
+        _refuse_missing(await self._provider(row.provider), typed)
         app = await self._app(caller, row, session.environment, typed=typed)
-        _refuse_missing(app, typed)
         app, client = await self._with_client(app, caller)
         begun, url, state = await self._prepared(app, typed)
         begun = replace(begun, client=client)
@@ -147,8 +149,9 @@ class Connect(Invitations):
 
     async def _polled(self, way: Way, browser: Secret) -> Stage | Outcome:
         begun = rows.begun_from(await self._opened(way))
-        if begun.device is None:
+        if begun.device is None or begun.state is None:
             return "expired"
+        way = replace(way, state=begun.state)
         now, device = await self._time(), begun.device
         if begun.polled_at and now < begun.polled_at + timedelta(seconds=device.interval):
             return _waiting(way, device)
@@ -225,7 +228,7 @@ class Connect(Invitations):
                 begun = replace(begun, pair=(pair.token, pair.secret))
             case "device_code":
                 started = await self._dialogue.device_code(app, now=await self._time())
-                begun = replace(begun, device=started)
+                begun = replace(begun, device=started, state=state)
             case _:
                 pass
         if url is not None and not url.startswith("https://"):
@@ -241,12 +244,17 @@ class Connect(Invitations):
             return "expired"
         now = await self._time()
         try:
-            if app.provider.mode in ("client_credentials", "jwt_bearer"):
+            if app.provider.mode in OWN_GRANTS:
                 granted = await self._dialogue.client_grant(app, now=now)
             else:
                 granted = await self._dialogue.typed(app, begun.values, now=now)
+        except (Invalid, CredentialRefused) as problem:
+            await self._fail(consumed, "provider_error")
+            raise Invalid(problem.message) from None  # the person types it again
         except VaultError as problem:
-            return await self._failed(consumed, _outcome_of(problem))
+            is_ours = isinstance(problem, NoToken) and problem.failure.outcome == "dead"
+            outcome: Outcome = "misconfigured" if is_ours else _outcome_of(problem)
+            return await self._failed(consumed, outcome)
         return await self._settled(consumed, _received(begun, granted))
 
     async def _exchanged(self, way: Way, begun: Begun, unverified: Pairs) -> Granted | Outcome:
@@ -331,8 +339,8 @@ def _received(begun: Begun, granted: Granted) -> Received:
     return Received(granted=kept, asked_scopes=begun.scopes, client=begun.client)
 
 
-def _refuse_missing(app: App, typed: Mapping[str, Secret]) -> None:
-    for name, needed in names(app.provider).items():
+def _refuse_missing(provider: Provider, typed: Mapping[str, Secret]) -> None:
+    for name, needed in names(provider).items():
         if needed and name not in typed:
             raise Invalid("Something is missing.", pointer=f"/{name}")
 

@@ -21,6 +21,7 @@ from vault.errors import Invalid, NotFound, UpstreamFailed, VaultError
 from vault.model import PRODUCTION, Caller, Page, UserId, WorkspaceId, new_id
 from vault.oauth.app import Account, App, Granted, TokenSet
 from vault.oauth.requests import takes_back
+from vault.oauth.typed import names
 from vault.providers.schema import TYPED_MODES, Provider
 from vault.seal import seal
 from vault.store import WorkspaceSeal, write_user
@@ -413,9 +414,15 @@ class Connections(Integrations, Tenants):
                 caller.workspace, lambda tx: rows.get_integration(tx, connection.integration)
             )
         )
-        return await self._app(
-            caller, row, connection.environment, typed=held.tokens.values, client=held.client
-        )
+        return await self._app_with(caller, row, connection.environment, held)
+
+    async def _app_with(
+        self, caller: Caller, row: IntegrationRow, environment: str, held: Held
+    ) -> App:
+        """The app as it was when this was given: with what was typed, and its own client."""
+        asked = names(await self._provider(row.provider))
+        typed = {name: one for name, one in held.tokens.values.items() if name in asked}
+        return await self._app(caller, row, environment, typed=typed, client=held.client)
 
     async def _has_siblings(
         self,
@@ -500,9 +507,7 @@ class Connections(Integrations, Tenants):
                 caller, revocation_id, claimed.connection_id, "sibling_alive"
             )
             return
-        app = await self._app(
-            caller, row, claimed.environment, typed=held.tokens.values, client=held.client
-        )
+        app = await self._app_with(caller, row, claimed.environment, held)
         async with asyncio.timeout(6 * REVOKE_SECONDS):
             await self._revoke(caller, revocation_id, claimed.connection_id, app, held)
 

@@ -30,6 +30,7 @@ from vault.model import Caller, Page, WorkspaceId
 from vault.oauth import authorize
 from vault.oauth.app import App
 from vault.oauth.discovery import Registered
+from vault.oauth.renewing import OWN_GRANTS
 from vault.oauth.replies import Failure, NoToken
 from vault.oauth.typed import names
 from vault.providers.derived import needs_own_callback
@@ -161,7 +162,7 @@ class Integrations(Door):
         """Ask the token endpoint for what it has to refuse, and see what it refuses it for."""
         now = await self._time()
         try:
-            if app.provider.mode in ("client_credentials", "jwt_bearer"):
+            if app.provider.mode in OWN_GRANTS:
                 await self._dialogue.client_grant(app, now=now)
             elif app.provider.mode == "authorization_code":
                 await self._dialogue.exchange(
@@ -175,7 +176,7 @@ class Integrations(Door):
             else:
                 return []
         except NoToken as refused:
-            return _findings_of(refused.failure)
+            return _findings_of(refused.failure, by_code=app.provider.mode not in OWN_GRANTS)
         except VaultError as problem:
             return [Finding(what="token_endpoint", ok=False, detail=problem.message)]
         return [Finding(what="client", ok=True, detail="The provider gave a token.")]
@@ -327,16 +328,17 @@ class _Values:
         return self._labels[value.env_var_label or ""]
 
 
-def _findings_of(failure: Failure) -> list[Finding]:
+def _findings_of(failure: Failure, *, by_code: bool) -> list[Finding]:
+    """``by_code``: a code that we made up was sent, so that a no to it is what was hoped for."""
     answers = Finding(what="token_endpoint", ok=True, detail="The token endpoint answers.")
     match failure.outcome:
         case "not_sent" | "ambiguous":
             return [Finding(what="token_endpoint", ok=False, detail=failure.detail)]
-        case "client":
-            return [answers, Finding(what="client", ok=False, detail=failure.detail)]
-        case "dead":
+        case "dead" if by_code:
             known = "The provider knows this client, and refused a code that we made up."
             return [answers, Finding(what="client", ok=True, detail=known)]
+        case "client" | "dead":
+            return [answers, Finding(what="client", ok=False, detail=failure.detail)]
         case _:
             unsure = "The provider did not say whether it knows this client."
             return [answers, Finding(what="client", ok=True, detail=unsure)]

@@ -241,13 +241,8 @@ class Tries(Connections):
         if revoke is None or revoke.kills == "grant":
             return  # the account's other connections, here or elsewhere, would die with it
         with suppress(VaultError, TimeoutError):
-            app = await self._app(
-                way.caller,
-                way.integration,
-                way.session.environment,
-                typed=held.tokens.values,
-                client=held.client,
-            )
+            environment = way.session.environment
+            app = await self._app_with(way.caller, way.integration, environment, held)
             async with asyncio.timeout(DISCARD_SECONDS):
                 await self._dialogue.revoke(app, held.tokens, now=await self._time())
 
