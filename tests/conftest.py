@@ -12,6 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from msgspec import Struct
+from support.abroad import Abroad, living_abroad
 from support.api import Api, Running, running
 from support.browser import MISSING, REASON, Browser, browsing
 from support.journeys import Clock
@@ -171,6 +172,16 @@ async def grace() -> AsyncIterator[Visitor]:
 @pytest.fixture
 def clock(migrated: Embedded) -> Clock:
     return Clock(migrated)
+
+
+@pytest.fixture(scope="session")
+async def abroad(
+    migrated: Embedded, root_key_file: Path, settings: Settings
+) -> AsyncIterator[Abroad]:
+    """The sandbox over TLS, as the providers of the real catalogue, and a service that knows it."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with living_abroad(Path(folder), migrated, root_key_file, settings) as found:
+            yield found
 
 
 class Tenant(Struct, frozen=True):
