@@ -283,6 +283,15 @@ class Stage(Struct, frozen=True, kw_only=True):
     interval: int = 5
 
 
+def asked_for(provider: Provider, scopes: Iterable[str], tokens: TokenSet) -> tuple[str, ...]:
+    """The scopes that an answer is held against.
+
+    What brings a refresh token was given if one came; many providers do not list it then.
+    """
+    settled = provider.scopes.offline if tokens.refresh_token is not None else ()
+    return tuple(one for one in scopes if one not in settled)
+
+
 def missing(asked: Iterable[str], given: Iterable[str] | None) -> tuple[str, ...]:
     """What was asked for and not given; a provider that does not say has given everything."""
     return () if given is None else tuple(sorted(set(asked) - set(given)))

@@ -27,6 +27,7 @@ from vault.consent import (
     Outcome,
     Received,
     Stage,
+    asked_for,
 )
 from vault.errors import CredentialRefused, Invalid, VaultError
 from vault.model import Caller
@@ -121,7 +122,7 @@ class Connect(Invitations):
             return await self._failed(way, _outcome_of(problem))
         if isinstance(granted, str):
             return await self._failed(way, granted)
-        return await self._settled(way, _received(begun, granted))
+        return await self._settled(way, _received(way.provider, begun, granted))
 
     async def poll_device(
         self, link: str, integration: str, browser: Secret | None
@@ -180,7 +181,9 @@ class Connect(Invitations):
             return await self._failed(way, "denied" if polled.state == "denied" else "expired")
         # A device code is the provider's to give out once; the state names the way from here on.
         consumed = await self._consumed(way, browser)
-        return await self._settled(consumed, _received(begun, granted)) if consumed else "used"
+        if consumed is None:
+            return "used"
+        return await self._settled(consumed, _received(way.provider, begun, granted))
 
     async def choose(self, state: str, browser: Secret, number: str) -> Stage | Outcome:
         """Take one of several sites, by its place in the list."""
@@ -255,7 +258,7 @@ class Connect(Invitations):
             is_ours = isinstance(problem, NoToken) and problem.failure.outcome == "dead"
             outcome: Outcome = "misconfigured" if is_ours else _outcome_of(problem)
             return await self._failed(consumed, outcome)
-        return await self._settled(consumed, _received(begun, granted))
+        return await self._settled(consumed, _received(way.provider, begun, granted))
 
     async def _exchanged(self, way: Way, begun: Begun, unverified: Pairs) -> Granted | Outcome:
         """Turn what came back into a grant, by the provider's mode."""
@@ -332,11 +335,12 @@ class Connect(Invitations):
         )
 
 
-def _received(begun: Begun, granted: Granted) -> Received:
+def _received(provider: Provider, begun: Begun, granted: Granted) -> Received:
     """What a try was given, with what has to be known to use it: what was typed on the way."""
     values = {**begun.values, **granted.tokens.values}
     kept = replace(granted, tokens=replace(granted.tokens, values=values))
-    return Received(granted=kept, asked_scopes=begun.scopes, client=begun.client)
+    asked = asked_for(provider, begun.scopes, kept.tokens)
+    return Received(granted=kept, asked_scopes=asked, client=begun.client)
 
 
 def _refuse_missing(provider: Provider, typed: Mapping[str, Secret]) -> None:

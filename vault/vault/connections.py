@@ -15,7 +15,7 @@ from typing import Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from vault import access, audit
-from vault.consent import Connection, Held, Import, Revoked
+from vault.consent import Connection, Held, Import, Revoked, asked_for
 from vault.database import Transaction
 from vault.errors import Invalid, NotFound, UpstreamFailed, VaultError
 from vault.model import PRODUCTION, Caller, Page, UserId, WorkspaceId, new_id
@@ -165,7 +165,7 @@ class Connections(Integrations, Tenants):
         await self._ensure_user(caller, user_id)
         new = New(
             provider=app.provider.id,
-            asked_scopes=app.scopes,
+            asked_scopes=asked_for(app.provider, app.scopes, granted.tokens),
             held=Held(tokens=granted.tokens, account=granted.account),
             refresh_by=wanted.refresh_by,
         )
