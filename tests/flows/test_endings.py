@@ -83,20 +83,22 @@ async def test_fewer_scopes_than_asked_for_are_said_on_the_page_and_stored(
     assert "Not allowed" in end.text
     assert "See your e-mail address" in end.text
     assert "Know that it is you" not in end.text
+    assert "/connect/" not in end.text  # that link is used up: it would lead nowhere
     stored = await connection(tenant.api)
     assert stored["scopes"] == ["openid"]
-    assert stored["missing_scopes"] == ["email", "offline_access"]
+    assert stored["missing_scopes"] == ["email"]  # a refresh token came, whatever it said of it
 
 
 @pytest.mark.parametrize("confirm", ["page", "backend"])
 async def test_fewer_scopes_than_asked_for_are_told_on_the_way_back(
     tenant: Tenant, provider: Provider, ada: Visitor, confirm: str
 ) -> None:
-    provider.state.consent = Consent(auto="allow", scopes=["openid", "email"])
+    provider.state.consent = Consent(auto="allow", scopes=["openid"])
+    provider.state.issuing = Issuing(refresh=False)
     shown = await returned(ada, await invited(tenant, confirm=confirm))
     if confirm == "page":
         shown = await ada.submit(shown, _answer="yes")
-    assert query_of(shown.location)["missing_scopes"] == "offline_access"
+    assert query_of(shown.location)["missing_scopes"] == "email offline_access"
 
 
 async def test_what_was_asked_for_is_what_counts_not_what_the_integration_says_by_now(

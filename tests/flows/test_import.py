@@ -55,7 +55,7 @@ async def test_an_import_makes_the_user_and_an_active_connection(tenant: Tenant)
     found = made(await put(tenant.api, {**TOKENS, "scopes": ["openid"]}))
     assert (found["state"], found["generation"], found["refresh"]) == ("active", 1, "keyturn")
     assert found["scopes"] == ["openid"]
-    assert found["missing_scopes"] == ["email", "offline_access"]
+    assert found["missing_scopes"] == ["email"]
     left = datetime.fromisoformat(found["expires_at"]) - datetime.now(UTC)
     assert timedelta(minutes=59) < left <= timedelta(hours=1)
     assert (await tenant.api.get("/v1/users/ada")).status == 200
