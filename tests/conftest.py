@@ -13,8 +13,12 @@ import aiohttp
 import hypothesis
 import pytest
 from msgspec import Struct
+from support.abroad import Abroad, living_abroad
 from support.api import Api, Running, running
 from support.browser import MISSING, REASON, Browser, browsing
+from support.journeys import Clock
+from support.sandbox import Provider, providing
+from support.visitor import Visitor, visiting
 
 from broker.settings import Settings
 from vault.bearer import generate
@@ -157,6 +161,42 @@ async def browser() -> AsyncIterator[Browser]:
         pytest.skip(REASON)
     async with browsing() as opened:
         yield opened
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[Provider]:
+    """A sandbox of a test's own."""
+    async with providing() as found:
+        yield found
+
+
+@pytest.fixture
+async def ada() -> AsyncIterator[Visitor]:
+    """A person with a browser that nobody has used."""
+    async with visiting() as found:
+        yield found
+
+
+@pytest.fixture
+async def grace() -> AsyncIterator[Visitor]:
+    """Somebody else, at another browser."""
+    async with visiting() as found:
+        yield found
+
+
+@pytest.fixture
+def clock(migrated: Embedded) -> Clock:
+    return Clock(migrated)
+
+
+@pytest.fixture(scope="session")
+async def abroad(
+    migrated: Embedded, root_key_file: Path, settings: Settings
+) -> AsyncIterator[Abroad]:
+    """The sandbox over TLS, as the providers of the real catalogue, and a service that knows it."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with living_abroad(Path(folder), migrated, root_key_file, settings) as found:
+            yield found
 
 
 class Tenant(Struct, frozen=True):

@@ -57,8 +57,11 @@ Action = Literal[
     "connection.read",
     "connection.write",
     "connection.delete",
+    "connect_session.list",
+    "connect_session.read",
     "connect_session.write",
     "connect_session.complete",
+    "connect_session.delete",
 ]
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
@@ -119,6 +122,9 @@ RULES: Final[dict[Action, Rule]] = {
     "connection.delete": Rule("manage", operator=True, others=("connect",)),
     "connect_session.write": Rule("connect", operator=False, others=("manage",)),
     "connect_session.complete": Rule("connect", operator=False, others=("manage",)),
+    "connect_session.list": Rule("connect", operator=True, others=("manage",)),
+    "connect_session.read": Rule("connect", operator=True, others=("manage",)),
+    "connect_session.delete": Rule("connect", operator=True, others=("manage",)),
 }
 
 

@@ -6,7 +6,7 @@
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
@@ -14,8 +14,9 @@ from msgspec import Meta, Struct
 
 from vault.errors import Invalid
 from vault.model import LABEL_PATTERN, Environment
-from vault.oauth.app import Account, Choice, ClientAuth, TokenSet
+from vault.oauth.app import Account, Choice, ClientAuth, Granted, TokenSet
 from vault.oauth.device import Started
+from vault.oauth.discovery import Registered
 from vault.providers.schema import Provider
 from vault.secret import Secret
 
@@ -149,14 +150,18 @@ class Connection(Struct, frozen=True):
     @property
     def missing_scopes(self) -> list[str]:
         """What was asked for and not given."""
-        return [] if self.scopes is None else sorted(set(self.asked_scopes) - set(self.scopes))
+        return list(missing(self.asked_scopes, self.scopes))
 
 
 class Held(Struct, frozen=True, kw_only=True):
-    """What is sealed of a connection: its tokens, and whose account they are of."""
+    """What is sealed of a connection: its tokens, and whose account they are of.
+
+    ``client``: the one that a server made for this connection alone.
+    """
 
     tokens: TokenSet
     account: Account | None = None
+    client: Registered | None = None
 
     def __repr__(self) -> str:
         return "Held(***)"
@@ -230,11 +235,32 @@ class Begun(Struct, frozen=True, kw_only=True):
     values: dict[str, Secret] = {}
     pair: tuple[Secret, Secret] | None = None  # OAuth 1.0a's temporary token and its secret
     device: Started | None = None
+    state: Secret | None = None  # of a device's try, which no callback brings back
     polled_at: datetime | None = None  # when the provider was last asked about the device
-    state: Secret | None = None  # where no browser brings it back
+    client: Registered | None = None  # one that the server made for this try
 
     def __repr__(self) -> str:
         return "Begun(***)"
+
+
+class Received(Struct, frozen=True, kw_only=True):
+    """What a try was given, until it is confirmed. Sealed."""
+
+    granted: Granted
+    asked_scopes: tuple[str, ...]
+    client: Registered | None = None
+
+    def __repr__(self) -> str:
+        return "Received(***)"
+
+    @property
+    def held(self) -> Held:
+        """What a connection keeps of it."""
+        return Held(tokens=self.granted.tokens, account=self.granted.account, client=self.client)
+
+    @property
+    def missing_scopes(self) -> tuple[str, ...]:
+        return missing(self.asked_scopes, self.granted.tokens.scopes)
 
 
 class Stage(Struct, frozen=True, kw_only=True):
@@ -257,6 +283,20 @@ class Stage(Struct, frozen=True, kw_only=True):
     code: Secret | None = None
     user_code: str = ""
     interval: int = 5
+
+
+def asked_for(provider: Provider, scopes: Iterable[str], tokens: TokenSet) -> tuple[str, ...]:
+    """The scopes that an answer is held against.
+
+    What brings a refresh token was given if one came; many providers do not list it then.
+    """
+    settled = provider.scopes.offline if tokens.refresh_token is not None else ()
+    return tuple(one for one in scopes if one not in settled)
+
+
+def missing(asked: Iterable[str], given: Iterable[str] | None) -> tuple[str, ...]:
+    """What was asked for and not given; a provider that does not say has given everything."""
+    return () if given is None else tuple(sorted(set(asked) - set(given)))
 
 
 def filled(text: str, values: dict[str, str]) -> str:

@@ -227,11 +227,20 @@ class Dialogue:
     # Whose it is
 
     async def identify(self, app: App, tokens: TokenSet, *, now: datetime) -> Account | None:
-        """Whose account these tokens are of, where that can be asked; else ``None``."""
-        return await self._account(app, tokens, Evidence(), now)
+        """Whose account these tokens are of, where that can be asked; else ``None``.
+
+        Raises ``CredentialRefused`` where the provider takes them for nobody's.
+        """
+        return await self._account(app, tokens, Evidence(), now, has_to_work=True)
 
     async def _account(
-        self, app: App, tokens: TokenSet, evidence: Evidence, now: datetime
+        self,
+        app: App,
+        tokens: TokenSet,
+        evidence: Evidence,
+        now: datetime,
+        *,
+        has_to_work: bool = False,
     ) -> Account | None:
         identity = app.provider.identity
         if identity is None:
@@ -240,7 +249,7 @@ class Dialogue:
             return accounts.account_in_token(identity, tokens.access_token)
         if identity.source not in ("userinfo", "introspect"):
             return accounts.named(app, evidence)
-        document = await self._answer_about(app, identity, tokens, now)
+        document = await self._answer_about(app, identity, tokens, now, has_to_work=has_to_work)
         if document is None:  # an ID token names the same person, where that is how they are named
             by_claim = identity.account == ["sub"] and evidence.claims is not None
             return accounts.account(identity, dict(evidence.claims or {})) if by_claim else None
@@ -248,13 +257,21 @@ class Dialogue:
         return accounts.account(identity, document)
 
     async def _answer_about(
-        self, app: App, identity: Identity, tokens: TokenSet, now: datetime
+        self,
+        app: App,
+        identity: Identity,
+        tokens: TokenSet,
+        now: datetime,
+        *,
+        has_to_work: bool,
     ) -> Any:  # noqa: ANN401 - any JSON
         """What the provider says of the account; ``None`` where it may not say it."""
         request = requests.identity_request(app, _now(app, now), identity, tokens)
         if request is None:
             return None
         reply = await self._asked(request)
+        if has_to_work and reply.status == UNAUTHORIZED:
+            raise CredentialRefused("The provider does not accept this credential.")
         if reply.status in REFUSED:
             return None  # the scopes that were granted do not reach so far
         return reading.step_document(app, reply, now=now)

@@ -1,12 +1,14 @@
 """What goes over the wire for integrations, connections and connect sessions."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from msgspec import Meta, field
+from msgspec.structs import asdict
 
 from broker.api.messages import Instant, Message
 from vault.consent import (
     Connection,
+    Flow,
     Import,
     Integration,
     IntegrationName,
@@ -18,12 +20,20 @@ from vault.consent import (
     ValueReference,
 )
 from vault.errors import Invalid
-from vault.model import PRODUCTION, USER_ID_PATTERN, Environment
+from vault.model import PRODUCTION, USER_ID_PATTERN, Caller, Environment
 from vault.oauth.app import ClientAuth
 from vault.secret import Secret
 from vault.vault import Vault
 
 MAX_TOKEN = 32_768
+_PROGRESS: Final[dict[str, Literal["started", "waiting", "connected", "failed"]]] = {
+    "started": "started",
+    "exchanging": "started",
+    "choice": "waiting",
+    "confirm": "waiting",
+    "done": "connected",
+    "failed": "failed",
+}
 
 Scopes = Annotated[
     list[Annotated[str, Meta(min_length=1, max_length=500, pattern=r"^[\x21-\x7e]+(?!\n)$")]],
@@ -170,6 +180,30 @@ class ConnectionOut(Message, frozen=True, kw_only=True):
         )
 
 
+class AccountOut(Message, frozen=True, kw_only=True):
+    """``id`` never changes; the others are for people."""
+
+    id: str
+    email: str | None
+    label: str | None
+
+
+class ConnectionDetailOut(ConnectionOut, frozen=True, kw_only=True):
+    """``extras``: what the provider said of the account that is no secret, such as its host."""
+
+    account: AccountOut | None
+    extras: dict[str, str]
+
+    @classmethod
+    async def opened(cls, vault: Vault, caller: Caller, found: Connection) -> Self:
+        """With what is sealed and may be seen."""
+        account, extras = await vault.held_of(caller, found)
+        who = (
+            AccountOut(id=account.id, email=account.email, label=account.label) if account else None
+        )
+        return cls(**asdict(ConnectionOut.of(found)), account=who, extras=dict(extras))
+
+
 class ImportIn(Message, frozen=True, kw_only=True):
     """What the platform already holds: tokens, or what a person would type."""
 
@@ -273,9 +307,56 @@ class ConnectSessionOut(Message, frozen=True, kw_only=True):
         )
 
 
+class ProgressOut(Message, frozen=True, kw_only=True):
+    """How far one integration of an invitation is; ``outcome``: how the last try ended."""
+
+    integration: str
+    status: Literal["open", "started", "waiting", "connected", "failed"]
+    outcome: str | None
+
+
+class ConnectSessionDetailOut(Message, frozen=True, kw_only=True):
+    """The link itself was shown once."""
+
+    id: str
+    user_id: str
+    environment: str
+    integrations: list[ProgressOut]
+    return_url: str | None
+    confirm: Literal["page", "backend"]
+    replace_account: bool
+    expired: bool
+    created_at: Instant
+    expires_at: Instant
+
+    @classmethod
+    def of(cls, session: Session, flows: list[Flow]) -> Self:
+        latest = {flow.integration: flow for flow in flows}
+        return cls(
+            id=session.session_id,
+            user_id=session.user_id,
+            environment=session.environment,
+            integrations=[_progress(one, latest.get(one)) for one in session.integrations],
+            return_url=session.return_url,
+            confirm=session.confirm,
+            replace_account=session.replace_account,
+            expired=session.expired,
+            created_at=session.created_at,
+            expires_at=session.expires_at,
+        )
+
+
 class CompleteIn(Message, frozen=True, kw_only=True):
     code: Annotated[str, Meta(min_length=1, max_length=200)]
     user_id: Annotated[str, Meta(pattern=USER_ID_PATTERN)]
+
+
+def _progress(integration: str, flow: Flow | None) -> ProgressOut:
+    if flow is None:
+        return ProgressOut(integration=integration, status="open", outcome=None)
+    return ProgressOut(
+        integration=integration, status=_PROGRESS[flow.status], outcome=flow.outcome or None
+    )
 
 
 def _secret(value: str | None) -> Secret | None:

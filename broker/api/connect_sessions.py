@@ -2,20 +2,31 @@
 
 from typing import Annotated, Any
 
-from litestar import Request, Router, post
+from litestar import Request, Router, delete, get, post
 from litestar.di import NamedDependency
-from litestar.params import JSONBody
+from litestar.params import JSONBody, QueryParameter
 
 from broker.api import examples
 from broker.api.connect_messages import (
     CompleteIn,
     ConnectionOut,
+    ConnectSessionDetailOut,
     ConnectSessionIn,
     ConnectSessionOut,
 )
-from broker.api.requests import IdempotencyKey, once_of, requires
+from broker.api.messages import Listing
+from broker.api.requests import (
+    DEFAULT_LIMIT,
+    Cursor,
+    IdempotencyKey,
+    Limit,
+    next_cursor,
+    once_of,
+    page_of,
+    requires,
+)
 from broker.api.responses import guarded
-from vault.model import Caller
+from vault.model import USER_ID_PATTERN, Caller
 from vault.secret import Secret
 from vault.vault import Vault
 
@@ -47,6 +58,51 @@ async def create(
     return ConnectSessionOut.of(session, link, vault.origin)
 
 
+@get(
+    guards=requires("connect_session.list"),
+    responses=guarded("invalid"),
+    summary="List the invitations",
+)
+async def listing(
+    caller: NamedDependency[Caller],
+    vault: NamedDependency[Vault],
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+    user_id: Annotated[str | None, QueryParameter(pattern=USER_ID_PATTERN)] = None,
+) -> Listing[ConnectSessionDetailOut]:
+    """Until a day after their end, with how far each is."""
+    found = await vault.list_connect_sessions(caller, page_of(limit, cursor), user_id=user_id or "")
+    return Listing(
+        data=[ConnectSessionDetailOut.of(session, flows) for session, flows in found[:limit]],
+        next_cursor=next_cursor([session.session_id for session, _ in found], limit),
+    )
+
+
+@get(
+    "/{session_id:str}",
+    guards=requires("connect_session.read"),
+    responses=guarded("not_found", "invalid"),
+    summary="Get an invitation",
+)
+async def read(
+    session_id: Id, caller: NamedDependency[Caller], vault: NamedDependency[Vault]
+) -> ConnectSessionDetailOut:
+    return ConnectSessionDetailOut.of(*await vault.get_connect_session(caller, session_id))
+
+
+@delete(
+    "/{session_id:str}",
+    guards=requires("connect_session.delete"),
+    responses=guarded("not_found", "invalid"),
+    summary="Take an invitation back",
+)
+async def cancel(
+    session_id: Id, caller: NamedDependency[Caller], vault: NamedDependency[Vault]
+) -> None:
+    """The link is dead at once. What has been connected through it stays."""
+    await vault.cancel_connect_session(caller, session_id)
+
+
 @post(
     "/{session_id:str}/complete",
     guards=requires("connect_session.complete"),
@@ -75,5 +131,7 @@ async def complete(
 
 
 router = Router(
-    "/v1/connect-sessions", route_handlers=[create, complete], tags=["connect-sessions"]
+    "/v1/connect-sessions",
+    route_handlers=[create, listing, read, cancel, complete],
+    tags=["connect-sessions"],
 )

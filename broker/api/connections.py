@@ -11,6 +11,7 @@ from litestar.response import Stream
 
 from broker.api import examples
 from broker.api.connect_messages import (
+    ConnectionDetailOut,
     ConnectionOut,
     DeletedOut,
     ImportIn,
@@ -63,14 +64,16 @@ async def listing(
     connection_state: Annotated[State | None, QueryParameter(name="state")] = None,
     integration: OfIntegration = None,
     environment: InEnvironment = None,
+    account: Annotated[str, QueryParameter(max_length=500)] = "",
 ) -> Listing[ConnectionOut]:
-    """In the environments that the key reaches."""
+    """In the environments that the key reaches. `account`: whose id at the provider this is."""
     found = await vault.list_connections(
         caller,
         page_of(limit, cursor),
         state=connection_state or "",
         integration=integration or "",
         environment=environment or "",
+        account=account,
     )
     return _page(found, limit)
 
@@ -108,10 +111,12 @@ async def of_user_at(
     caller: NamedDependency[Caller],
     vault: NamedDependency[Vault],
     environment: InEnvironment = None,
-) -> ConnectionOut:
-    return ConnectionOut.of(
-        await vault.find_connection(caller, user_id, integration, environment or PRODUCTION)
+) -> ConnectionDetailOut:
+    """In this environment alone; production's, too, where the integration shares them."""
+    found = await vault.find_connection(
+        caller, user_id, integration, environment or PRODUCTION, shared=True
     )
+    return await ConnectionDetailOut.opened(vault, caller, found)
 
 
 @put(
@@ -162,8 +167,9 @@ async def remove_of_user(
 )
 async def read(
     connection_id: Id, caller: NamedDependency[Caller], vault: NamedDependency[Vault]
-) -> ConnectionOut:
-    return ConnectionOut.of(await vault.get_connection(caller, connection_id))
+) -> ConnectionDetailOut:
+    found = await vault.get_connection(caller, connection_id)
+    return await ConnectionDetailOut.opened(vault, caller, found)
 
 
 @delete(
@@ -199,16 +205,17 @@ async def bulk(
     """A JSON object a line, each like a single import with `user_id` and `integration`. The answer
     has a line for each, in order; a line that fails leaves the others alone.
     """
-    lines = [line for line in (await request.body()).splitlines() if line.strip()]
+    every = enumerate((await request.body()).splitlines(), 1)
+    lines = [(number, line) for number, line in every if line.strip()]
     if not lines:
         raise Malformed("There is no line in this body.")
 
     async def results() -> AsyncIterator[bytes]:
-        for number, line in enumerate(lines[:MAX_LINES], 1):
+        for number, line in lines[:MAX_LINES]:
             yield msgspec.json.encode(await _imported(vault, caller, number, line)) + b"\n"
         if len(lines) > MAX_LINES:
             refused = ImportResult(
-                line=MAX_LINES + 1,
+                line=lines[MAX_LINES][0],
                 ok=False,
                 code="too_large",
                 detail=f"At most {MAX_LINES} lines at once; the rest was not read.",

@@ -49,7 +49,9 @@ def request_token(sandbox: Sandbox, signed: Signed) -> Answer:
     """RFC 5849 section 2.1."""
     given, _ = _verified(sandbox, signed, needs_token=False)
     consumer, callback = given["oauth_consumer_key"], given.get("oauth_callback", "")
-    if callback != "oob" and callback not in sandbox.clients[consumer].redirect_uris:
+    # What stands for a state travels in its query, so that this part is the client's to choose.
+    address = callback.partition("?")[0]
+    if callback != "oob" and address not in sandbox.clients[consumer].redirect_uris:
         raise Wrong("oauth_callback: not registered")
     token, held = _made(sandbox, Held(consumer=consumer, callback=callback))
     return _form(oauth_token=token, oauth_token_secret=held.secret, oauth_callback_confirmed="true")

@@ -46,8 +46,8 @@ ENDINGS: Final[dict[Kind, Ending]] = {
         title="Connected, with less access",
         happened="{workspace} can now use your {provider} account, but not everything that it "
         "asked for was allowed.",
-        next="That is fine, if you meant it. If something does not work later, connect again and "
-        "allow these, too.",
+        next="That is fine, if you meant it. If something does not work later, ask {workspace} for "
+        "a new link, and allow these, too.",
     ),
     "already_done": Ending(
         mark="done",

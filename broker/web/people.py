@@ -379,7 +379,8 @@ def _device(stage: Stage, link: str, request: AnyRequest) -> DevicePage:
 
 
 def _ended(stage: Stage, kind: Kind, browser: _Browser, request: AnyRequest) -> EndPage:
-    again = f"/connect/{browser.link}" if browser.link and kind != "connected" else ""
+    is_open = browser.link and kind not in ("connected", "narrower")  # else the link is used up
+    again = f"/connect/{browser.link}" if is_open else ""
     return EndPage(
         workspace=stage.workspace,
         environment=stage.session.environment,

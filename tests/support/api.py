@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -60,7 +61,7 @@ class Api:
         sent = dict(headers or {})
         if self._key is not None:
             sent.setdefault("Authorization", f"Bearer {self._key}")
-        data = raw
+        data: bytes | io.BytesIO | None = raw if raw is None else io.BytesIO(raw)
         if body is not None:
             data = json.dumps(body).encode()
         if data is not None:

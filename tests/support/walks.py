@@ -21,9 +21,9 @@ from broker.sandbox.dialect import REFUSALS, Refusal
 from broker.sandbox.grants import Token
 from broker.sandbox.knobs import PEOPLE
 from support.dialects import Recorded, client
+from support.elsewhere import Elsewhere
 from support.engine import CATALOGUE
 from support.jwts import keys
-from support.outside import Outside
 from support.sandbox import Provider as Running
 from vault.auth_kinds import Algorithm
 from vault.dialogue import Dialogue
@@ -63,7 +63,7 @@ class Stuck(Exception):
 
 async def differences(running: Running, one: Recorded, ours: Provider | None = None) -> list[str]:
     """Walk all the way, with our provider of that name or with ``ours``; say what was wrong."""
-    egress = Outside(running.base, one.id)
+    egress = Elsewhere(running.base, one.id)
     walk = Walk(running, one, ours or CATALOGUE.get(one.provider), egress)
     try:
         await walk.go()
@@ -77,7 +77,7 @@ async def differences(running: Running, one: Recorded, ours: Provider | None = N
 class Walk:
     """One person, one provider."""
 
-    def __init__(self, running: Running, one: Recorded, ours: Provider, egress: Outside) -> None:
+    def __init__(self, running: Running, one: Recorded, ours: Provider, egress: Elsewhere) -> None:
         self.state, self.one, self.ours, self.egress = running.state, one, ours, egress
         self.metadata = Metadata(egress)
         self.dialogue = Dialogue(egress, self.metadata)

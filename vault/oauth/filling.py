@@ -71,6 +71,10 @@ class Filling:
         filled = self._filled(template, plain)
         return Secret(filled) if filled is not None and hidden else filled
 
+    def plain(self, template: str) -> str | None:
+        """Fill a template for what is no secret, even if it was kept beside one."""
+        return self._filled(template, lambda _, value: _shown(value))
+
     def params(self, templates: Mapping[str, str]) -> Params:
         """Fill each of them; what is left out is not there."""
         found = {name: self.text(template) for name, template in templates.items()}

@@ -85,8 +85,8 @@ def check_header_name(name: str) -> None:
 
 
 def _name(known: Filling, template: str) -> str:
-    name = known.text(template)
-    if not isinstance(name, str):
+    name = known.plain(template)
+    if name is None:
         raise Invalid("The header's name is missing.", pointer="/header_name")
     check_header_name(name)
     return name

@@ -269,6 +269,11 @@ def revoke_requests(app: App, attempt: Attempt, tokens: TokenSet) -> tuple[Revoc
     )
 
 
+def takes_back(app: App, tokens: TokenSet) -> bool:
+    """Is there somewhere to give these tokens back to?"""
+    return app.provider.revoke is not None and _revoke_url(app, filling(app, tokens)) is not None
+
+
 def _to_revoke(revoke: Revoke, tokens: TokenSet) -> list[tuple[str, Secret]]:
     # RFC 7009 takes either token; what is called otherwise is for one kind.
     by_client = revoke.auth in ("client", "basic", "none")

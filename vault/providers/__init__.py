@@ -50,6 +50,13 @@ class Catalogue:
             self._found[provider_id] = self._load(provider_id)
         return self._found[provider_id]
 
+    def root_of(self, provider_id: str) -> str:
+        """The file on which this one builds in the end: ``google`` for Google Calendar."""
+        parent = self.get(provider_id).extends
+        while parent is not None and parent != provider_id and parent in self.ids():
+            provider_id, parent = parent, self.get(parent).extends
+        return provider_id
+
     def all(self) -> Iterator[Provider]:
         """Every provider, by id."""
         return map(self.get, self.ids())

@@ -18,6 +18,22 @@ select session_id, user_id, environment, integrations, return_url, confirm, repl
   from vault.connect_sessions
  where workspace_id = :workspace_id and session_id = :session_id;
 
+-- name: list
+select session_id, user_id, environment, integrations, return_url, confirm, replace_account,
+       created_at, expires_at, expires_at <= now() as expired
+  from vault.connect_sessions
+ where workspace_id = :workspace_id
+   and session_id > :after
+   and (:user_id = '' or user_id = :user_id)
+   and (:environments::text[] = '{}' or environment = any(:environments::text[]))
+ order by session_id
+ limit :limit;
+
+-- name: delete
+delete from vault.connect_sessions
+ where workspace_id = :workspace_id and session_id = :session_id
+returning session_id as id;
+
 -- name: forget_old
 -- A day after its end nobody asks how it ended any more.
 delete from vault.connect_sessions

@@ -10,6 +10,7 @@ select connection_id, user_id, integration, environment, provider, state, needs,
    and (:user_id = '' or user_id = :user_id)
    and (:integration = '' or integration = :integration)
    and (:state = '' or state = :state)
+   and (:accounts::bytea[] = '{}' or account = any(:accounts::bytea[]))
    and (:environments::text[] = '{}' or environment = any(:environments::text[]))
  order by connection_id
  limit :limit;
@@ -76,15 +77,11 @@ select generation, sealed
  where workspace_id = :workspace_id and connection_id = :connection_id;
 
 -- name: siblings
--- Other living connections of the same account at the same app: a provider that kills the whole
--- grant would take them along.
-select count(*) as number
-  from vault.connections c
-  join vault.integrations i on i.workspace_id = c.workspace_id and i.integration = c.integration
- where c.workspace_id = :workspace_id and c.account = :account
-   and c.connection_id <> :connection_id
-   and c.state not in ('pending', 'revoking', 'revoked')
-   and c.integration = any(:integrations::text[]);
+-- Where else the same account lives: a provider that kills the whole grant may take that along.
+select connection_id, integration, environment
+  from vault.connections
+ where workspace_id = :workspace_id and account = :account
+   and state not in ('pending', 'revoking', 'revoked');
 
 -- name: delete
 delete from vault.connections

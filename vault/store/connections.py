@@ -37,6 +37,14 @@ class TokensRow(Struct, frozen=True):
     sealed: bytes
 
 
+class Sibling(Struct, frozen=True):
+    """Another connection of an account."""
+
+    connection_id: str
+    integration: str
+    environment: str
+
+
 class DueRevocation(Struct, frozen=True):
     workspace_id: WorkspaceId
     id: str
@@ -75,7 +83,7 @@ _connection_await: Final = Query("connections", "await", Connection)
 _connection_put: Final = Query("connections", "put", Connection)
 _connection_put_tokens: Final = Query("connections", "put_tokens", Nothing)
 _connection_tokens: Final = Query("connections", "tokens", TokensRow)
-_connection_siblings: Final = Query("connections", "siblings", _Number)
+_connection_siblings: Final = Query("connections", "siblings", Sibling)
 _connection_delete: Final = Query("connections", "delete", _Id)
 _connection_forget_pending: Final = Query("connections", "forget_pending", Nothing)
 _revocation_insert: Final = Query("revocations", "insert", Nothing)
@@ -201,6 +209,7 @@ async def list_connections(
     user_id: str = "",
     integration: str = "",
     state: str = "",
+    accounts: Sequence[bytes] = (),
     environments: Sequence[str] = (),
 ) -> list[Connection]:
     return await _connection_list.all(
@@ -211,6 +220,7 @@ async def list_connections(
         user_id=user_id,
         integration=integration,
         state=state,
+        accounts=list(accounts),
         environments=list(environments),
     )
 
@@ -297,18 +307,9 @@ async def tokens_row(tx: Transaction, connection_id: str) -> TokensRow | None:
     )
 
 
-async def has_siblings(tx: Transaction, connection: Connection, integrations: list[str]) -> bool:
-    """Does another connection live on the same grant at the provider?"""
-    if connection.account is None:
-        return False
-    row = await _connection_siblings.one(
-        tx,
-        workspace_id=tx.workspace,
-        account=connection.account,
-        connection_id=connection.connection_id,
-        integrations=integrations,
-    )
-    return row.number > 0
+async def siblings(tx: Transaction, account: bytes) -> list[Sibling]:
+    """Where this account is connected."""
+    return await _connection_siblings.all(tx, workspace_id=tx.workspace, account=account)
 
 
 async def delete_connection(tx: Transaction, connection_id: str, generation: int) -> bool:

@@ -1,15 +1,15 @@
 """Rows of connect sessions and of the tries in them, and what is sealed in a try."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct
 
-from vault.consent import Begun, Flow, NewSession, Session
+from vault.consent import Begun, Flow, NewSession, Received, Session
 from vault.database import Database, Transaction
-from vault.model import WorkspaceId
-from vault.oauth.app import Granted
+from vault.model import Page, WorkspaceId
 from vault.seal import Context
 from vault.sql import Nothing, Query
 from vault.store.connections import hidden
@@ -35,6 +35,8 @@ class _Id(Struct, frozen=True):
 _connect_lookup: Final = Query("connect", "lookup", FoundBearer)
 _session_insert: Final = Query("connect", "insert", _Times)
 _session_get: Final = Query("connect", "get", Session)
+_session_list: Final = Query("connect", "list", Session)
+_session_delete: Final = Query("connect", "delete", _Id)
 _session_forget_old: Final = Query("connect", "forget_old", Nothing)
 _flow_list: Final = Query("connect", "flows", Flow)
 _flow_get: Final = Query("connect", "flow", Flow)
@@ -44,7 +46,7 @@ _flow_consume: Final = Query("connect", "consume", _Id)
 _flow_advance: Final = Query("connect", "advance", _Id)
 
 begun_from: Final = msgspec.msgpack.Decoder(Begun, dec_hook=hidden).decode
-granted_from: Final = msgspec.msgpack.Decoder(Granted, dec_hook=hidden).decode
+received_from: Final = msgspec.msgpack.Decoder(Received, dec_hook=hidden).decode
 
 
 def flow_context(workspace: str, flow_id: str, generation: int, environment: str) -> Context:
@@ -104,6 +106,25 @@ async def insert_session(
 
 async def get_session(tx: Transaction, session_id: str) -> Session | None:
     return await _session_get.maybe(tx, workspace_id=tx.workspace, session_id=session_id)
+
+
+async def list_sessions(
+    tx: Transaction, page: Page, *, user_id: str = "", environments: Sequence[str] = ()
+) -> list[Session]:
+    return await _session_list.all(
+        tx,
+        workspace_id=tx.workspace,
+        after=page.after,
+        limit=page.limit,
+        user_id=user_id,
+        environments=list(environments),
+    )
+
+
+async def delete_session(tx: Transaction, session_id: str) -> bool:
+    """Delete an invitation, and with it every try that is under way."""
+    gone = await _session_delete.maybe(tx, workspace_id=tx.workspace, session_id=session_id)
+    return gone is not None
 
 
 async def list_flows(tx: Transaction, session_id: str) -> list[Flow]:

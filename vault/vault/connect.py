@@ -25,21 +25,28 @@ from msgspec.structs import replace
 from vault.consent import (
     Begun,
     Outcome,
+    Received,
     Stage,
+    asked_for,
 )
 from vault.errors import CredentialRefused, Invalid, VaultError
+from vault.model import Caller
 from vault.oauth import authorize, signatures
 from vault.oauth.app import App, Granted
 from vault.oauth.device import Started
+from vault.oauth.discovery import Registered
 from vault.oauth.oauth1 import Pair
+from vault.oauth.renewing import OWN_GRANTS
 from vault.oauth.replies import NoToken
 from vault.oauth.signatures import Pairs
-from vault.oauth.typed import typed_tokens
+from vault.oauth.typed import names, typed_tokens
 from vault.providers.derived import needs_own_callback
-from vault.providers.schema import TYPED_MODES
+from vault.providers.schema import TYPED_MODES, Provider
 from vault.secret import Secret
+from vault.store import get_workspace
 from vault.store import tries as try_rows
 from vault.vault.door import found
+from vault.vault.integrations import with_client
 from vault.vault.invitations import Invitations
 from vault.vault.tries import Settled, Way, random_secret, stage_of
 
@@ -65,10 +72,13 @@ class Connect(Invitations):
         if integration not in session.integrations:
             return "expired"
         row = found(await self._integration_row(caller.workspace, integration))
+        _refuse_missing(await self._provider(row.provider), typed)
         app = await self._app(caller, row, session.environment, typed=typed)
         if app.provider.mode in TYPED_MODES:
             typed_tokens(app, typed, now=await self._time())  # a slip does not use the link up
+        app, client = await self._with_client(app, caller)
         begun, url, state = await self._prepared(app, typed)
+        begun = replace(begun, client=client)
         flow_id = await self._begin_flow(caller, session, integration, browser, begun, state)
         if flow_id is None:
             return "used"
@@ -80,7 +90,7 @@ class Connect(Invitations):
             return stage_of(way, "go", url=url)
         if begun.device is not None:
             return _waiting(way, begun.device)
-        return await self._granted_at_once(way, app, browser, typed)
+        return await self._granted_at_once(way, app, begun, browser)
 
     async def come_back(
         self,
@@ -107,13 +117,14 @@ class Connect(Invitations):
         return await self._came_back(consumed, unverified)
 
     async def _came_back(self, way: Way, unverified: Pairs) -> Stage | Outcome:
+        begun = try_rows.begun_from(await self._opened(way))
         try:
-            granted = await self._exchanged(way, unverified)
+            granted = await self._exchanged(way, begun, unverified)
         except VaultError as problem:
             return await self._failed(way, _outcome_of(problem))
         if isinstance(granted, str):
             return await self._failed(way, granted)
-        return await self._received(way, granted)
+        return await self._settled(way, _received(way.provider, begun, granted))
 
     async def poll_device(
         self, link: str, integration: str, browser: Secret | None
@@ -172,20 +183,23 @@ class Connect(Invitations):
             return await self._failed(way, "denied" if polled.state == "denied" else "expired")
         # A device code is the provider's to give out once.
         consumed = await self._consumed(way, browser)
-        return await self._received(consumed, granted) if consumed else "used"
+        if consumed is None:
+            return "used"
+        return await self._settled(consumed, _received(way.provider, begun, granted))
 
     async def choose(self, state: str, browser: Secret, number: str) -> Stage | Outcome:
         """Take one of several sites, by its place in the list."""
         way = await self._own_way(state, browser, "choice")
         if not isinstance(way, Way):
             return way
-        granted = await self._granted(way)
+        received = await self._given(way)
+        granted = received.granted
         if not number.isdecimal() or int(number[:9]) >= len(granted.choices):
             return stage_of(way, "choice", choices=granted.choices)
         chosen = granted.choices[int(number)]
         extras = {**granted.tokens.extras, **chosen.fields}
         settled = Granted(tokens=replace(granted.tokens, extras=extras), account=granted.account)
-        return await self._ask_for_confirmation(way, settled)
+        return await self._ask_for_confirmation(way, replace(received, granted=settled))
 
     async def confirm(self, state: str, browser: Secret, *, is_me: bool) -> Stage | Outcome:
         """The person says whether it is the right account for the right user."""
@@ -198,7 +212,7 @@ class Connect(Invitations):
             is_over = await self._fail(way, "denied")
             return stage_of(way, "ended", outcome="denied") if is_over else "used"
         try:
-            connection = await self._activate(way, await self._granted(way))
+            connection = await self._activate(way, await self._given(way))
         except Settled:
             return "used"
         return stage_of(
@@ -242,7 +256,7 @@ class Connect(Invitations):
         return replace(begun, verifier=verifier, nonce=nonce), url
 
     async def _granted_at_once(
-        self, way: Way, app: App, browser: Secret, typed: Mapping[str, Secret]
+        self, way: Way, app: App, begun: Begun, browser: Secret
     ) -> Stage | Outcome:
         """The modes in which no browser travels: what was typed is tried out."""
         consumed = await self._consumed(way, browser)
@@ -250,20 +264,21 @@ class Connect(Invitations):
             return "expired"
         now = await self._time()
         try:
-            if app.provider.mode in ("client_credentials", "jwt_bearer"):
+            if app.provider.mode in OWN_GRANTS:
                 granted = await self._dialogue.client_grant(app, now=now)
             else:
-                granted = await self._dialogue.typed(app, typed, now=now)
-        except CredentialRefused:
-            await self._fail(consumed, "denied")
-            raise Invalid(f"{app.provider.name} does not accept this.") from None
+                granted = await self._dialogue.typed(app, begun.values, now=now)
+        except (Invalid, CredentialRefused) as problem:
+            await self._fail(consumed, "provider_error")
+            raise Invalid(problem.message) from None  # the person types it again
         except VaultError as problem:
-            return await self._failed(consumed, _outcome_of(problem))
-        return await self._received(consumed, granted)
+            is_ours = isinstance(problem, NoToken) and problem.failure.outcome == "dead"
+            outcome: Outcome = "misconfigured" if is_ours else _outcome_of(problem)
+            return await self._failed(consumed, outcome)
+        return await self._settled(consumed, _received(way.provider, begun, granted))
 
-    async def _exchanged(self, way: Way, unverified: Pairs) -> Granted | Outcome:
+    async def _exchanged(self, way: Way, begun: Begun, unverified: Pairs) -> Granted | Outcome:
         """Turn what came back into a grant, by the provider's mode."""
-        begun = try_rows.begun_from(await self._opened(way))
         app = await self._app_of_begun(way, begun)
         now = await self._time()
         fields = signatures.single(unverified)
@@ -291,28 +306,64 @@ class Connect(Invitations):
     async def _app_of_begun(self, way: Way, begun: Begun) -> App:
         """The app as it was when the person left: what was typed, asked for, and promised."""
         app = await self._app(
-            way.caller, way.integration, way.session.environment, typed=begun.values
+            way.caller,
+            way.integration,
+            way.session.environment,
+            typed=begun.values,
+            client=begun.client,
         )
         return replace(app, redirect_uri=begun.redirect_uri, scopes=begun.scopes)
 
-    async def _received(self, way: Way, granted: Granted) -> Stage | Outcome:
+    async def _with_client(self, app: App, caller: Caller) -> tuple[App, Registered | None]:
+        """Where a server makes a client for whoever asks, and the workspace has none: ask."""
+        if app.provider.client.registration != "dynamic" or app.client_id or not app.endpoints:
+            return app, None
+        workspace = await self._database.run(
+            caller.workspace, lambda tx: get_workspace(tx, caller.workspace)
+        )
+        client = await self._metadata.register(
+            app.endpoints,
+            redirect_uri=app.redirect_uri,
+            client_name=found(workspace).name,
+            scopes=app.scopes,
+        )
+        return with_client(app, client), client
+
+    async def _settled(self, way: Way, received: Received) -> Stage | Outcome:
         """A grant came. Whose is it, and does it have to be asked about?"""
+        granted = received.granted
         if await self._is_another_account(way, granted.account):
-            await self._fail(way, "wrong_account", granted)
+            await self._fail(way, "wrong_account", received)
             return stage_of(way, "ended", outcome="wrong_account", account=granted.account)
         if not granted.choices:
-            return await self._ask_for_confirmation(way, granted)
-        moved = await self._advanced(way, "choice", granted, needs="choice")
+            return await self._ask_for_confirmation(way, received)
+        moved = await self._advanced(way, "choice", received, needs="choice")
         return stage_of(moved, "choice", choices=granted.choices) if moved else "used"
 
-    async def _ask_for_confirmation(self, way: Way, granted: Granted) -> Stage | Outcome:
+    async def _ask_for_confirmation(self, way: Way, received: Received) -> Stage | Outcome:
         code = random_secret() if way.session.confirm == "backend" else None
-        moved = await self._advanced(way, "confirm", granted, needs="confirm", code=code)
+        moved = await self._advanced(way, "confirm", received, needs="confirm", code=code)
         if moved is None:
             return "used"
         if code is None:
-            return stage_of(moved, "confirm", account=granted.account)
-        return stage_of(moved, "ended", outcome="pending", code=code)
+            return stage_of(moved, "confirm", account=received.granted.account)
+        return stage_of(
+            moved, "ended", outcome="pending", code=code, missing_scopes=received.missing_scopes
+        )
+
+
+def _received(provider: Provider, begun: Begun, granted: Granted) -> Received:
+    """What a try was given, with what has to be known to use it: what was typed on the way."""
+    values = {**begun.values, **granted.tokens.values}
+    kept = replace(granted, tokens=replace(granted.tokens, values=values))
+    asked = asked_for(provider, begun.scopes, kept.tokens)
+    return Received(granted=kept, asked_scopes=asked, client=begun.client)
+
+
+def _refuse_missing(provider: Provider, typed: Mapping[str, Secret]) -> None:
+    for name, needed in names(provider).items():
+        if needed and name not in typed:
+            raise Invalid("Something is missing.", pointer=f"/{name}")
 
 
 def _is_own_address(way: Way, provider_id: str, integration: str | None) -> bool:

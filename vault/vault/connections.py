@@ -9,29 +9,39 @@
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from vault import access, audit
-from vault.consent import Connection, Held, Import, Revoked
+from vault.consent import Connection, Held, Import, Revoked, asked_for
 from vault.database import Transaction
 from vault.errors import Forbidden, Invalid, NotFound, UpstreamFailed, VaultError
-from vault.model import Caller, Page, UserId, WorkspaceId, new_id
-from vault.oauth.app import App, Granted, TokenSet
+from vault.model import PRODUCTION, Caller, Page, UserId, WorkspaceId, new_id
+from vault.oauth.app import Account, App, Granted, TokenSet
+from vault.oauth.requests import takes_back
+from vault.oauth.typed import names
 from vault.providers.schema import TYPED_MODES, Provider
 from vault.seal import seal
 from vault.store import WorkspaceSeal, write_user
 from vault.store import connections as rows
-from vault.store.connections import DueRevocation, NewTokens, RevocationRow, TokensRow
+from vault.store.connections import (
+    DueRevocation,
+    IntegrationRow,
+    NewTokens,
+    RevocationRow,
+    TokensRow,
+)
 from vault.vault.door import found, written
 from vault.vault.integrations import Integrations
 from vault.vault.tenants import Tenants
 
 REVOKE_SECONDS: Final = 10.0  # how long a deletion waits for the provider
 AT_ONCE: Final = 100  # connections of a user that are ended together
+
+Extras = Mapping[str, str]
 
 
 class Place(NamedTuple):
@@ -42,14 +52,23 @@ class Place(NamedTuple):
     environment: str
 
 
-class Leaving(NamedTuple):
-    """Tokens that are to be given back. No ``app``: it cannot be used now, and may be mended."""
+class New(NamedTuple):
+    """What is to be stored there."""
 
-    revocation_id: str
-    connection: Connection
+    provider: str
+    asked_scopes: tuple[str, ...]
     held: Held
-    sealed: bytes
+    refresh_by: Literal["keyturn", "caller"] = "keyturn"
+
+
+class Return(NamedTuple):
+    """What is to be given back to a provider; ``retrying`` means that it is."""
+
+    id: str
+    connection: Connection
+    outcome: Revoked
     app: App | None
+    held: Held | None
 
 
 class Connections(Integrations, Tenants):
@@ -64,13 +83,20 @@ class Connections(Integrations, Tenants):
         integration: str = "",
         environment: str = "",
         state: str = "",
+        account: str = "",
     ) -> list[Connection]:
-        """A part of the connections, in the environments that this caller reaches."""
+        """A part of the connections, in the environments that this caller reaches.
+
+        ``account``: only those of the account that a provider knows by this id.
+        """
         access.permit(caller, "connection.list")
         environments: tuple[str, ...] = caller.environments
         if environment:
             access.permit_environment(caller, environment)
             environments = (environment,)
+        accounts = await self._account_indexes(caller.workspace, account) if account else []
+        if account and not accounts:
+            return []
         return await self._database.run(
             caller.workspace,
             lambda tx: rows.list_connections(
@@ -79,9 +105,19 @@ class Connections(Integrations, Tenants):
                 user_id=user_id,
                 integration=integration,
                 state=state,
+                accounts=accounts,
                 environments=environments,
             ),
         )
+
+    async def held_of(
+        self, caller: Caller, connection: Connection
+    ) -> tuple[Account | None, Extras]:
+        """Whose account it is, and what its provider said of it that is no secret."""
+        access.permit(caller, "connection.read")
+        _permit(caller, connection)
+        held = await self._held(caller.workspace, connection)
+        return (held.account, held.tokens.extras) if held else (None, {})
 
     async def get_connection(self, caller: Caller, connection_id: str) -> Connection:
         access.permit(caller, "connection.read")
@@ -94,17 +130,31 @@ class Connections(Integrations, Tenants):
         return connection
 
     async def find_connection(
-        self, caller: Caller, user_id: str, integration: str, environment: str
+        self,
+        caller: Caller,
+        user_id: str,
+        integration: str,
+        environment: str,
+        *,
+        shared: bool = False,
     ) -> Connection:
-        """The connection of a user at an integration."""
+        """The connection of a user at an integration, in this environment and no other.
+
+        ``shared``: production's will do where there is none, if the integration shares them.
+        """
         access.permit(caller, "connection.read")
         access.permit_environment(caller, environment)
-        return found(
-            await self._database.run(
-                caller.workspace,
-                lambda tx: rows.find_connection(tx, user_id, integration, environment),
-            )
-        )
+
+        async def work(tx: Transaction) -> Connection | None:
+            mine = await rows.find_connection(tx, user_id, integration, environment)
+            if mine is not None or not shared:
+                return mine
+            row = await rows.get_integration(tx, integration)
+            if row is None or not row.share_connections:
+                return None
+            return await rows.find_connection(tx, user_id, integration, PRODUCTION)
+
+        return found(await self._database.run(caller.workspace, work))
 
     async def import_connection(
         self, caller: Caller, user_id: UserId, integration: str, wanted: Import
@@ -120,14 +170,15 @@ class Connections(Integrations, Tenants):
         app = await self._app(caller, row, wanted.environment, typed=wanted.values)
         granted = await self._imported(app, wanted)
         await self._ensure_user(caller, user_id)
-        return await self._put(
-            caller,
-            Place(user_id, integration, wanted.environment),
-            app,
-            granted,
-            action="connection.import",
+        new = New(
+            provider=app.provider.id,
+            asked_scopes=asked_for(app.provider, app.scopes, granted.tokens),
+            held=Held(tokens=granted.tokens, account=granted.account),
             refresh_by=wanted.refresh_by,
         )
+        place = Place(user_id, integration, wanted.environment)
+        connection, _ = await self._put(caller, place, new, action="connection.import")
+        return connection
 
     async def delete_connection(self, caller: Caller, connection_id: str) -> Revoked:
         """Delete a connection, and give its tokens back to the provider."""
@@ -139,7 +190,8 @@ class Connections(Integrations, Tenants):
         access.permit(caller, "user.delete")
         outcomes: dict[str, Revoked] = {}
         while every := await self._some_of(caller, user_id):
-            ended = await asyncio.gather(*(self._ended(caller, one) for one in every))
+            ending = frozenset(one.connection_id for one in every)
+            ended = await asyncio.gather(*(self._ended(caller, one, ending) for one in every))
             outcomes |= {
                 one.connection_id: how for one, how in zip(every, ended, strict=True) if how
             }
@@ -165,6 +217,16 @@ class Connections(Integrations, Tenants):
         _permit(caller, connection)
         return connection
 
+    async def _account_indexes(self, workspace: WorkspaceId, account_id: str) -> list[bytes]:
+        """What finds this account, at each provider that the workspace works with."""
+
+        async def work(tx: Transaction) -> set[str]:
+            return {row.provider for row in await rows.list_integrations(tx, Page(10_000))}
+
+        sealing = await self._store.seal_of(workspace)
+        providers = await self._database.run(workspace, work)
+        return [self._account_index(sealing, one, account_id) for one in sorted(providers)]
+
     async def _ensure_user(self, caller: Caller, user_id: UserId) -> None:
         sealing = await self._store.seal_of(caller.workspace)
         sealed = await self._store.new_user(sealing, user_id)
@@ -182,33 +244,35 @@ class Connections(Integrations, Tenants):
         self,
         caller: Caller,
         place: Place,
-        app: App,
-        granted: Granted,
+        new: New,
         *,
         action: str,
-        refresh_by: Literal["keyturn", "caller"] = "keyturn",
         settle: Callable[[Transaction], Awaitable[None]] | None = None,
-    ) -> Connection:
-        """Seal and write a token set as the generation that follows the stored one."""
+    ) -> tuple[Connection, Return | None]:
+        """Seal and write a token set as the generation that follows the stored one.
+
+        With ``settle`` a person's consent is what is stored: where it is another account's, what
+        was held before is returned, to be given back.
+        """
         sealing = await self._store.seal_of(caller.workspace)
 
-        async def attempt() -> tuple[Connection, Leaving | None] | None:
+        async def attempt() -> tuple[Connection, Return | None] | None:
             before = await self._database.run(
                 caller.workspace, lambda tx: rows.find_connection(tx, *place)
             )
-            new = await self._new_tokens(sealing, place, before, app, granted, refresh_by)
-            leaving = None
-            if before is not None and _is_of_another(before.account, new.account):
-                leaving = (await self._leaving(caller, sealing, before))[1]
+            tokens = await self._new_tokens(sealing, place, before, new)
+            returned: Return | None = None
+            if settle is not None and before is not None and _is_replaced(before, tokens):
+                returned = await self._to_return(caller, before)
 
-            async def work(tx: Transaction) -> tuple[Connection, Leaving | None] | None:
-                row = await rows.put_connection(tx, new)
+            async def work(tx: Transaction) -> tuple[Connection, Return | None] | None:
+                row = await rows.put_connection(tx, tokens)
                 if row is None:
                     return None
                 if settle is not None:
                     await settle(tx)
-                if leaving is not None:
-                    await _keep_for_later(tx, leaving)
+                if returned is not None:
+                    await self._remember_return(tx, sealing, returned)
                 await audit.record(
                     tx,
                     caller,
@@ -217,23 +281,18 @@ class Connections(Integrations, Tenants):
                     user_ref=sealing.user_ref(place.user_id),
                     environment=place.environment,
                 )
-                return row, leaving
+                return row, returned
 
             return await self._database.run(caller.workspace, work)
 
-        connection, left = await written(attempt)
-        if left is not None:
-            await self._give_back(caller, left)
-        return connection
+        return await written(attempt)
 
     async def _new_tokens(
         self,
         sealing: WorkspaceSeal,
         place: Place,
         before: Connection | None,
-        app: App,
-        granted: Granted,
-        refresh_by: Literal["keyturn", "caller"],
+        new: New,
     ) -> NewTokens:
         key = found(await self._store.key_for_user(sealing, UserId(place.user_id)))
         connection_id = before.connection_id if before else new_id("conn")
@@ -241,21 +300,21 @@ class Connections(Integrations, Tenants):
         context = rows.tokens_context(
             sealing.workspace, connection_id, generation, place.environment
         )
-        tokens, account = granted.tokens, granted.account
+        tokens, account = new.held.tokens, new.held.account
         return NewTokens(
             connection_id=connection_id,
             user_id=place.user_id,
             integration=place.integration,
             environment=place.environment,
-            provider=app.provider.id,
-            refresh_by=refresh_by,
+            provider=new.provider,
+            refresh_by=new.refresh_by,
             generation=generation,
-            account=sealing.account_index(app.provider.id, account.id) if account else None,
-            asked_scopes=sorted(set(app.scopes)),
+            account=self._account_index(sealing, new.provider, account.id) if account else None,
+            asked_scopes=sorted(set(new.asked_scopes)),
             scopes=None if tokens.scopes is None else sorted(set(tokens.scopes)),
             expires_at=tokens.expires_at,
             refresh_expires_at=tokens.refresh_expires_at,
-            sealed=seal(key, context, rows.packed(Held(tokens=tokens, account=account))),
+            sealed=seal(key, context, rows.packed(new.held)),
         )
 
     async def _held(self, workspace: WorkspaceId, connection: Connection) -> Held | None:
@@ -285,24 +344,28 @@ class Connections(Integrations, Tenants):
             raise Forbidden("This user is connected in environments that this key does not reach.")
         return some
 
-    async def _ended(self, caller: Caller, connection: Connection) -> Revoked | None:
+    async def _ended(
+        self, caller: Caller, connection: Connection, ending: frozenset[str]
+    ) -> Revoked | None:
         """End it; ``None`` where somebody else has."""
         with suppress(NotFound):
-            return await self._end(caller, connection.connection_id)
+            return await self._end(caller, connection.connection_id, ending)
         return None
 
-    async def _end(self, caller: Caller, connection_id: str) -> Revoked:
+    async def _end(
+        self, caller: Caller, connection_id: str, ending: frozenset[str] = frozenset()
+    ) -> Revoked:
+        """End one connection. ``ending``: those that end with it, and are no siblings to spare."""
         sealing = await self._store.seal_of(caller.workspace)
 
-        async def attempt() -> tuple[Revoked, Leaving | None] | None:
+        async def attempt() -> Return | None:
             connection = await self._connection(caller, connection_id)
-            outcome, leaving = await self._leaving(caller, sealing, connection)
+            returned = await self._to_return(caller, connection, ending)
 
             async def work(tx: Transaction) -> bool:
                 if not await rows.delete_connection(tx, connection_id, connection.generation):
                     return False  # there are newer tokens: those have to be given back
-                if leaving is not None:
-                    await _keep_for_later(tx, leaving)
+                await self._remember_return(tx, sealing, returned)
                 await audit.record(
                     tx,
                     caller,
@@ -310,47 +373,47 @@ class Connections(Integrations, Tenants):
                     target=("connection", connection_id),
                     user_ref=sealing.user_ref(connection.user_id),
                     environment=connection.environment,
-                    outcome=outcome,
+                    outcome=returned.outcome,
                 )
                 return True
 
             done = await self._database.run(caller.workspace, work)
-            return (outcome, leaving) if done else None
+            return returned if done else None
 
-        outcome, leaving = await written(attempt)
-        return await self._give_back(caller, leaving) if leaving is not None else outcome
+        return await self._give_back(caller, await written(attempt))
 
-    async def _leaving(
-        self, caller: Caller, sealing: WorkspaceSeal, connection: Connection
-    ) -> tuple[Revoked, Leaving | None]:
-        """What of a connection is to be given back, sealed so that it outlives the user."""
+    async def _to_return(
+        self, caller: Caller, connection: Connection, ending: frozenset[str] = frozenset()
+    ) -> Return:
         held = await self._held(caller.workspace, connection)
-        outcome, app = await self._what_to_revoke(caller, connection, held)
-        if outcome != "retrying" or held is None:
-            return outcome, None
-        revocation_id = new_id("rvk")
-        context = rows.revocation_context(caller.workspace, revocation_id)
-        sealed = seal(sealing.key, context, rows.packed(held))
-        return outcome, Leaving(revocation_id, connection, held, sealed, app)
+        ending |= {connection.connection_id}
+        outcome, app = await self._what_to_revoke(caller, connection, held, ending)
+        return Return(new_id("rvk"), connection, outcome, app, held)
 
-    async def _give_back(self, caller: Caller, leaving: Leaving) -> Revoked:
-        """Try once, now; the row for later is there already."""
-        if leaving.app is None:
-            return "retrying"
+    async def _remember_return(
+        self, tx: Transaction, sealing: WorkspaceSeal, returned: Return
+    ) -> None:
+        """Write down what has to be given back, before the only other copy of it is gone."""
+        if returned.outcome == "retrying" and returned.held:
+            context = rows.revocation_context(sealing.workspace, returned.id)
+            sealed = seal(sealing.key, context, rows.packed(returned.held))
+            await rows.insert_revocation(tx, returned.id, returned.connection, sealed)
+
+    async def _give_back(self, caller: Caller, returned: Return) -> Revoked:
+        """Try it at once; what fails is tried again by the worker."""
+        app, held = returned.app, returned.held
+        if returned.outcome != "retrying" or app is None or held is None:
+            return returned.outcome
         try:
             async with asyncio.timeout(REVOKE_SECONDS):
                 return await self._revoke(
-                    caller,
-                    leaving.revocation_id,
-                    leaving.connection.connection_id,
-                    leaving.app,
-                    leaving.held,
+                    caller, returned.id, returned.connection.connection_id, app, held
                 )
         except (TimeoutError, VaultError):
             return "retrying"
 
     async def _what_to_revoke(
-        self, caller: Caller, connection: Connection, held: Held | None
+        self, caller: Caller, connection: Connection, held: Held | None, ending: frozenset[str]
     ) -> tuple[Revoked, App | None]:
         """Whether there is something to give back, and to whom. ``retrying`` means: yes."""
         if held is None or held.tokens.access_token is None:
@@ -360,44 +423,77 @@ class Connections(Integrations, Tenants):
             return "nothing_to_revoke", None
         if provider.revoke is None:
             return "not_supported", None
-        if provider.revoke.kills == "grant" and await self._has_siblings(caller, connection):
+        place = (connection.integration, connection.environment)
+        if provider.revoke.kills == "grant" and await self._has_siblings(
+            caller, connection.account, place, but=ending
+        ):
             return "sibling_alive", None
         try:
-            app = await self._app_of(caller, connection)
+            app = await self._app_of(caller, connection, held)
+            is_taken = takes_back(app, held.tokens)
         except VaultError:
             return "retrying", None  # an app registration that cannot be used now may be mended
-        can = (provider.revoke.url, app.endpoints and app.endpoints.revoke_url)
-        return ("retrying", app) if any(can) else ("not_supported", None)
+        return ("retrying", app) if is_taken else ("not_supported", None)
 
-    async def _app_of(self, caller: Caller, connection: Connection) -> App:
+    async def _app_of(self, caller: Caller, connection: Connection, held: Held) -> App:
         row = found(
             await self._database.run(
                 caller.workspace, lambda tx: rows.get_integration(tx, connection.integration)
             )
         )
-        return await self._app(caller, row, connection.environment)
+        return await self._app_with(caller, row, connection.environment, held)
 
-    async def _has_siblings(self, caller: Caller, connection: Connection) -> bool:
-        """Where one revocation ends the whole grant: does another connection live on it?"""
-        mine = await self._client_of(caller, connection.integration)
+    async def _app_with(
+        self, caller: Caller, row: IntegrationRow, environment: str, held: Held
+    ) -> App:
+        """The app as it was when this was given: with what was typed, and its own client."""
+        asked = names(await self._provider(row.provider))
+        typed = {name: one for name, one in held.tokens.values.items() if name in asked}
+        return await self._app(caller, row, environment, typed=typed, client=held.client)
 
-        async def every(tx: Transaction) -> list[str]:
-            return [row.integration for row in await rows.list_integrations(tx, Page(10_000))]
+    async def _has_siblings(
+        self,
+        caller: Caller,
+        account: bytes | None,
+        place: tuple[str, str],
+        *,
+        but: Collection[str] = (),
+    ) -> bool:
+        """Where one revocation ends the whole grant: does another connection live on it?
 
-        names = await self._database.run(caller.workspace, every)
-        same = [name for name in names if await self._client_of(caller, name) == mine]
-        return await self._database.run(
-            caller.workspace, lambda tx: rows.has_siblings(tx, connection, same)
-        )
+        ``place``: integration and environment. A sibling whose client cannot be told counts.
+        """
+        if account is None:
+            return False
+        every = await self._database.run(caller.workspace, lambda tx: rows.siblings(tx, account))
+        others = [one for one in every if one.connection_id not in but]
+        if not others:
+            return False
+        mine = await self._client_of(caller, *place)
+        for other in others:
+            theirs = await self._client_of(caller, other.integration, other.environment)
+            if theirs is None or theirs == mine:
+                return True
+        return False
 
-    async def _client_of(self, caller: Caller, integration: str) -> tuple[str, str] | None:
-        """Which app it is at the provider, as it is written."""
+    async def _client_of(
+        self, caller: Caller, integration: str, environment: str
+    ) -> tuple[str, str] | None:
+        """Which app it is at the provider, as far as that can be told now."""
         row = await self._integration_row(caller.workspace, integration)
         if row is None:
             return None
         registration = await self._registration(caller.workspace, row)
         provider = await asyncio.to_thread(self._catalogue.get, registration.provider)
-        return _token_host(provider), registration.client_id
+        try:
+            values = await self._values(caller.workspace, registration, environment)
+        except VaultError:
+            return None
+        return _token_host(provider), values.of(registration.client_id).reveal()
+
+    def _account_index(self, sealing: WorkspaceSeal, provider_id: str, account_id: str) -> bytes:
+        """The same account is the same through every file that builds on one: it is one grant."""
+        return sealing.account_index(self._catalogue.root_of(provider_id), account_id)
 
     async def _revoke(
         self, caller: Caller, revocation_id: str, connection_id: str, app: App, held: Held
@@ -440,9 +536,26 @@ class Connections(Integrations, Tenants):
             return
         context = rows.revocation_context(caller.workspace, revocation_id)
         held = rows.held_from(await self._store.open(caller.workspace, context, sealed))
-        app = await self._app(caller, row, claimed.environment)
+        if await self._was_renewed(caller, row, claimed, held):
+            await self._settle_revocation(
+                caller, revocation_id, claimed.connection_id, "sibling_alive"
+            )
+            return
+        app = await self._app_with(caller, row, claimed.environment, held)
         async with asyncio.timeout(6 * REVOKE_SECONDS):
             await self._revoke(caller, revocation_id, claimed.connection_id, app, held)
+
+    async def _was_renewed(
+        self, caller: Caller, row: IntegrationRow, claimed: RevocationRow, held: Held
+    ) -> bool:
+        """Has the account been connected again meanwhile, so that giving back would end that?"""
+        provider = await asyncio.to_thread(self._catalogue.get, row.provider)
+        if provider.revoke is None or provider.revoke.kills != "grant" or held.account is None:
+            return False
+        sealing = await self._store.seal_of(caller.workspace)
+        account = self._account_index(sealing, row.provider, held.account.id)
+        place = (claimed.integration, claimed.environment)
+        return await self._has_siblings(caller, account, place)
 
     async def _imported(self, app: App, wanted: Import) -> Granted:
         """What was brought along, checked as far as it was asked for."""
@@ -469,13 +582,9 @@ class Connections(Integrations, Tenants):
         return Granted(tokens=tokens, account=account)
 
 
-async def _keep_for_later(tx: Transaction, leaving: Leaving) -> None:
-    await rows.insert_revocation(tx, leaving.revocation_id, leaving.connection, leaving.sealed)
-
-
-def _is_of_another(before: bytes | None, after: bytes | None) -> bool:
-    """Are these two accounts? Where one is not known, giving back could end what was just made."""
-    return before is not None and after is not None and before != after
+def _is_replaced(before: Connection, new: NewTokens) -> bool:
+    """Is it known to be another account's? What cannot be told may live on the same grant."""
+    return None not in (before.account, new.account) and before.account != new.account
 
 
 def _token_host(provider: Provider) -> str:

@@ -28,7 +28,10 @@ from vault.environments import choose
 from vault.errors import Conflict, Invalid, NotFound, Unresolved, VaultError
 from vault.model import Caller, Page, WorkspaceId
 from vault.oauth.app import App
+from vault.oauth.discovery import Registered
+from vault.oauth.renewing import OWN_GRANTS
 from vault.oauth.replies import Failure, NoToken
+from vault.oauth.typed import names
 from vault.providers.derived import needs_own_callback
 from vault.providers.schema import CONSENT_MODES, Provider
 from vault.seal import seal
@@ -157,14 +160,14 @@ class Integrations(Door):
         """Ask the token endpoint for what it has to refuse, and see what it refuses it for."""
         now = await self._time()
         try:
-            if app.provider.mode in ("client_credentials", "jwt_bearer"):
+            if app.provider.mode in OWN_GRANTS:
                 await self._dialogue.client_grant(app, now=now)
             elif app.provider.mode == "authorization_code":
                 await self._dialogue.try_client(app, now=now)
             else:
                 return []
         except NoToken as refused:
-            return _findings_of(refused.failure)
+            return _findings_of(refused.failure, by_code=app.provider.mode not in OWN_GRANTS)
         except VaultError as problem:
             return [Finding(what="token_endpoint", ok=False, detail=problem.message)]
         return [Finding(what="client", ok=True, detail="The provider gave a token.")]
@@ -207,8 +210,12 @@ class Integrations(Door):
         environment: str,
         *,
         typed: Mapping[str, Secret] | None = None,
+        client: Registered | None = None,
     ) -> App:
-        """Resolve an integration for one environment, and for what a person typed."""
+        """Resolve an integration for one environment, and for what a person typed.
+
+        ``client``: the one that the provider's server made for this one connection.
+        """
         registration = await self._registration(caller.workspace, row)
         provider = await self._provider(registration.provider)
         values = await self._values(caller.workspace, registration, environment)
@@ -219,7 +226,10 @@ class Integrations(Door):
             held = values.of(value)
             is_secret = provider.variables[name].kind == "secret"
             variables[name] = held if is_secret else held.reveal()
+        asked = names(provider)
         for name, secret in (typed or {}).items():
+            if name not in asked:  # what the integration says is not for a person to change
+                raise Invalid(f"{provider.name} asks nobody for such a value.")
             one = provider.variables.get(name)
             is_plain = one is not None and one.kind != "secret"
             variables[name] = secret.reveal() if is_plain else secret
@@ -235,6 +245,8 @@ class Integrations(Door):
             authorize_params=registration.authorize_params,
             redirect_uri=registration.redirect_uri or self.callback_url(provider, row.integration),
         )
+        if client is not None:
+            app = with_client(app, client)
         endpoints = await self._metadata.endpoints(provider, variables)
         return replace(app, endpoints=endpoints)
 
@@ -282,6 +294,16 @@ class Integrations(Door):
         return Secret(await self._store.open(workspace, context, row.secret_sealed or b""))
 
 
+def with_client(app: App, client: Registered) -> App:
+    """The app as the client that a server made for it."""
+    return replace(
+        app,
+        client_id=client.client_id,
+        client_secrets=(client.client_secret,) if client.client_secret else (),
+        client_auth=client.client_auth,
+    )
+
+
 class _Values:
     """What the labels and secrets that a registration names stand for."""
 
@@ -297,16 +319,17 @@ class _Values:
         return self._labels[value.env_var_label or ""]
 
 
-def _findings_of(failure: Failure) -> list[Finding]:
+def _findings_of(failure: Failure, *, by_code: bool) -> list[Finding]:
+    """``by_code``: a code that we made up was sent, so that a no to it is what was hoped for."""
     answers = Finding(what="token_endpoint", ok=True, detail="The token endpoint answers.")
     match failure.outcome:
         case "not_sent" | "ambiguous":
             return [Finding(what="token_endpoint", ok=False, detail=failure.detail)]
-        case "client":
-            return [answers, Finding(what="client", ok=False, detail=failure.detail)]
-        case "dead":
+        case "dead" if by_code:
             known = "The provider knows this client, and refused a code that we made up."
             return [answers, Finding(what="client", ok=True, detail=known)]
+        case "client" | "dead":
+            return [answers, Finding(what="client", ok=False, detail=failure.detail)]
         case _:
             unsure = "The provider did not say whether it knows this client."
             return [answers, Finding(what="client", ok=True, detail=unsure)]

@@ -102,20 +102,67 @@ class Invitations(Tries):
 
         return await self._database.run(caller.workspace, work)
 
+    async def list_connect_sessions(
+        self, caller: Caller, page: Page, *, user_id: str = ""
+    ) -> list[tuple[Session, list[Flow]]]:
+        """Invitations, and the tries in them, in the environments that this caller reaches."""
+        access.permit(caller, "connect_session.list")
+
+        async def work(tx: Transaction) -> list[tuple[Session, list[Flow]]]:
+            every = await try_rows.list_sessions(
+                tx, page, user_id=user_id, environments=caller.environments
+            )
+            return [(one, await try_rows.list_flows(tx, one.session_id)) for one in every]
+
+        return await self._database.run(caller.workspace, work)
+
+    async def get_connect_session(
+        self, caller: Caller, session_id: str
+    ) -> tuple[Session, list[Flow]]:
+        """An invitation, and what became of it so far."""
+        access.permit(caller, "connect_session.read")
+        return await self._session(caller, session_id)
+
+    async def cancel_connect_session(self, caller: Caller, session_id: str) -> None:
+        """Take an invitation back; what waits in it for a confirmation is given back, too."""
+        access.permit(caller, "connect_session.delete")
+        session, flows = await self._session(caller, session_id)
+        sealing = await self._store.seal_of(caller.workspace)
+        for flow in flows:
+            if flow.status in ("choice", "confirm"):
+                by = person(caller.workspace, session_id)
+                await self._fail(await self._way(by, session, flow, Secret("")), "superseded")
+
+        async def work(tx: Transaction) -> None:
+            found(await try_rows.delete_session(tx, session_id) or None)
+            await audit.record(
+                tx,
+                caller,
+                "connect_session.delete",
+                target=("connect_session", session_id),
+                user_ref=sealing.user_ref(session.user_id),
+                environment=session.environment,
+            )
+
+        await self._database.run(caller.workspace, work)
+
+    async def _session(self, caller: Caller, session_id: str) -> tuple[Session, list[Flow]]:
+        async def work(tx: Transaction) -> tuple[Session, list[Flow]]:
+            session = found(await try_rows.get_session(tx, session_id))
+            return session, await try_rows.list_flows(tx, session_id)
+
+        session, flows = await self._database.run(caller.workspace, work)
+        if not access.within_environments(caller, [session.environment]):
+            raise NotFound
+        return session, flows
+
     async def complete_connect_session(
         self, caller: Caller, session_id: str, code: Secret, user_id: str
     ) -> Connection:
         """The platform says which of its users brought the code back. Another one gets nothing."""
         access.permit(caller, "connect_session.complete")
         hashed = self.fingerprint(code)
-
-        async def work(tx: Transaction) -> tuple[Session, list[Flow]]:
-            session = found(await try_rows.get_session(tx, session_id))
-            if not access.within_environments(caller, [session.environment]):
-                raise NotFound  # as a connection in such an environment
-            return session, await try_rows.list_flows(tx, session_id)
-
-        session, flows = await self._database.run(caller.workspace, work)
+        session, flows = await self._session(caller, session_id)
         flow = next(
             (one for one in flows if one.code_hash and hmac.compare_digest(one.code_hash, hashed)),
             None,
@@ -128,7 +175,7 @@ class Invitations(Tries):
         if session.user_id != user_id:
             await self._fail(way, "wrong_account")
             raise Invalid("Another user was invited. Nothing was connected.", pointer="/user_id")
-        return await self._activate(way, await self._granted(way))
+        return await self._activate(way, await self._given(way))
 
     async def open_link(self, link: str) -> Invitation | Outcome:
         """Read what a link offers. That does not use it up."""
@@ -224,6 +271,8 @@ def return_address(stage: Stage) -> str | None:
         "integration": stage.integration,
         "status": stage.outcome,
     }
+    if stage.missing_scopes:
+        told["missing_scopes"] = " ".join(stage.missing_scopes)
     if stage.code is not None:
         told["code"] = stage.code.reveal()
     separator = "&" if urlsplit(stage.session.return_url).query else "?"

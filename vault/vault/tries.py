@@ -23,14 +23,16 @@ from vault.consent import (
     Begun,
     Connection,
     Flow,
+    Held,
     Outcome,
+    Received,
     Session,
     Stage,
 )
 from vault.database import Transaction
 from vault.errors import Conflict, VaultError
 from vault.model import Caller, UserId, WorkspaceId, new_id
-from vault.oauth.app import Account, Choice, Granted
+from vault.oauth.app import Account, Choice
 from vault.providers.schema import Provider
 from vault.seal import seal
 from vault.secret import Secret
@@ -38,7 +40,7 @@ from vault.store import connections as rows
 from vault.store import get_workspace
 from vault.store import tries as try_rows
 from vault.store.connections import IntegrationRow
-from vault.vault.connections import Connections, Place
+from vault.vault.connections import Connections, New, Place
 from vault.vault.door import found
 
 DISCARD_SECONDS: Final = 10.0
@@ -166,12 +168,12 @@ class Tries(Connections):
         return replace(way, flow=moved) if moved else None
 
     async def _advanced(
-        self, way: Way, status: str, granted: Granted, *, needs: Needs, code: Secret | None = None
+        self, way: Way, status: str, received: Received, *, needs: Needs, code: Secret | None = None
     ) -> Way | None:
         """Keep what was granted until somebody has chosen, or confirmed."""
         flow = way.flow
         sealed = await self._sealed(
-            way.caller, way.session, flow.flow_id, flow.generation + 1, rows.packed(granted)
+            way.caller, way.session, flow.flow_id, flow.generation + 1, rows.packed(received)
         )
 
         async def work(tx: Transaction) -> Flow | None:
@@ -191,7 +193,7 @@ class Tries(Connections):
                 flow.integration,
                 way.provider.id,
                 needs,
-                [],
+                sorted(set(received.asked_scopes)),
             )
             await audit.record(
                 tx,
@@ -206,9 +208,8 @@ class Tries(Connections):
         moved = await self._database.run(way.caller.workspace, work)
         return replace(way, flow=moved) if moved else None
 
-    async def _activate(self, way: Way, granted: Granted) -> Connection:
+    async def _activate(self, way: Way, received: Received) -> Connection:
         """The grant becomes the connection, and the try is over, in one transaction."""
-        app = await self._app(way.caller, way.integration, way.session.environment)
 
         async def settle(tx: Transaction) -> None:
             if not await try_rows.advance_flow(
@@ -216,26 +217,26 @@ class Tries(Connections):
             ):
                 raise Settled("This has been completed already.")
 
-        return await self._put(
-            way.caller,
-            Place(way.session.user_id, way.flow.integration, way.session.environment),
-            app,
-            granted,
-            action="connection.connect",
-            settle=settle,
+        place = Place(way.session.user_id, way.flow.integration, way.session.environment)
+        new = New(way.provider.id, received.asked_scopes, received.held)
+        connection, returned = await self._put(
+            way.caller, place, new, action="connection.connect", settle=settle
         )
+        if returned is not None:
+            await self._give_back(way.caller, returned)
+        return connection
 
     async def _failed(self, way: Way, outcome: Outcome) -> Stage:
         await self._fail(way, outcome)
         return stage_of(way, "ended", outcome=outcome)
 
-    async def _fail(self, way: Way, outcome: Outcome, granted: Granted | None = None) -> bool:
+    async def _fail(self, way: Way, outcome: Outcome, received: Received | None = None) -> bool:
         """End a try; ``False`` if somebody else ended it first. What the provider gave for it is
         given back, as well as that goes, unless it serves a connection by now.
         """
-        is_stored = granted is None and way.flow.status in ("choice", "confirm")
+        is_stored = received is None and way.flow.status in ("choice", "confirm")
         if is_stored:
-            granted = await self._granted(way)
+            received = await self._given(way)
 
         async def work(tx: Transaction) -> bool:
             ended = await try_rows.advance_flow(
@@ -255,18 +256,19 @@ class Tries(Connections):
             return True
 
         is_over = await self._database.run(way.caller.workspace, work)
-        if granted is not None and (is_over or not is_stored):
-            await self._discard(way, granted)
+        if received is not None and (is_over or not is_stored):
+            await self._discard(way, received.held)
         return is_over
 
-    async def _discard(self, way: Way, granted: Granted) -> None:
+    async def _discard(self, way: Way, held: Held) -> None:
         revoke = way.provider.revoke
         if revoke is None or revoke.kills == "grant":
             return  # the account's other connections, here or elsewhere, would die with it
         with suppress(VaultError, TimeoutError):
-            app = await self._app(way.caller, way.integration, way.session.environment)
+            environment = way.session.environment
+            app = await self._app_with(way.caller, way.integration, environment, held)
             async with asyncio.timeout(DISCARD_SECONDS):
-                await self._dialogue.revoke(app, granted.tokens, now=await self._time())
+                await self._dialogue.revoke(app, held.tokens, now=await self._time())
 
     async def _is_another_account(self, way: Way, account: Account | None) -> bool:
         """Is it another account than the one that was connected before?"""
@@ -283,7 +285,7 @@ class Tries(Connections):
         if account is None:
             return True  # it cannot be told, so it is not taken for the one that is known
         sealing = await self._store.seal_of(way.caller.workspace)
-        return before.account != sealing.account_index(way.provider.id, account.id)
+        return before.account != self._account_index(sealing, way.provider.id, account.id)
 
     async def _sealed(
         self, caller: Caller, session: Session, flow_id: str, generation: int, plain: bytes
@@ -301,8 +303,8 @@ class Tries(Connections):
             way.caller.workspace, UserId(way.session.user_id), context, way.flow.sealed or b""
         )
 
-    async def _granted(self, way: Way) -> Granted:
-        return try_rows.granted_from(await self._opened(way))
+    async def _given(self, way: Way) -> Received:
+        return try_rows.received_from(await self._opened(way))
 
 
 def person(workspace: WorkspaceId, session_id: str) -> Caller:
