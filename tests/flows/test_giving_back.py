@@ -265,7 +265,7 @@ async def test_a_user_who_is_deleted_while_the_provider_is_down_is_gone_and_give
 async def test_a_slow_provider_does_not_hold_a_deletion_up(
     tenant: Tenant, provider: Provider, ada: Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import vault.vault.connections as module
+    import vault.vault.returns as module
 
     monkeypatch.setattr(module, "REVOKE_SECONDS", 0.3)
     mine = await connected(tenant.api, ada)
