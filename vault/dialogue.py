@@ -449,9 +449,6 @@ class Dialogue:
         return await self._call(request) if reply.status >= SERVER_ERROR else reply
 
 
-# Details
-
-
 async def _with_secrets(app: App, attempt: Callable[[Secret | None], Awaitable[T]]) -> T:
     """Try with each client secret in turn, as long as the client is what is refused."""
     for secret in app.client_secrets[:-1]:

@@ -23,6 +23,7 @@ from vault.oauth.requests import takes_back
 from vault.oauth.typed import names
 from vault.providers.schema import TYPED_MODES, Provider
 from vault.seal import seal
+from vault.secret import Secret
 from vault.store import WorkspaceSeal
 from vault.store import connections as rows
 from vault.store.connections import (
@@ -138,7 +139,7 @@ class Returns(Integrations):
 
     async def _client_of(
         self, caller: Caller, integration: str, environment: str
-    ) -> tuple[str, str] | None:
+    ) -> tuple[str, Secret] | None:
         """Which app it is at the provider, as far as that can be told now."""
         row = await self._integration_row(caller.workspace, integration)
         if row is None:
@@ -149,7 +150,7 @@ class Returns(Integrations):
             values = await self._values(caller.workspace, registration, environment)
         except VaultError:
             return None
-        return _token_host(provider), values.of(registration.client_id).reveal()
+        return _token_host(provider), values.of(registration.client_id)
 
     def _account_index(self, sealing: WorkspaceSeal, provider_id: str, account_id: str) -> bytes:
         """The same account is the same through every file that builds on one: it is one grant."""
