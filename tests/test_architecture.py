@@ -44,8 +44,8 @@ STEPS: Final = """
     vault.authenticate vault.access vault.scheduler
     vault.vault.door vault.vault.tenants vault.vault.variables vault.vault.secrets
     vault.vault.authentication vault.vault.calls vault.vault.catalogue
-    vault.vault.integrations vault.vault.returns vault.vault.connections vault.vault.tries vault.vault.invitations
-    vault.vault.connect vault.vault
+    vault.vault.integrations vault.vault.returns vault.vault.connections vault.vault.tries
+    vault.vault.invitations vault.vault.connect vault.vault
 
     broker broker.settings broker.logs broker.metrics
     broker.resolve.templates broker.resolve.meanings broker.resolve.urls
