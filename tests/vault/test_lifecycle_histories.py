@@ -26,19 +26,15 @@ from vault.lifecycle.events import (
     Connected,
     Failed,
     Released,
-    RevocationEnded,
-    Revoked,
 )
 from vault.lifecycle.intents import (
     AnyIntent,
     Call,
-    Erase,
     GiveBack,
     KeepOrphan,
-    RevokeGrant,
     Save,
 )
-from vault.lifecycle.life import NEW, Life
+from vault.lifecycle.life import GONE, NEW, Life
 from vault.lifecycle.machine import replay, step
 from vault.lifecycle.terms import Terms
 from vault.providers.derived import Rotation
@@ -267,7 +263,7 @@ class Histories(RuleBasedStateMachine):
 
     # People
 
-    @precondition(lambda self: self.life.ending is None)
+    @precondition(lambda self: not self.life.gone)
     @rule()
     def connect(self) -> None:
         self.happens(Connected(at=self.now))
@@ -275,16 +271,10 @@ class Histories(RuleBasedStateMachine):
         self.person_left = False
 
     @precondition(lambda self: len(self.events) > 25)  # else most histories end at once
-    @rule(upstream=st.booleans())
-    def revoke(self, upstream: bool) -> None:  # noqa: FBT001 - drawn
-        self.happens(Revoked(at=self.now, upstream=upstream))
-
-    @precondition(lambda self: self.life.ending == "revoking")
-    @rule(outcome=st.sampled_from(["done", "refused", "failed"]))
-    def try_to_revoke(self, outcome: str) -> None:
-        self.happens(
-            RevocationEnded(at=self.now, outcome=outcome, luck=0.5)  # type: ignore[arg-type] # drawn from the very words
-        )
+    @rule()
+    def delete(self) -> None:
+        """The row is gone; answers that are still under way find nothing."""
+        self.life = GONE
 
     @precondition(lambda self: len(self.events) > 15)
     @rule()
@@ -347,7 +337,7 @@ class Histories(RuleBasedStateMachine):
         after = self.life
         saves = [one for one in intents if isinstance(one, Save)]
         calls = [one for one in intents if isinstance(one, Call)]
-        connected = isinstance(event, Connected) and before.ending is None
+        connected = isinstance(event, Connected)
         assert after.generation == before.generation + len(saves) + connected
         assert after.fence == before.fence + len(calls) + connected
         assert after.saved >= before.saved
@@ -360,20 +350,16 @@ class Histories(RuleBasedStateMachine):
             assert call.generation == before.generation
             assert before.claim is None or self.may_replace(before, event)
             self.fences.add(call.fence)
-        if before.ending is not None:
+        if before.gone:
             assert not saves
             assert not calls
-            assert after.ending == "revoked" or before.ending == "revoking"
+            assert after.gone
         if after.verdict is not None and before.verdict is None:
             assert self.dead_words > 0, "only the provider's word ends a consent"
             assert before.suspicion is not None
             assert event.at - before.suspicion.since >= timedelta(seconds=60)
         if isinstance(event, Answered):
             self.check_answer(before, event, intents)
-        if any(isinstance(one, Erase) for one in intents):
-            assert after.ending == "revoked"
-        if any(isinstance(one, RevokeGrant) for one in intents):
-            assert after.ending == "revoking"
 
     def may_replace(self, before: Life, event: Claimed) -> bool:
         claim = before.claim
@@ -382,7 +368,7 @@ class Histories(RuleBasedStateMachine):
 
     def check_answer(self, before: Life, event: Answered, intents: tuple[AnyIntent, ...]) -> None:
         kept = [one for one in intents if isinstance(one, Save | KeepOrphan | GiveBack)]
-        repeated = before.ending is None and event.fence == before.saved
+        repeated = not before.gone and event.fence == before.saved
         assert len(kept) == (0 if repeated else 1), "no answer is dropped"
 
     def check_replay(self, token: Token) -> None:
@@ -399,7 +385,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def the_history_can_be_replayed(self) -> None:
-        if len(self.events) % 20 == 0:
+        if len(self.events) % 20 == 0 and not self.life.gone:
             assert replay(self.events, getattr(self, "terms", Terms())) == self.life
 
     def teardown(self) -> None:
@@ -407,7 +393,7 @@ class Histories(RuleBasedStateMachine):
         if not hasattr(self, "provider"):
             return
         self.calm_down()
-        excused = self.person_left or self.life.ending is not None
+        excused = self.person_left or self.life.gone
         if self.terms.rotation in ("grace", "strict"):
             excused = excused or bool(self.provider.replays) or self.faults > 1
         if not excused:

@@ -5,7 +5,6 @@ event, so that a replay has the same.
 """
 
 from datetime import datetime
-from typing import Literal
 
 from msgspec import Struct
 
@@ -68,21 +67,4 @@ class Released(Event, frozen=True, kw_only=True):
     fence: int
 
 
-class Revoked(Event, frozen=True, kw_only=True):
-    """The workspace or the person wants it ended.
-
-    ``upstream``: the provider is to be told. Not where that would end a sibling that lives
-    (``revoke.kills`` is ``grant``), and not where it has no such endpoint.
-    """
-
-    upstream: bool = True
-
-
-class RevocationEnded(Event, frozen=True, kw_only=True):
-    """One try to tell the provider is over."""
-
-    outcome: Literal["done", "refused", "failed"]
-    luck: float
-
-
-AnyEvent = Connected | Claimed | Answered | Failed | Released | Revoked | RevocationEnded
+AnyEvent = Connected | Claimed | Answered | Failed | Released

@@ -58,7 +58,7 @@ class Ask(Struct, frozen=True, kw_only=True):
 
 def hand_out(life: Life, clocks: Clocks, terms: Terms, ask: Ask, *, now: datetime) -> Handout:
     """Decide what ``ask`` gets now."""
-    if life.generation == 0 or life.ending is not None:
+    if life.generation == 0 or life.gone:
         return Handout(kind="expired")
     left = None if clocks.access_ends is None else clocks.access_ends - now
     alive = left is None or left > timedelta()

@@ -1,4 +1,4 @@
-"""What has to be done. ``Save``, ``Erase`` and ``Announce`` belong into the transaction that
+"""What has to be done. ``Save`` and ``Announce`` belong into the transaction that
 stores the life they came with; everything else begins when that is committed.
 
 An answer is named by its ``fence``: the journal holds it from before the machine heard of it.
@@ -11,14 +11,14 @@ from msgspec import Struct
 
 Why = Literal[
     "pending",  # nobody has consented yet
-    "ended",  # revoking or revoked
+    "gone",
     "needs_reauth",
     "busy",  # somebody is at it
     "waiting",  # not before ``until``
     "other_account",  # the consent is not for the account that this connection stands for
 ]
 Experience = Literal["fine", "dead", "client"]
-News = Literal["connected", "refreshed", "degraded", "needs_reauth", "recovered", "revoked"]
+News = Literal["connected", "refreshed", "degraded", "needs_reauth", "recovered"]
 
 
 class Intent(Struct, frozen=True, kw_only=True, tag=True):
@@ -73,14 +73,6 @@ class GiveBack(Intent, frozen=True, kw_only=True):
     fence: int
 
 
-class RevokeGrant(Intent, frozen=True, kw_only=True):
-    """Revoke the stored tokens at the provider; tell how it ended with ``RevocationEnded``."""
-
-
-class Erase(Intent, frozen=True, kw_only=True):
-    """Destroy the stored tokens."""
-
-
 class TellIntegration(Intent, frozen=True, kw_only=True):
     """Let the integration's standing learn: see ``vault.lifecycle.standing``.
 
@@ -97,6 +89,4 @@ class Announce(Intent, frozen=True, kw_only=True):
     reason: str | None = None
 
 
-AnyIntent = (
-    Call | NotNow | Save | KeepOrphan | GiveBack | RevokeGrant | Erase | TellIntegration | Announce
-)
+AnyIntent = Call | NotNow | Save | KeepOrphan | GiveBack | TellIntegration | Announce

@@ -42,16 +42,6 @@ class Claim(Struct, frozen=True, kw_only=True):
     until: datetime
 
 
-class Doubt(Struct, frozen=True, kw_only=True):
-    """A call that may have used up the refresh token. ``since`` is the earliest that it can have.
-
-    ``fence`` is the newest call whose end nobody knows, ``since`` the time of the oldest.
-    """
-
-    fence: int
-    since: datetime
-
-
 class Suspicion(Struct, frozen=True, kw_only=True):
     """The provider called the grant dead. ``lost``: and we know of an answer that we never saw."""
 
@@ -65,6 +55,7 @@ class Life(Struct, frozen=True, kw_only=True):
     ``saved``: the fence whose answer the present token set is; an older answer never replaces it.
     ``consented``: the fence of the present consent; older answers belong to a former one.
     ``orphan``: an answer in the journal that came too late, but may be the better one.
+    ``doubt``: since when a call may have used up the refresh token, without our knowing.
     ``told``: the world has heard that this connection is in trouble.
     """
 
@@ -73,21 +64,21 @@ class Life(Struct, frozen=True, kw_only=True):
     saved: int = 0
     consented: int = 0
     claim: Claim | None = None
-    doubt: Doubt | None = None
+    doubt: datetime | None = None
     suspicion: Suspicion | None = None
     orphan: int | None = None
     failures: int = 0
     last_failure: Outcome | None = None
     next_try_at: datetime | None = None
     verdict: Verdict | None = None
-    ending: Literal["revoking", "revoked"] | None = None
+    gone: bool = False
     told: bool = False
 
     @property
     def state(self) -> State:
         """The one word for all of it, as ``design.md`` and the HTTP routes have it."""
-        if self.ending is not None:
-            return self.ending
+        if self.gone:
+            return "revoked"
         if self.generation == 0:
             return "pending"
         if self.verdict is not None:
@@ -105,4 +96,4 @@ class Life(Struct, frozen=True, kw_only=True):
 
 
 NEW: Final = Life()
-GONE: Final = Life(ending="revoked")
+GONE: Final = Life(gone=True)

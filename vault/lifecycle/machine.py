@@ -5,14 +5,14 @@
 * ``needs_reauth`` comes only from a provider's word that the grant is dead; never from an error,
   a timeout, or something that nobody knows.
 * An answer is never dropped: it is saved, kept as an orphan, or given back to the provider.
-* ``revoking`` and ``revoked`` are for ever; who connects again gets a new connection.
+* What is gone stays gone: an answer that comes for it is given back.
 * The caller reads the life and stores it in one transaction with the row locked: that reading is
   the second look at the generation that ``invalid_grant`` asks for.
 """
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
 
@@ -24,23 +24,19 @@ from vault.lifecycle.events import (
     Connected,
     Failed,
     Released,
-    RevocationEnded,
-    Revoked,
 )
 from vault.lifecycle.intents import (
     Announce,
     AnyIntent,
     Call,
-    Erase,
     GiveBack,
     KeepOrphan,
     NotNow,
-    RevokeGrant,
     Save,
     TellIntegration,
     Why,
 )
-from vault.lifecycle.life import NEW, Claim, Doubt, Life, Suspicion, Verdict
+from vault.lifecycle.life import NEW, Claim, Life, Suspicion, Verdict
 from vault.lifecycle.terms import Terms
 
 # The second look at a dead grant: long enough for a provider's hiccup to pass, and for a mass of
@@ -52,9 +48,6 @@ CONFIRM_SPREAD: Final = timedelta(seconds=15)
 CLIENT_PAUSE: Final = timedelta(seconds=60)
 # One failure in a row is weather; the third is news.
 NEWS_AFTER: Final = 3
-# Telling a provider of a revocation is given up after so many tries, some three hours in all; the
-# tokens are destroyed in any case.
-REVOCATION_TRIES: Final = 20
 
 
 class Step(NamedTuple):
@@ -80,8 +73,6 @@ def replay(events: Iterable[AnyEvent], terms: Terms, life: Life = NEW) -> Life:
 
 
 def _connected(life: Life, event: Connected, _: Terms) -> Step:
-    if life.ending is not None:
-        return _not_now(life, "ended")
     if life.generation and not event.same_account:
         return _not_now(life, "other_account")
     # Answers to calls with the former consent's tokens are older than this fence.
@@ -111,8 +102,8 @@ def _claimed(life: Life, event: Claimed, terms: Terms) -> Step:
 
 
 def _closed(life: Life) -> Why | None:
-    if life.ending is not None:
-        return "ended"
+    if life.gone:
+        return "gone"
     if life.generation == 0:
         return "pending"
     return "needs_reauth" if life.verdict is not None else None
@@ -122,10 +113,10 @@ def _presumed_lost(life: Life, claim: Claim, event: Claimed, terms: Terms) -> Li
     """The holder of ``claim`` will not tell how its call ended."""
     if claim.generation != life.generation:
         return replace(life, claim=None)  # an older answer came meanwhile: its tokens are unused
-    doubt = _doubt(life, claim)
+    doubt = life.doubt or claim.at
     again = takeover.repeat_at(
         claim,
-        doubt.since,
+        doubt,
         terms,
         now=event.at,
         dead=not event.holder_alive,
@@ -177,7 +168,7 @@ def _released(life: Life, event: Released, _: Terms) -> Step:
 
 
 def _answered(life: Life, event: Answered, _: Terms) -> Step:
-    if life.ending is not None:
+    if life.gone:
         return Step(life, (GiveBack(fence=event.fence),))
     if event.fence == life.saved:
         return Step(life)  # a journal that is replayed brings it again
@@ -234,9 +225,9 @@ def _judged(life: Life, event: Failed, terms: Terms, claim: Claim) -> Step:
     again = event.at + backoff.pause(failures, event.luck, retry_after=event.retry_after)
     doubt = life.doubt
     if event.outcome == "ambiguous":
-        doubt = _doubt(life, claim)
+        doubt = doubt or claim.at
         safe = takeover.repeat_at(
-            claim, doubt.since, terms, now=event.at, dead=False, database_started_at=None
+            claim, doubt, terms, now=event.at, dead=False, database_started_at=None
         )
         again = max(again, safe)
     troubled = replace(
@@ -296,46 +287,11 @@ def _condemned(life: Life, suspicion: Suspicion) -> Step:
     return Step(dead, (Announce(news="needs_reauth", reason=verdict),))
 
 
-# The end
-
-
-def _revoked(life: Life, event: Revoked, _: Terms) -> Step:
-    if life.ending is not None:
-        return Step(life)
-    if life.generation == 0 or not event.upstream:
-        return _gone(life)
-    return Step(_ending(life, "revoking"), (RevokeGrant(),))
-
-
-def _revocation_ended(life: Life, event: RevocationEnded, _: Terms) -> Step:
-    if life.ending != "revoking":
-        return Step(life)
-    failures = life.failures + 1
-    if event.outcome != "failed" or failures >= REVOCATION_TRIES:
-        return _gone(life)
-    again = event.at + backoff.pause(failures, event.luck)
-    return Step(replace(life, failures=failures, next_try_at=again))
-
-
-def _gone(life: Life) -> Step:
-    return Step(_ending(life, "revoked"), (Erase(), Announce(news="revoked")))
-
-
-def _ending(life: Life, ending: Literal["revoking", "revoked"]) -> Life:
-    """Nothing of it counts any more; a call that is under way is answered with ``GiveBack``."""
-    return Life(generation=life.generation, fence=life.fence, saved=life.saved, ending=ending)
-
-
 # Small things
 
 
 def _not_now(life: Life, why: Why, until: datetime | None = None) -> Step:
     return Step(life, (NotNow(why=why, until=until),))
-
-
-def _doubt(life: Life, claim: Claim) -> Doubt:
-    since = claim.at if life.doubt is None else life.doubt.since
-    return Doubt(fence=claim.fence, since=since)
 
 
 def _told(life: Life, reason: str) -> Step:
@@ -354,6 +310,4 @@ _STEPS: Final[dict[type, Callable[[Life, Any, Terms], Step]]] = {
     Released: _released,
     Answered: _answered,
     Failed: _failed,
-    Revoked: _revoked,
-    RevocationEnded: _revocation_ended,
 }

@@ -20,7 +20,7 @@ from vault.lifecycle.terms import Terms
 # eager: always fresh. active: fresh while it is used, or about to be. lazy: refreshed when it is
 # asked for.
 Policy = Literal["eager", "active", "lazy"]
-Why = Literal["retry", "access", "keep_alive", "notice", "revocation"]
+Why = Literal["retry", "access", "keep_alive", "notice"]
 
 # A conversation should not have to refresh in its first minutes.
 MARGIN: Final = timedelta(minutes=5)
@@ -76,8 +76,6 @@ def next_look(
     if life.claim is not None:
         # Looked at when the lease ends, in case its holder does not come back.
         return Look(at=life.claim.until, why="retry")
-    if life.ending == "revoking":
-        return Look(at=life.next_try_at or now, why="revocation")
     if life.state in ("pending", "needs_reauth", "revoked"):
         return None
     looks = [
