@@ -15,5 +15,6 @@
 | ``handout`` | what may be handed out now |
 | ``turns`` | who comes first, where not all can |
 | ``standing`` | an integration: open, held after a mass of refusals, paused |
+| ``endpoint`` | a token endpoint: the sum of the following |
 | ``backoff``, ``rate``, ``breaker``, ``retries``, ``window`` | how hard an endpoint is pressed |
 """

@@ -51,16 +51,16 @@ class Taken(NamedTuple):
 
 def begun(now: datetime, *, ceiling: float = CEILING) -> Rate:
     """The rate of an endpoint that nobody has called yet."""
-    per_second = min(START, ceiling)
+    per_second = min(START, ceiling) if ceiling <= CEILING else ceiling
     return Rate(per_second=per_second, ceiling=ceiling, level=_burst(per_second), at=now)
 
 
 def ceiling_of(provider: Provider) -> float:
-    """What the provider says that one client may do, or else ours."""
+    """What the provider says that one client may do, or else ours. More is begun with at once."""
     budget = provider.token.budget if provider.token else None
     if budget is None or budget.per != "client":
         return CEILING
-    return min(CEILING, budget.requests / budget.seconds)
+    return budget.requests / budget.seconds
 
 
 def take(rate: Rate, now: datetime, wanted: int = 1) -> Taken:
