@@ -57,6 +57,8 @@ Action = Literal[
     "connection.read",
     "connection.write",
     "connection.delete",
+    "connection.token",
+    "connection.refresh",
     "connect_session.write",
     "connect_session.complete",
 ]
@@ -117,6 +119,8 @@ RULES: Final[dict[Action, Rule]] = {
     "connection.read": Rule("manage", operator=True, others=("connect",)),
     "connection.write": Rule("connect", operator=False, others=("manage",)),
     "connection.delete": Rule("manage", operator=True, others=("connect",)),
+    "connection.token": Rule("tokens:read", operator=False),
+    "connection.refresh": Rule("manage", operator=True, others=("connect", "tokens:read")),
     "connect_session.write": Rule("connect", operator=False, others=("manage",)),
     "connect_session.complete": Rule("connect", operator=False, others=("manage",)),
 }

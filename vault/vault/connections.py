@@ -14,15 +14,26 @@ from datetime import timedelta
 from typing import Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from vault import access, audit
+from msgspec.structs import replace
+
+from vault import access, audit, events
 from vault.consent import Connection, Held, Import, Revoked
 from vault.database import Transaction
 from vault.errors import Invalid, NotFound, UpstreamFailed, VaultError
+from vault.events import News
+from vault.lifecycle.clocks import clocks
+from vault.lifecycle.events import Connected
+from vault.lifecycle.intents import Announce
+from vault.lifecycle.machine import step
+from vault.lifecycle.terms import terms_of
 from vault.model import Caller, Page, UserId, WorkspaceId, new_id
 from vault.oauth.app import App, Granted, TokenSet
+from vault.oauth.renewing import can_refresh
 from vault.providers.schema import TYPED_MODES, Provider
+from vault.refreshing.lane import scheduled
+from vault.replica import moment
 from vault.seal import seal
-from vault.store import WorkspaceSeal, write_user
+from vault.store import WorkspaceSeal, refreshing, write_user
 from vault.store import connections as rows
 from vault.store.connections import ClaimedRevocation, NewTokens, TokensRow
 from vault.vault.door import found, written
@@ -191,24 +202,54 @@ class Connections(Integrations, Tenants):
             new = await self._new_tokens(sealing, place, before, app, granted, refresh_by)
 
             async def work(tx: Transaction) -> Connection | None:
-                row = await rows.put_connection(tx, new)
-                if row is None:
-                    return None
+                user_ref = sealing.user_ref(place.user_id)
+                await self._write(tx, new, granted.tokens, app, user_ref)
                 if settle is not None:
                     await settle(tx)
                 await audit.record(
                     tx,
                     caller,
                     action,
-                    target=("connection", row.connection_id),
-                    user_ref=sealing.user_ref(place.user_id),
+                    target=("connection", new.connection_id),
+                    user_ref=user_ref,
                     environment=place.environment,
                 )
-                return row
+                return await rows.get_connection(tx, new.connection_id)
 
-            return await self._database.run(caller.workspace, work)
+            try:
+                return await self._database.run(caller.workspace, work)
+            except _Moved:
+                return None
 
         return await written(attempt)
+
+    async def _write(
+        self, tx: Transaction, new: NewTokens, tokens: TokenSet, app: App, user_ref: str
+    ) -> None:
+        """Write a consent and what it brought; ``_Moved`` if somebody else wrote first: the seal is
+        of another generation then.
+        """
+        connection_id = new.connection_id
+        if not await rows.put_connection(tx, new):
+            raise _Moved
+        await refreshing.begin_life(tx, connection_id, new.integration, new.environment, user_ref)
+        now = (await moment.one(tx)).now
+        row = (await refreshing.lock_lives(tx, [connection_id]))[connection_id]
+        terms = terms_of(app.provider)
+        life, intents = step(row.life(), Connected(at=now), terms)
+        if life.generation != new.generation:
+            raise _Moved
+        times = clocks(
+            terms,
+            issued_at=tokens.obtained_at,
+            consented_at=now,
+            access_ends=tokens.expires_at,
+            refresh_ends=tokens.refresh_expires_at,
+            renewable=new.refresh_by == "keyturn" and can_refresh(app, tokens),
+        )
+        fresh = replace(row.after(life, times), noticed=None)
+        await refreshing.write_lives(tx, [scheduled(fresh, terms, now)])
+        await events.record(tx, [_news(new, one) for one in intents if isinstance(one, Announce)])
 
     async def _new_tokens(
         self,
@@ -237,8 +278,6 @@ class Connections(Integrations, Tenants):
             account=sealing.account_index(app.provider.id, account.id) if account else None,
             asked_scopes=sorted(set(app.scopes)),
             scopes=None if tokens.scopes is None else sorted(set(tokens.scopes)),
-            expires_at=tokens.expires_at,
-            refresh_expires_at=tokens.refresh_expires_at,
             sealed=seal(key, context, rows.packed(Held(tokens=tokens, account=account))),
         )
 
@@ -268,10 +307,18 @@ class Connections(Integrations, Tenants):
 
         async def work(tx: Transaction) -> None:
             found(await rows.delete_connection(tx, connection.connection_id) or None)
+            await events.record(tx, [_revoked(connection)])
             if outcome == "retrying" and held:
                 context = rows.revocation_context(caller.workspace, revocation_id)
                 sealed = seal(sealing.key, context, rows.packed(held))
-                await rows.insert_revocation(tx, revocation_id, connection, sealed)
+                await rows.insert_revocation(
+                    tx,
+                    revocation_id,
+                    connection.connection_id,
+                    connection.integration,
+                    connection.environment,
+                    sealed,
+                )
             await audit.record(
                 tx,
                 caller,
@@ -408,6 +455,31 @@ class Connections(Integrations, Tenants):
         )
         account = await self._dialogue.identify(app, tokens, now=now) if wanted.verify else None
         return Granted(tokens=tokens, account=account)
+
+
+class _Moved(VaultError):
+    """Somebody else wrote first."""
+
+
+def _news(new: NewTokens, announced: Announce) -> News:
+    return News(
+        type=events.OF_CONNECTION[announced.news],
+        integration=new.integration,
+        environment=new.environment,
+        connection_id=new.connection_id,
+        user_id=new.user_id,
+        reason=announced.reason,
+    )
+
+
+def _revoked(connection: Connection) -> News:
+    return News(
+        type="connection.revoked",
+        integration=connection.integration,
+        environment=connection.environment,
+        connection_id=connection.connection_id,
+        user_id=connection.user_id,
+    )
 
 
 def _token_host(provider: Provider) -> str:

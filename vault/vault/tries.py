@@ -37,6 +37,7 @@ from vault.secret import Secret
 from vault.store import connections as rows
 from vault.store import get_workspace
 from vault.store.connections import IntegrationRow
+from vault.store.refreshing import begin_life
 from vault.vault.connections import Connections, Place
 from vault.vault.door import found
 
@@ -151,6 +152,9 @@ class Tries(Connections):
             way.caller, way.session, flow.flow_id, flow.generation + 1, rows.packed(granted)
         )
 
+        sealing = await self._store.seal_of(way.caller.workspace)
+        user_ref = sealing.user_ref(way.session.user_id)
+
         async def work(tx: Transaction) -> Flow | None:
             if not await rows.advance_flow(
                 tx,
@@ -161,7 +165,7 @@ class Tries(Connections):
                 lifetime=FLOW_SECONDS,
             ):
                 return None
-            await rows.await_connection(
+            waiting = await rows.await_connection(
                 tx,
                 new_id("conn"),
                 way.session,
@@ -170,6 +174,8 @@ class Tries(Connections):
                 "choice" if needs == "choice" else "confirm",
                 [],
             )
+            if waiting is not None:
+                await begin_life(tx, waiting, flow.integration, way.session.environment, user_ref)
             return await rows.get_flow(tx, flow.flow_id)
 
         moved = await self._database.run(way.caller.workspace, work)

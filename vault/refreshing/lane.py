@@ -1,0 +1,545 @@
+"""One app registration in one environment: who may call its token endpoint, and how calls end.
+
+* A claim and an ending are a transaction each; many go together. The endpoint's row is locked
+  first, then the lives in one order, so two of them never wait for each other in a circle.
+* What follows from what is decided by ``vault.lifecycle``; here it is read, written and announced
+  in one transaction, so that what is stored and what is done cannot differ.
+* Everything that seals is at hand before the call: sealing an answer asks nobody.
+"""
+
+import random
+import time
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+from zlib import crc32
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+
+from vault import events
+from vault.consent import Held
+from vault.database import Database, Transaction
+from vault.errors import IntegrityError
+from vault.events import News
+from vault.lifecycle import endpoint as endpoints
+from vault.lifecycle import standing
+from vault.lifecycle.clocks import Clocks, clocks
+from vault.lifecycle.endpoint import Endpoint
+from vault.lifecycle.events import Answered, AnyEvent, Claimed, Failed, Released
+from vault.lifecycle.intents import (
+    Announce,
+    AnyIntent,
+    Call,
+    GiveBack,
+    KeepOrphan,
+    NotNow,
+    Save,
+    TellIntegration,
+)
+from vault.lifecycle.life import GONE, Claim
+from vault.lifecycle.machine import step
+from vault.lifecycle.rate import ceiling_of
+from vault.lifecycle.schedule import Look, next_look, notice_due
+from vault.lifecycle.standing import Alert
+from vault.lifecycle.terms import Terms, terms_of
+from vault.model import WorkspaceId, new_id
+from vault.oauth.app import App, TokenSet
+from vault.oauth.renewing import can_refresh
+from vault.oauth.replies import Failure
+from vault.refreshing.batches import Batches
+from vault.replica import Moment, Replica, moment
+from vault.seal import Context, SealingKey, seal
+from vault.secret import Secret
+from vault.store import Store, WorkspaceSeal
+from vault.store import connections as connection_rows
+from vault.store import refreshing as rows
+from vault.store.refreshing import Attempt, LifeRow, Refreshable
+
+# What there was no room for comes back over so long a time, and not in one instant.
+SPREAD: Final = timedelta(seconds=5)
+_ALERTS: Final[dict[Alert, events.Type]] = {
+    "held": "integration.held",
+    "paused": "integration.paused",
+    "resumed": "integration.resumed",
+    "refusals_confirmed": "integration.refusals_confirmed",
+}
+_log = structlog.get_logger("keyturn.refreshing")
+
+
+class Place(NamedTuple):
+    """Which app registration, in which environment."""
+
+    workspace: WorkspaceId
+    integration: str
+    environment: str
+
+
+class Outlet(Struct, frozen=True):
+    """An app registration that is ready to be called with, and what seals its answers."""
+
+    app: App
+    terms: Terms
+    sealing: WorkspaceSeal
+
+    @classmethod
+    def of(cls, app: App, sealing: WorkspaceSeal) -> "Outlet":
+        return cls(app, terms_of(app.provider), sealing)
+
+    @property
+    def ceiling(self) -> float:
+        return ceiling_of(self.app.provider)
+
+    def __repr__(self) -> str:
+        return f"Outlet({self.app.provider.id})"
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """Somebody wants a refresh. ``waiting``: now; else only if it is due.
+
+    ``generation``: of the tokens that are not good enough; newer ones may be.
+    """
+
+    connection_id: str
+    outlet: Outlet
+    waiting: bool
+    generation: int | None = None
+
+
+class Granted(Struct, frozen=True, kw_only=True):
+    """The right to make one call. ``begun``: by the monotonic clock, before the claim was made."""
+
+    begun: float
+    claim: Claim
+    row: LifeRow
+    refreshable: Refreshable
+
+
+class Refused(Struct, frozen=True, kw_only=True):
+    """There will be no call now. ``until``: nor before then."""
+
+    why: str
+    until: datetime | None = None
+
+
+class Ending(Struct, frozen=True, kw_only=True):
+    """How a call ended: with ``tokens``, with a ``failure``, or, with neither, unused.
+
+    ``held``: what was stored before it. ``owner_key``: what seals for its user.
+    ``unread``: a yes that we could not read, and in which a new token may be.
+    """
+
+    connection_id: str
+    user_id: str
+    fence: int
+    attempt: Attempt
+    outlet: Outlet
+    held: Held | None = None
+    owner_key: SealingKey | None = None
+    tokens: TokenSet | None = None
+    failure: Failure | None = None
+    unread: Secret | None = None
+
+    def __repr__(self) -> str:
+        return f"Ending({self.connection_id}, {self.fence})"
+
+
+class Settled(Struct, frozen=True):
+    """What became of it: the generation that the tokens became, or 0."""
+
+    generation: int
+
+
+class Lane:
+    """The claims and endings of one place, in this process."""
+
+    def __init__(self, place: Place, database: Database, store: Store, replica: Replica) -> None:
+        self.place = place
+        self._database = database
+        self._store = store
+        self._replica = replica
+        self.claims: Batches[Wanted, Granted | Refused] = Batches(self._claim)
+        self.endings: Batches[Ending, Settled] = Batches(self._end)
+
+    @property
+    def idle(self) -> bool:
+        return self.claims.idle and self.endings.idle
+
+    async def _claim(self, wanted: Sequence[Wanted]) -> Sequence[Granted | Refused]:
+        living = set(await self._replica.living())
+        begun = time.monotonic()
+        found = await self._database.run(
+            self.place.workspace, lambda tx: self._claimed(tx, wanted, living)
+        )
+        self._replica.moves()
+        return [replace(one, begun=begun) if isinstance(one, Granted) else one for one in found]
+
+    async def _claimed(
+        self, tx: Transaction, wanted: Sequence[Wanted], living: set[str]
+    ) -> list[Granted | Refused]:
+        at = await moment.one(tx)
+        self._replica.check(at.mark)
+        page = _Page(self.place, wanted[0].outlet, at.now)
+        page.endpoint = await self._endpoint(tx, wanted[0].outlet, at.now)
+        ids = [one.connection_id for one in wanted]
+        asked = [one.connection_id for one in wanted if one.waiting]
+        locked = await rows.lock_lives(tx, asked) if asked else {}
+        if len(asked) < len(ids):
+            others = [one.connection_id for one in wanted if not one.waiting]
+            locked |= await rows.lock_due(tx, others)
+        more = await rows.refreshable(tx, list(locked))
+        results = [self._decided(page, one, locked, more, at, living) for one in wanted]
+        await page.write(tx)
+        return results
+
+    def _decided(
+        self,
+        page: "_Page",
+        one: Wanted,
+        locked: dict[str, LifeRow],
+        more: dict[str, Refreshable],
+        at: Moment,
+        living: set[str],
+    ) -> Granted | Refused:
+        row, stored = locked.get(one.connection_id), more.get(one.connection_id)
+        if row is None:
+            return Refused(why="busy" if not one.waiting else "gone")
+        if stored is None or stored.refresh_by == "caller":
+            page.put(replace(row, due_at=None))
+            return Refused(why="pending" if stored is None else "caller")
+        if one.generation is not None and row.generation > one.generation:
+            return Refused(why="current")
+        life = row.life()
+        dead = life.claim is not None and life.claim.owner not in living
+        if not (one.waiting or dead) and (look := page.not_due(row, stored, one.outlet)):
+            return look
+        event = Claimed(
+            at=at.now,
+            owner=self._replica.id,
+            attempt=new_id("try"),
+            holder_alive=not dead,
+            database_started_at=at.server_started_at,
+            held_until=standing.last_held(page.endpoint.standing, at.now),
+        )
+        after, intents = step(life, event, one.outlet.terms)
+        call = next((intent for intent in intents if isinstance(intent, Call)), None)
+        if call is not None:
+            admitted = endpoints.admit(page.endpoint, at.now, again=call.again, waiting=one.waiting)
+            page.endpoint = admitted.endpoint
+            if admitted.until is not None:
+                if not one.waiting:
+                    page.put(replace(row, due_at=admitted.until + random.random() * SPREAD))  # noqa: S311 - spreads load
+                return Refused(why="no_room", until=admitted.until)
+        if life.claim is not None and after.claim != life.claim:
+            page.attempts.append(_attempt(one.connection_id, life.claim, "lost"))
+        page.announce(intents, row, stored.user_id)
+        page.put(scheduled(row.after(after), one.outlet.terms, at.now))
+        if call is None or after.claim is None:
+            not_now = next((one for one in intents if isinstance(one, NotNow)), None)
+            return Refused(
+                why=not_now.why if not_now else "needs_reauth",
+                until=not_now.until if not_now else None,
+            )
+        return Granted(begun=0.0, claim=after.claim, row=row.after(after), refreshable=stored)
+
+    async def _endpoint(self, tx: Transaction, outlet: Outlet, now: datetime) -> Endpoint:
+        found = await rows.lock_endpoint(tx, self.place.integration, self.place.environment)
+        return found or endpoints.begun(now, ceiling=outlet.ceiling)
+
+    # Endings
+
+    async def _end(self, ended: Sequence[Ending]) -> Sequence[Settled]:
+        return await self._database.run(self.place.workspace, lambda tx: self._ended(tx, ended))
+
+    async def _ended(self, tx: Transaction, ended: Sequence[Ending]) -> list[Settled]:
+        at = await moment.one(tx)
+        page = _Page(self.place, ended[0].outlet, at.now)
+        page.endpoint = await self._endpoint(tx, ended[0].outlet, at.now)
+        locked = await rows.lock_lives(tx, [one.connection_id for one in ended])
+        results = [
+            await self._settled(tx, page, one, locked.get(one.connection_id)) for one in ended
+        ]
+        await page.write(tx)
+        return results
+
+    async def _settled(
+        self, tx: Transaction, page: "_Page", one: Ending, row: LifeRow | None
+    ) -> Settled:
+        page.hear(one)
+        row = page.changed.get(one.connection_id, row)
+        before = row.life() if row is not None else GONE
+        after, intents = step(before, _event(one, page), one.outlet.terms)
+        generation, times = 0, None
+        for intent in intents:
+            if isinstance(intent, Save) and row is not None:
+                generation, times = await self._save(tx, page, one, intent, row)
+            elif isinstance(intent, KeepOrphan) and one.tokens is not None:
+                await rows.keep_answer(
+                    tx, one.connection_id, one.fence, "tokens", self._sealed_answer(one, one.tokens)
+                )
+            elif isinstance(intent, GiveBack) and one.tokens is not None:
+                await self._give_back(tx, one)
+            elif isinstance(intent, TellIntegration):
+                page.learn(intent, one)
+        if row is None:
+            return Settled(0)
+        if one.unread is not None:
+            context = self._answer_context(one)
+            sealed = seal(one.outlet.sealing.key, context, one.unread.reveal_bytes())
+            await rows.keep_answer(tx, one.connection_id, one.fence, "raw", sealed)
+        page.announce(intents, row, one.user_id)
+        page.attempts.append(_ended_attempt(one, generation))
+        page.put(scheduled(row.after(after, times), one.outlet.terms, page.now))
+        return Settled(generation)
+
+    async def _save(
+        self, tx: Transaction, page: "_Page", one: Ending, save: Save, row: LifeRow
+    ) -> tuple[int, Clocks | None]:
+        """Seal the answer as the generation that it becomes."""
+        tokens, before = one.tokens, one.held
+        if before is None or one.owner_key is None:
+            raise IntegrityError("An answer came without what it was asked with.")
+        if save.fence != one.fence or tokens is None:
+            # An answer that was put aside, for which the present tokens turned out to be dead.
+            tokens = await self._orphan(tx, one, save.fence)
+            if tokens is None:
+                return 0, None
+            await rows.forget_answer(tx, one.connection_id, save.fence)
+        context = connection_rows.tokens_context(
+            self.place.workspace, one.connection_id, save.generation, self.place.environment
+        )
+        held = replace(before, tokens=tokens)
+        sealed = seal(one.owner_key, context, connection_rows.packed(held))
+        page.tokens[one.connection_id] = (save.generation, sealed)
+        scopes = None if tokens.scopes is None else sorted(set(tokens.scopes))
+        if tokens.scopes != before.tokens.scopes:
+            await rows.set_scopes(tx, one.connection_id, scopes)
+        return save.generation, clocks(
+            one.outlet.terms,
+            issued_at=tokens.obtained_at,
+            consented_at=row.consented_at or tokens.obtained_at,
+            access_ends=tokens.expires_at,
+            refresh_ends=tokens.refresh_expires_at,
+            renewable=row.renewable and can_refresh(one.outlet.app, tokens),
+        )
+
+    async def _orphan(self, tx: Transaction, one: Ending, fence: int) -> TokenSet | None:
+        sealed = await rows.kept_answer(tx, one.connection_id, fence)
+        if sealed is None:
+            return None
+        context = rows.answer_context(
+            self.place.workspace, one.connection_id, fence, self.place.environment
+        )
+        # Its key is the one of a moment ago, and so at hand.
+        opened = await self._store.open(self.place.workspace, context, sealed)
+        return connection_rows.held_from(opened).tokens
+
+    async def _give_back(self, tx: Transaction, one: Ending) -> None:
+        """The connection is gone: its new tokens go where those of deleted connections go."""
+        if one.held is None or one.tokens is None or one.outlet.app.provider.revoke is None:
+            return
+        revocation_id = new_id("rvk")
+        context = connection_rows.revocation_context(self.place.workspace, revocation_id)
+        sealed = seal(
+            one.outlet.sealing.key,
+            context,
+            connection_rows.packed(replace(one.held, tokens=one.tokens)),
+        )
+        await connection_rows.insert_revocation(
+            tx,
+            revocation_id,
+            one.connection_id,
+            self.place.integration,
+            self.place.environment,
+            sealed,
+        )
+
+    def _answer_context(self, one: Ending) -> Context:
+        return rows.answer_context(
+            self.place.workspace, one.connection_id, one.fence, self.place.environment
+        )
+
+    def _sealed_answer(self, one: Ending, tokens: TokenSet) -> bytes:
+        held = Held(tokens=tokens, account=one.held.account if one.held else None)
+        packed = connection_rows.packed(held)
+        return seal(one.outlet.sealing.key, self._answer_context(one), packed)
+
+
+class _Page:
+    """What one transaction has found out and has still to write."""
+
+    def __init__(self, place: Place, outlet: Outlet, now: datetime) -> None:
+        self.place = place
+        self.now = now
+        self.endpoint: Endpoint = endpoints.begun(now, ceiling=outlet.ceiling)
+        self.changed: dict[str, LifeRow] = {}
+        self.tokens: dict[str, tuple[int, bytes]] = {}
+        self.attempts: list[Attempt] = []
+        self.news: list[News] = []
+
+    def put(self, row: LifeRow) -> None:
+        self.changed[row.connection_id] = row
+
+    def not_due(self, row: LifeRow, stored: Refreshable, outlet: Outlet) -> Refused | None:
+        """Is there nothing to refresh after all? Then see to what there is instead."""
+        times = row.clocks()
+        if times is None:
+            self.put(replace(row, due_at=None))
+            return Refused(why="pending")
+        look = _look(row, outlet.terms, self.now)
+        if look is not None and look.at <= self.now and look.why != "notice":
+            return None
+        if look is not None and look.at <= self.now:
+            before = timedelta(seconds=row.noticed) if row.noticed is not None else None
+            ahead = notice_due(times, self.now, before)
+            if ahead is not None:
+                row = replace(row, noticed=int(ahead.total_seconds()))
+                self.news.append(self._news("connection.expiring", row, stored.user_id, None))
+        self.put(scheduled(row, outlet.terms, self.now))
+        return Refused(why="not_due")
+
+    def hear(self, one: Ending) -> None:
+        """Let the endpoint learn how a call went."""
+        if one.tokens is None and one.failure is None:
+            self.endpoint = endpoints.unused(self.endpoint)
+            return
+        failure = one.failure
+        self.endpoint = endpoints.heard(
+            self.endpoint,
+            self.now,
+            sent_at=one.attempt.began_at,
+            outcome=failure.outcome if failure else None,
+            retry_after=failure.retry_after if failure else None,
+        )
+
+    def learn(self, intent: TellIntegration, one: Ending) -> None:
+        heard = endpoints.learned(
+            self.endpoint, intent.what, self.now, sent_at=one.attempt.began_at
+        )
+        self.endpoint = heard.endpoint
+        if heard.alert is not None:
+            _log.warning(
+                "integration_" + heard.alert,
+                workspace=self.place.workspace,
+                integration=self.place.integration,
+                environment=self.place.environment,
+            )
+            self.news.append(
+                News(
+                    type=_ALERTS[heard.alert],
+                    integration=self.place.integration,
+                    environment=self.place.environment,
+                    reason=one.failure.error if one.failure else None,
+                )
+            )
+
+    def announce(self, intents: Sequence[AnyIntent], row: LifeRow, user_id: str) -> None:
+        for intent in intents:
+            if isinstance(intent, Announce):
+                kind = events.OF_CONNECTION[intent.news]
+                self.news.append(self._news(kind, row, user_id, intent.reason))
+
+    def _news(self, kind: events.Type, row: LifeRow, user_id: str, reason: str | None) -> News:
+        return News(
+            type=kind,
+            integration=row.integration,
+            environment=row.environment,
+            connection_id=row.connection_id,
+            user_id=user_id,
+            reason=reason,
+        )
+
+    async def write(self, tx: Transaction) -> None:
+        await rows.replace_tokens(tx, self.tokens)
+        await rows.write_lives(tx, list(self.changed.values()))
+        await rows.note_attempts(tx, self.attempts)
+        await rows.write_endpoint(tx, self.place.integration, self.place.environment, self.endpoint)
+        await events.record(tx, self.news)
+
+
+def scheduled(row: LifeRow, terms: Terms, now: datetime) -> LifeRow:
+    """The same, to be looked at when there is next something to do."""
+    look = _look(row, terms, now)
+    return replace(row, due_at=look.at if look else None)
+
+
+def _look(row: LifeRow, terms: Terms, now: datetime) -> Look | None:
+    times = row.clocks()
+    if times is None:
+        return None
+    return next_look(
+        row.life(),
+        times,
+        terms,
+        row.use(),
+        row.policy,
+        now=now,
+        luck=_luck_of(row),
+        noticed=timedelta(seconds=row.noticed) if row.noticed is not None else None,
+    )
+
+
+def _luck_of(row: LifeRow) -> float:
+    """Chance that is the same for one token set however often it is looked at: else each look
+    would find that the time has not quite come.
+    """
+    return crc32(f"{row.connection_id}/{row.generation}".encode()) / 2**32
+
+
+def _event(one: Ending, page: _Page) -> AnyEvent:
+    if one.tokens is not None:
+        return Answered(at=page.now, fence=one.fence)
+    if one.failure is None:
+        return Released(at=page.now, fence=one.fence)
+    return Failed(
+        at=page.now,
+        fence=one.fence,
+        outcome=one.failure.outcome,
+        luck=random.random(),  # noqa: S311 - spreads load, hides nothing
+        retry_after=one.failure.retry_after,
+        held=page.endpoint.standing.why == "held",
+    )
+
+
+def _attempt(connection_id: str, claim: Claim, outcome: str) -> Attempt:
+    return Attempt(
+        connection_id=connection_id,
+        fence=claim.fence,
+        owner=claim.owner,
+        attempt=claim.attempt,
+        began_at=claim.at,
+        outcome=outcome,
+    )
+
+
+def _ended_attempt(one: Ending, generation: int) -> Attempt:
+    if one.failure is not None:
+        return replace(
+            one.attempt,
+            outcome=one.failure.outcome,
+            detail=one.failure.detail,
+            http_status=one.failure.status,
+        )
+    if one.tokens is None:
+        return replace(one.attempt, outcome="unused")
+    return replace(
+        one.attempt, outcome="refreshed" if generation else "orphan", generation=generation or None
+    )
+
+
+def attempt_of(connection_id: str, claim: Claim) -> Attempt:
+    """The beginning of a line in the timeline."""
+    return _attempt(connection_id, claim, "")
+
+
+def replay_of(connection_id: str, fence: int, owner: str, held: Held) -> Attempt:
+    """The same, of an answer that was spooled."""
+    return Attempt(
+        connection_id=connection_id,
+        fence=fence,
+        owner=owner,
+        attempt="replay",
+        began_at=held.tokens.obtained_at,
+        outcome="",
+    )
