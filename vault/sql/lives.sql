@@ -79,7 +79,7 @@ update vault.connection_lives
    and state not in ('pending', 'needs_reauth');
 
 -- name: due
--- As the worker, which sees no more than this of any workspace.
+-- crosses workspaces: a worker finds what is due in all of them, and sees no more than this.
 select workspace_id, connection_id, integration, environment, used_at, access_ends, due_at
   from vault.connection_lives
  where due_at <= now()
@@ -87,7 +87,7 @@ select workspace_id, connection_id, integration, environment, used_at, access_en
  limit :limit;
 
 -- name: leased
--- As the worker: what is leased to somebody who is not among the living.
+-- crosses workspaces: what the dead have left is found in all of them, too.
 select workspace_id, connection_id, integration, environment, used_at, access_ends, due_at
   from vault.connection_lives
  where lease_owner is not null and not lease_owner = any(:alive::text[])

@@ -11,7 +11,13 @@ with asked as (
            c.asked_scopes, c.scopes, l.state, l.generation, l.lease_generation, l.lease_until,
            l.doubt_since, l.suspect_since, l.verdict, l.failures, l.last_failure, l.next_try_at,
            l.issued_at, l.consented_at, l.access_ends, l.idle_ends, l.consent_ends, l.renewable,
-           l.user_ref, t.generation as tokens_generation, t.sealed, k.sealed as user_key, a.event_id,
+           l.user_ref, t.generation as tokens_generation, t.sealed as sealed_tokens, k.sealed as user_key,
+           a.event_id,
+           (select max(h.held_until)
+              from vault.connection_holds h
+             where h.workspace_id = :workspace_id and h.connection_id = c.connection_id
+               and h.generation = l.generation and h.holder <> :holder
+               and h.held_until > now()) as others_hold_until,
            (l.state <> 'pending' and t.sealed is not null and not :rejected::boolean
             and (:any_that_lives::boolean or l.state in ('active', 'backoff'))
             and (l.access_ends is null
@@ -56,12 +62,8 @@ select f.connection_id, f.user_id, f.integration, f.environment, f.provider, f.r
        f.asked_scopes, f.scopes, f.state, f.generation, f.lease_generation, f.lease_until,
        f.doubt_since, f.suspect_since, f.verdict, f.failures, f.last_failure, f.next_try_at,
        f.issued_at, f.consented_at, f.access_ends, f.idle_ends, f.consent_ends, f.renewable,
-       f.tokens_generation, f.sealed, f.user_key, f.sure, now() as now,
-       (select max(h.held_until)
-          from vault.connection_holds h
-         where h.workspace_id = :workspace_id and h.connection_id = f.connection_id
-           and h.generation = f.generation and h.holder <> :holder
-           and h.held_until > now()) as held_until,
+       f.tokens_generation, f.sealed_tokens, f.user_key, f.sure, now() as now,
+       f.others_hold_until,
        coalesce((select e.standing
                    from vault.token_endpoints e
                   where e.workspace_id = :workspace_id and e.integration = f.integration

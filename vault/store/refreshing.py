@@ -226,11 +226,11 @@ class ReadRow(Struct, frozen=True):
     consent_ends: datetime | None
     renewable: bool
     tokens_generation: int | None
-    sealed: bytes | None
+    sealed_tokens: bytes | None
     user_key: bytes
     sure: bool
     now: datetime
-    held_until: datetime | None
+    others_hold_until: datetime | None
     standing: Literal["open", "held", "paused"]
 
     def life(self) -> Life:

@@ -216,7 +216,8 @@ class Refreshing(Connections):
 
     async def end_refreshing(self) -> None:
         """Begin no more refreshes; let those that are under way end."""
-        await self._refresher.drain()
+        if "_refresher" in self.__dict__:  # else there never was one
+            await self._refresher.drain()
 
     @property
     def refreshes_under_way(self) -> int:
@@ -258,7 +259,7 @@ class Refreshing(Connections):
         times = row.clocks()
         if times is None:
             return Handout(kind="expired")
-        held = Ask(min_ttl=ask.min_ttl, rejected=ask.rejected, held_until=row.held_until)
+        held = Ask(min_ttl=ask.min_ttl, rejected=ask.rejected, held_until=row.others_hold_until)
         return hand_out(row.life(), times, await self._terms(row.provider), held, now=row.now)
 
     async def _refreshed(
@@ -286,7 +287,7 @@ class Refreshing(Connections):
         before: int,
         outcome: Outcome | None,
     ) -> Fresh:
-        if not row.sure or row.sealed is None or row.tokens_generation is None:
+        if not row.sure or row.sealed_tokens is None or row.tokens_generation is None:
             reason = _reason(row, handout, outcome)
             return Fresh(connection_id=row.connection_id, reason=reason, generation=row.generation)
         workspace = ask.caller.workspace
@@ -294,7 +295,9 @@ class Refreshing(Connections):
             workspace, row.connection_id, row.tokens_generation, row.environment
         )
         held = rows.held_from(
-            await self._store.open_owned(workspace, row.user_id, row.user_key, context, row.sealed)
+            await self._store.open_owned(
+                workspace, row.user_id, row.user_key, context, row.sealed_tokens
+            )
         )
         left = None if row.access_ends is None else row.access_ends - row.now
         missing = set(row.asked_scopes) - set(row.scopes) if row.scopes is not None else set()
