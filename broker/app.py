@@ -72,7 +72,7 @@ def _litestar(vault: Vault, settings: Settings, metrics: Metrics, gate: Gate) ->
             "vault": Provide(lambda: vault, sync_to_thread=False),
             "metrics": Provide(lambda: metrics, sync_to_thread=False),
         },
-        state=State({"door": Door(vault, settings.operator_keys), "gate": gate}),
+        state=State({"door": Door(vault, settings.operator_keys), "gate": gate, "ticks": None}),
         request_max_body_size=MAX_BODY,
         openapi_config=_openapi(),
         logging_config=None,

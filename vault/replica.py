@@ -136,6 +136,12 @@ class Replica:
             raise RolledBack
         self._seen = mark
 
+    async def check_database(self) -> None:
+        """The same, outside of a claim."""
+        found = await moment.lookup(self._database)
+        if found is not None:
+            self.check(found.mark)
+
     def moves(self) -> None:
         """A refresh was made: the mark has to grow."""
         self._moved = True

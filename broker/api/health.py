@@ -16,6 +16,8 @@ from vault.errors import VaultError
 from vault.vault import Vault
 
 CHECK_SECONDS: Final = 3.0
+# A tick comes every second; a replica whose ticks are so late keeps nothing alive.
+MAX_LATE: Final = 60.0
 
 
 @get("/livez", summary="Is the process alive?", responses=problems())
@@ -30,14 +32,19 @@ async def livez() -> Liveness:
     responses={503: ResponseSpec(Readiness, description="Not now; `checks` says why.")},
 )
 async def readyz(vault: NamedDependency[Vault], state: State) -> Response[Readiness]:
-    """Database, schema, root key, and whether the replica is about to stop."""
+    """Database, schema, root key, what keeps tokens alive, and whether the replica is about to stop."""
     checks = list(
         await asyncio.gather(
             _check("database", vault.check_database()),
             _check("schema", vault.check_schema()),
             _check("root_key", vault.check_root_key()),
+            _check("refreshing", vault.check_refreshing()),
         )
     )
+    if (ticks := state.ticks) is not None:
+        late = ticks.late_by > MAX_LATE
+        reason = "What is done in the background is not done." if late else None
+        checks.append(Check(name="scheduler", ok=not late, reason=reason))
     draining = state.gate.draining
     checks.append(
         Check(name="draining", ok=not draining, reason="The replica stops." if draining else None)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from conftest import Tenant
 from support.api import Api, Running
-from support.connecting import SECRET, integrate
+from support.connecting import integrate
 from support.sandbox import Provider, providing
 
-from broker.sandbox import Faults, Issuing
+from broker.sandbox import Issuing
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from vault.dialogue import Dialogue
 from vault.errors import Invalid, Misconfigured, NotReady, Unresolved, VaultError
 from vault.lifecycle.takeover import LEASE, SEND_WITHIN
 from vault.lifecycle.turns import Candidate, in_turn
-from vault.model import UserId
+from vault.model import UserId, WorkspaceId
 from vault.oauth.app import App
 from vault.oauth.replies import Failure, NoToken, failure_of
 from vault.refreshing.lane import (
@@ -165,9 +165,10 @@ class Refresher:
             await asyncio.gather(*late, return_exceptions=True)
         await self.replica.leave()
 
-    def forget(self, place: Place) -> None:
+    def forget(self, workspace: WorkspaceId, integration: str) -> None:
         """An app registration was changed."""
-        self._outlets.pop(place, None)
+        for place in [one for one in self._outlets if one[:2] == (workspace, integration)]:
+            del self._outlets[place]
 
     @property
     def under_way(self) -> int:

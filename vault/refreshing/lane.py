@@ -59,6 +59,8 @@ from vault.store.refreshing import Attempt, LifeRow, Refreshable
 
 # What there was no room for comes back over so long a time, and not in one instant.
 SPREAD: Final = timedelta(seconds=5)
+# Old lines of a timeline go with every so manieth call.
+TIDY_EVERY: Final = 50
 _ALERTS: Final[dict[Alert, events.Type]] = {
     "held": "integration.held",
     "paused": "integration.paused",
@@ -290,6 +292,8 @@ class Lane:
             await rows.keep_answer(tx, one.connection_id, one.fence, "raw", sealed)
         page.announce(intents, row, one.user_id)
         page.attempts.append(_ended_attempt(one, generation))
+        if one.fence % TIDY_EVERY == 0:
+            page.tidied.append(one.connection_id)
         page.put(scheduled(row.after(after, times), one.outlet.terms, page.now))
         return Settled(generation)
 
@@ -377,6 +381,7 @@ class _Page:
         self.tokens: dict[str, tuple[int, bytes]] = {}
         self.attempts: list[Attempt] = []
         self.news: list[News] = []
+        self.tidied: list[str] = []
 
     def put(self, row: LifeRow) -> None:
         self.changed[row.connection_id] = row
@@ -456,6 +461,8 @@ class _Page:
         await rows.note_attempts(tx, self.attempts)
         await rows.write_endpoint(tx, self.place.integration, self.place.environment, self.endpoint)
         await events.record(tx, self.news)
+        if self.tidied:
+            await rows.forget_attempts(tx, self.tidied)
 
 
 def scheduled(row: LifeRow, terms: Terms, now: datetime) -> LifeRow:

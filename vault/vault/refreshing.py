@@ -9,6 +9,7 @@
 """
 
 import asyncio
+import os
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -16,10 +17,12 @@ from typing import Final, Literal, NamedTuple
 
 from msgspec import Struct
 
-from vault import access, audit
-from vault.consent import Connection
+from vault import access, audit, events
+from vault.consent import Connection, Integration, Registration
 from vault.database import Transaction
 from vault.errors import Conflict, NeedsReauth, NotFound, NotReady, ProviderUnavailable, VaultError
+from vault.events import News
+from vault.lifecycle import endpoint
 from vault.lifecycle.handout import Ask, Handout, hand_out
 from vault.lifecycle.schedule import is_expiring
 from vault.lifecycle.terms import Terms, terms_of
@@ -203,6 +206,37 @@ class Refreshing(Connections):
             held_until=row.held_until,
             attempts=attempts,
         )
+
+    async def put_integration(
+        self, caller: Caller, integration: str, registration: Registration
+    ) -> tuple[Integration, bool]:
+        """Make or replace an integration; calls that were stopped for its sake may begin again."""
+        made = await super().put_integration(caller, integration, registration)
+        self._refresher.forget(caller.workspace, integration)
+        now = await self._time()
+
+        async def work(tx: Transaction) -> None:
+            for row in await lives.endpoints_of(tx, integration):
+                mended = endpoint.mended(lives.endpoint_from(row.learned), now)
+                await lives.write_endpoint(tx, integration, row.environment, mended.endpoint)
+                if mended.alert is not None:
+                    news = News(
+                        type="integration.resumed",
+                        integration=integration,
+                        environment=row.environment,
+                    )
+                    await events.record(tx, [news])
+
+        await self._database.run(caller.workspace, work)
+        return made
+
+    # Is it well?
+
+    async def check_refreshing(self) -> None:
+        """Raise why nothing can be kept alive now."""
+        if self._spool_dir is not None and not os.access(self._spool_dir, os.W_OK):
+            raise NotReady("The spool cannot be written.")
+        await self._replica.check_database()
 
     # For the scheduler
 
