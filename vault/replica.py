@@ -4,8 +4,8 @@
   a connection that broke is no death, a process that sleeps is none either.
 * Where the database keeps no such locks nobody is believed dead; leases end by time there.
 * The deployment has a mark that grows with its refreshes. A database that says less than this
-  process or the file beside the root key has seen is an older state: no refresh is made on it, since
-  its refresh tokens may have been used up. ``Rolled back`` is for ever; only a restore moves on.
+  process or a file outside of it has seen is an older state: no refresh is made on it, since its
+  refresh tokens may have been used up. Only a restore moves on.
 """
 
 import asyncio

@@ -32,7 +32,7 @@ async def livez() -> Liveness:
     responses={503: ResponseSpec(Readiness, description="Not now; `checks` says why.")},
 )
 async def readyz(vault: NamedDependency[Vault], state: State) -> Response[Readiness]:
-    """Database, schema, root key, what keeps tokens alive, and whether the replica is about to stop."""
+    """Database, schema, root key, what keeps tokens alive, and whether the replica stops."""
     checks = list(
         await asyncio.gather(
             _check("database", vault.check_database()),

@@ -94,6 +94,10 @@ class Ada(Struct, frozen=True):
         return not (counted.used_twice or counted.bought_twice or counted.ended_by_replay)
 
 
+def spooled(folder: Path) -> list[Path]:
+    return list(folder.glob("*.answer"))
+
+
 Connect = Callable[..., Awaitable[Ada]]
 
 
@@ -322,10 +326,10 @@ async def test_an_answer_survives_a_database_that_takes_no_writes(
         async with admin.transaction():
             await admin.execute("lock table vault.connection_tokens in exclusive mode")
             await asyncio.sleep(3.5)
-            [file] = tmp_path.glob("*.answer")
+            [file] = spooled(tmp_path)
             kept = file.read_bytes()
         await refreshing
-        assert not list(tmp_path.glob("*.answer")), "it is in the database now"
+        assert not spooled(tmp_path), "it is in the database now"
     found = await ada.token()
     assert found["generation"] == 2
     assert ada.lives_at_the_provider(found)

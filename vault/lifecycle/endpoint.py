@@ -58,7 +58,7 @@ def begun(now: datetime, *, ceiling: float = CEILING) -> Endpoint:
 def admit(
     endpoint: Endpoint, now: datetime, *, again: bool = False, waiting: bool = False
 ) -> Admitted:
-    """Ask for one call. ``again``: a retry; one that somebody is ``waiting`` for needs no budget."""
+    """Ask for one call. ``again``: a retry; who is ``waiting`` for it needs no budget."""
     stands, until = standing.admit(endpoint.standing, now)
     if until is not None:
         return Admitted(endpoint, until)

@@ -205,17 +205,14 @@ class Lane:
         living: set[str],
     ) -> Granted | Refused:
         row, stored = locked.get(one.connection_id), more.get(one.connection_id)
-        if row is None:
-            return Refused(why="busy" if not one.waiting else "gone")
-        if stored is None or stored.refresh_by == "caller":
-            page.put(replace(row, due_at=None))
-            return Refused(why="pending" if stored is None else "caller")
-        if one.generation is not None and row.generation > one.generation:
-            return Refused(why="current")
+        if row is None or stored is None:
+            return page.without(row, waiting=one.waiting)
+        if refused := _nothing_to_do(page, one, row, stored):
+            return refused
         life = row.life()
         dead = life.claim is not None and life.claim.owner not in living
-        if not (one.waiting or dead) and (look := page.not_due(row, stored, one.outlet)):
-            return look
+        if not (one.waiting or dead) and (refused := page.not_due(row, stored, one.outlet)):
+            return refused
         event = Claimed(
             at=at.now,
             owner=self._replica.id,
@@ -226,24 +223,16 @@ class Lane:
         )
         after, intents = step(life, event, one.outlet.terms)
         call = next((intent for intent in intents if isinstance(intent, Call)), None)
-        if call is not None:
-            admitted = endpoints.admit(page.endpoint, at.now, again=call.again, waiting=one.waiting)
-            page.endpoint = admitted.endpoint
-            if admitted.until is not None:
-                if not one.waiting:
-                    page.put(replace(row, due_at=admitted.until + random.random() * SPREAD))  # noqa: S311 - spreads load
-                return Refused(why="no_room", until=admitted.until)
+        if call is not None and (refused := page.admit(call, row, waiting=one.waiting)):
+            return refused
         if life.claim is not None and after.claim != life.claim:
             page.attempts.append(_attempt(one.connection_id, life.claim, "lost"))
         page.announce(intents, row, stored.user_id)
-        page.put(scheduled(row.after(after), one.outlet.terms, at.now))
+        claimed = scheduled(row.after(after), one.outlet.terms, at.now)
+        page.put(claimed)
         if call is None or after.claim is None:
-            not_now = next((one for one in intents if isinstance(one, NotNow)), None)
-            return Refused(
-                why=not_now.why if not_now else "needs_reauth",
-                until=not_now.until if not_now else None,
-            )
-        return Granted(begun=0.0, claim=after.claim, row=row.after(after), refreshable=stored)
+            return _refused(intents)
+        return Granted(begun=0.0, claim=after.claim, row=claimed, refreshable=stored)
 
     async def _endpoint(self, tx: Transaction, outlet: Outlet, now: datetime) -> Endpoint:
         found = await rows.lock_endpoint(tx, self.place.integration, self.place.environment)
@@ -386,6 +375,24 @@ class _Page:
     def put(self, row: LifeRow) -> None:
         self.changed[row.connection_id] = row
 
+    def without(self, row: LifeRow | None, *, waiting: bool) -> Refused:
+        """A connection without a life that is to be had now, or without tokens."""
+        if row is None:
+            return Refused(why="gone" if waiting else "busy")
+        self.put(replace(row, due_at=None))
+        return Refused(why="pending")
+
+    def admit(self, call: Call, row: LifeRow, *, waiting: bool) -> Refused | None:
+        """Is there room for this call at the endpoint?"""
+        admitted = endpoints.admit(self.endpoint, self.now, again=call.again, waiting=waiting)
+        self.endpoint = admitted.endpoint
+        if admitted.until is None:
+            return None
+        if not waiting:
+            spread = random.random() * SPREAD  # noqa: S311 - spreads load, hides nothing
+            self.put(replace(row, due_at=admitted.until + spread))
+        return Refused(why="no_room", until=admitted.until)
+
     def not_due(self, row: LifeRow, stored: Refreshable, outlet: Outlet) -> Refused | None:
         """Is there nothing to refresh after all? Then see to what there is instead."""
         times = row.clocks()
@@ -463,6 +470,21 @@ class _Page:
         await events.record(tx, self.news)
         if self.tidied:
             await rows.forget_attempts(tx, self.tidied)
+
+
+def _nothing_to_do(page: _Page, one: Wanted, row: LifeRow, stored: Refreshable) -> Refused | None:
+    if stored.refresh_by == "caller":
+        page.put(replace(row, due_at=None))
+        return Refused(why="caller")
+    if one.generation is not None and row.generation > one.generation:
+        return Refused(why="current")
+    return None
+
+
+def _refused(intents: Sequence[AnyIntent]) -> Refused:
+    """What the machine said instead of a call; nothing but the news means that it is over."""
+    found = next((one for one in intents if isinstance(one, NotNow)), None)
+    return Refused(why=found.why, until=found.until) if found else Refused(why="needs_reauth")
 
 
 def scheduled(row: LifeRow, terms: Terms, now: datetime) -> LifeRow:

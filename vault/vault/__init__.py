@@ -68,7 +68,7 @@ class Vault(Connect, Refreshing, Tenants, Variables, Secrets, Authentication, Ca
     """Keeps credentials for many workspaces, and gives them to whom they belong."""
 
     @classmethod
-    async def open(
+    async def open(  # noqa: PLR0913 - the parts that a vault is made of
         cls,
         database: Database,
         root: RootKey,
@@ -85,8 +85,8 @@ class Vault(Connect, Refreshing, Tenants, Variables, Secrets, Authentication, Ca
 
         Without an ``egress`` it calls public hosts only. ``origin`` is where people and providers
         reach us. ``worker`` is a second login, which finds what is due in all workspaces; without
-        one nothing is retried by itself. ``spool_dir`` is where answers of providers survive a database
-        that is away, and what it has come to. ``close`` closes what it was given, too.
+        one nothing is done by itself. In ``spool_dir`` answers of providers survive a database that
+        is away. ``close`` closes what it was given, too.
         """
         found = await _deployment_get.lookup(database)
         if found is None:

@@ -373,19 +373,18 @@ def _is_ready(row: ReadRow, handout: Handout) -> bool:
 
 
 def _reason(row: ReadRow, handout: Handout, outcome: Outcome | None) -> Reason:
-    """Why nothing is handed out."""
-    if row.generation == 0:
-        return "pending"
-    if row.verdict is not None:
-        return "needs_reauth"
-    if row.standing != "open" or (outcome and outcome.why == "integration_paused"):
-        return "integration_paused"
-    if row.lease_until is not None or (handout.begin_refresh and outcome is None):
-        return "refreshing"
+    """Why nothing is handed out: the first of these that holds."""
     ended = row.consent_ends is not None and row.consent_ends <= row.now
-    if not row.renewable or ended:
-        return "expired"
-    return "provider_unavailable"
+    unusable = outcome is not None and outcome.why == "integration_paused"
+    under_way = row.lease_until is not None or (handout.begin_refresh and outcome is None)
+    reasons: tuple[tuple[bool, Reason], ...] = (
+        (row.generation == 0, "pending"),
+        (row.verdict is not None, "needs_reauth"),
+        (row.standing != "open" or unusable, "integration_paused"),
+        (under_way, "refreshing"),
+        (ended or not row.renewable, "expired"),
+    )
+    return next((reason for holds, reason in reasons if holds), "provider_unavailable")
 
 
 def _error(outcome: Outcome | None) -> VaultError:
