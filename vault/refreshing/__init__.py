@@ -31,17 +31,8 @@ from vault.lifecycle.turns import Candidate, in_turn
 from vault.model import UserId, WorkspaceId
 from vault.oauth.app import App
 from vault.oauth.replies import Failure, NoToken, failure_of
-from vault.refreshing.lane import (
-    Ending,
-    Granted,
-    Lane,
-    Outlet,
-    Place,
-    Settled,
-    Wanted,
-    attempt_of,
-    replay_of,
-)
+from vault.refreshing.lane import Lane, replay_of
+from vault.refreshing.page import Ending, Granted, Outlet, Place, Settled, Wanted, attempt_of
 from vault.replica import Replica
 from vault.seal import seal
 from vault.spool import Spool, Spooled

@@ -10,26 +10,19 @@
 import random
 import time
 from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import Final, NamedTuple
-from zlib import crc32
+from datetime import datetime
 
-import structlog
-from msgspec import Struct
 from msgspec.structs import replace
 
-from vault import events
 from vault.consent import Held
 from vault.database import Database, Transaction
 from vault.errors import IntegrityError
-from vault.events import News
 from vault.lifecycle import endpoint as endpoints
 from vault.lifecycle import standing
 from vault.lifecycle.clocks import Clocks, clocks
 from vault.lifecycle.endpoint import Endpoint
 from vault.lifecycle.events import Answered, AnyEvent, Claimed, Failed, Released
 from vault.lifecycle.intents import (
-    Announce,
     AnyIntent,
     Call,
     GiveBack,
@@ -38,119 +31,31 @@ from vault.lifecycle.intents import (
     Save,
     TellIntegration,
 )
-from vault.lifecycle.life import GONE, Claim
+from vault.lifecycle.life import GONE
 from vault.lifecycle.machine import step
-from vault.lifecycle.rate import ceiling_of
-from vault.lifecycle.schedule import Look, next_look, notice_due
-from vault.lifecycle.standing import Alert
-from vault.lifecycle.terms import Terms, terms_of
-from vault.model import WorkspaceId, new_id
-from vault.oauth.app import App, TokenSet
+from vault.model import new_id
+from vault.oauth.app import TokenSet
 from vault.oauth.renewing import can_refresh
-from vault.oauth.replies import Failure
 from vault.refreshing.batches import Batches
+from vault.refreshing.page import (
+    TIDY_EVERY,
+    Ending,
+    Granted,
+    Outlet,
+    Page,
+    Place,
+    Refused,
+    Settled,
+    Wanted,
+    attempt_of,
+    scheduled,
+)
 from vault.replica import Moment, Replica, moment
-from vault.seal import Context, SealingKey, seal
-from vault.secret import Secret
-from vault.store import Store, WorkspaceSeal
+from vault.seal import Context, seal
+from vault.store import Store
 from vault.store import connections as connection_rows
 from vault.store import refreshing as rows
 from vault.store.refreshing import Attempt, LifeRow, Refreshable
-
-# What there was no room for comes back over so long a time, and not in one instant.
-SPREAD: Final = timedelta(seconds=5)
-# Old lines of a timeline go with every so manieth call.
-TIDY_EVERY: Final = 50
-_ALERTS: Final[dict[Alert, events.Type]] = {
-    "held": "integration.held",
-    "paused": "integration.paused",
-    "resumed": "integration.resumed",
-    "refusals_confirmed": "integration.refusals_confirmed",
-}
-_log = structlog.get_logger("keyturn.refreshing")
-
-
-class Place(NamedTuple):
-    """Which app registration, in which environment."""
-
-    workspace: WorkspaceId
-    integration: str
-    environment: str
-
-
-class Outlet(Struct, frozen=True):
-    """An app registration that is ready to be called with, and what seals its answers."""
-
-    app: App
-    terms: Terms
-    sealing: WorkspaceSeal
-
-    @classmethod
-    def of(cls, app: App, sealing: WorkspaceSeal) -> "Outlet":
-        return cls(app, terms_of(app.provider), sealing)
-
-    @property
-    def ceiling(self) -> float:
-        return ceiling_of(self.app.provider)
-
-    def __repr__(self) -> str:
-        return f"Outlet({self.app.provider.id})"
-
-
-class Wanted(Struct, frozen=True, kw_only=True):
-    """Somebody wants a refresh. ``waiting``: now; else only if it is due.
-
-    ``generation``: of the tokens that are not good enough; newer ones may be.
-    """
-
-    connection_id: str
-    outlet: Outlet
-    waiting: bool
-    generation: int | None = None
-
-
-class Granted(Struct, frozen=True, kw_only=True):
-    """The right to make one call. ``begun``: by the monotonic clock, before the claim was made."""
-
-    begun: float
-    claim: Claim
-    row: LifeRow
-    refreshable: Refreshable
-
-
-class Refused(Struct, frozen=True, kw_only=True):
-    """There will be no call now. ``until``: nor before then."""
-
-    why: str
-    until: datetime | None = None
-
-
-class Ending(Struct, frozen=True, kw_only=True):
-    """How a call ended: with ``tokens``, with a ``failure``, or, with neither, unused.
-
-    ``held``: what was stored before it. ``owner_key``: what seals for its user.
-    ``unread``: a yes that we could not read, and in which a new token may be.
-    """
-
-    connection_id: str
-    user_id: str
-    fence: int
-    attempt: Attempt
-    outlet: Outlet
-    held: Held | None = None
-    owner_key: SealingKey | None = None
-    tokens: TokenSet | None = None
-    failure: Failure | None = None
-    unread: Secret | None = None
-
-    def __repr__(self) -> str:
-        return f"Ending({self.connection_id}, {self.fence})"
-
-
-class Settled(Struct, frozen=True):
-    """What became of it: the generation that the tokens became, or 0."""
-
-    generation: int
 
 
 class Lane:
@@ -182,7 +87,7 @@ class Lane:
     ) -> list[Granted | Refused]:
         at = await moment.one(tx)
         self._replica.check(at.mark)
-        page = _Page(self.place, wanted[0].outlet, at.now)
+        page = Page(self.place, wanted[0].outlet, at.now)
         page.endpoint = await self._endpoint(tx, wanted[0].outlet, at.now)
         ids = [one.connection_id for one in wanted]
         asked = [one.connection_id for one in wanted if one.waiting]
@@ -197,7 +102,7 @@ class Lane:
 
     def _decided(
         self,
-        page: "_Page",
+        page: "Page",
         one: Wanted,
         locked: dict[str, LifeRow],
         more: dict[str, Refreshable],
@@ -226,7 +131,7 @@ class Lane:
         if call is not None and (refused := page.admit(call, row, waiting=one.waiting)):
             return refused
         if life.claim is not None and after.claim != life.claim:
-            page.attempts.append(_attempt(one.connection_id, life.claim, "lost"))
+            page.attempts.append(attempt_of(one.connection_id, life.claim, "lost"))
         page.announce(intents, row, stored.user_id)
         claimed = scheduled(row.after(after), one.outlet.terms, at.now)
         page.put(claimed)
@@ -245,7 +150,7 @@ class Lane:
 
     async def _ended(self, tx: Transaction, ended: Sequence[Ending]) -> list[Settled]:
         at = await moment.one(tx)
-        page = _Page(self.place, ended[0].outlet, at.now)
+        page = Page(self.place, ended[0].outlet, at.now)
         page.endpoint = await self._endpoint(tx, ended[0].outlet, at.now)
         locked = await rows.lock_lives(tx, [one.connection_id for one in ended])
         results = [
@@ -255,7 +160,7 @@ class Lane:
         return results
 
     async def _settled(
-        self, tx: Transaction, page: "_Page", one: Ending, row: LifeRow | None
+        self, tx: Transaction, page: "Page", one: Ending, row: LifeRow | None
     ) -> Settled:
         page.hear(one)
         row = page.changed.get(one.connection_id, row)
@@ -287,7 +192,7 @@ class Lane:
         return Settled(generation)
 
     async def _save(
-        self, tx: Transaction, page: "_Page", one: Ending, save: Save, row: LifeRow
+        self, tx: Transaction, page: "Page", one: Ending, save: Save, row: LifeRow
     ) -> tuple[int, Clocks | None]:
         """Seal the answer as the generation that it becomes."""
         tokens, before = one.tokens, one.held
@@ -359,164 +264,7 @@ class Lane:
         return seal(one.outlet.sealing.key, self._answer_context(one), packed)
 
 
-class _Page:
-    """What one transaction has found out and has still to write."""
-
-    def __init__(self, place: Place, outlet: Outlet, now: datetime) -> None:
-        self.place = place
-        self.now = now
-        self.endpoint: Endpoint = endpoints.begun(now, ceiling=outlet.ceiling)
-        self.changed: dict[str, LifeRow] = {}
-        self.tokens: dict[str, tuple[int, bytes]] = {}
-        self.attempts: list[Attempt] = []
-        self.news: list[News] = []
-        self.tidied: list[str] = []
-
-    def put(self, row: LifeRow) -> None:
-        self.changed[row.connection_id] = row
-
-    def without(self, row: LifeRow | None, *, waiting: bool) -> Refused:
-        """A connection without a life that is to be had now, or without tokens."""
-        if row is None:
-            return Refused(why="gone" if waiting else "busy")
-        self.put(replace(row, due_at=None))
-        return Refused(why="pending")
-
-    def admit(self, call: Call, row: LifeRow, *, waiting: bool) -> Refused | None:
-        """Is there room for this call at the endpoint?"""
-        admitted = endpoints.admit(self.endpoint, self.now, again=call.again, waiting=waiting)
-        self.endpoint = admitted.endpoint
-        if admitted.until is None:
-            return None
-        if not waiting:
-            spread = random.random() * SPREAD  # noqa: S311 - spreads load, hides nothing
-            self.put(replace(row, due_at=admitted.until + spread))
-        return Refused(why="no_room", until=admitted.until)
-
-    def not_due(self, row: LifeRow, stored: Refreshable, outlet: Outlet) -> Refused | None:
-        """Is there nothing to refresh after all? Then see to what there is instead."""
-        times = row.clocks()
-        if times is None:
-            self.put(replace(row, due_at=None))
-            return Refused(why="pending")
-        look = _look(row, outlet.terms, self.now)
-        if look is not None and look.at <= self.now and look.why != "notice":
-            return None
-        if look is not None and look.at <= self.now:
-            before = timedelta(seconds=row.noticed) if row.noticed is not None else None
-            ahead = notice_due(times, self.now, before)
-            if ahead is not None:
-                row = replace(row, noticed=int(ahead.total_seconds()))
-                self.news.append(self._news("connection.expiring", row, stored.user_id, None))
-        self.put(scheduled(row, outlet.terms, self.now))
-        return Refused(why="not_due")
-
-    def hear(self, one: Ending) -> None:
-        """Let the endpoint learn how a call went."""
-        if one.tokens is None and one.failure is None:
-            self.endpoint = endpoints.unused(self.endpoint)
-            return
-        failure = one.failure
-        self.endpoint = endpoints.heard(
-            self.endpoint,
-            self.now,
-            sent_at=one.attempt.began_at,
-            outcome=failure.outcome if failure else None,
-            retry_after=failure.retry_after if failure else None,
-        )
-
-    def learn(self, intent: TellIntegration, one: Ending) -> None:
-        heard = endpoints.learned(
-            self.endpoint, intent.what, self.now, sent_at=one.attempt.began_at
-        )
-        self.endpoint = heard.endpoint
-        if heard.alert is not None:
-            _log.warning(
-                "integration_" + heard.alert,
-                workspace=self.place.workspace,
-                integration=self.place.integration,
-                environment=self.place.environment,
-            )
-            self.news.append(
-                News(
-                    type=_ALERTS[heard.alert],
-                    integration=self.place.integration,
-                    environment=self.place.environment,
-                    reason=one.failure.error if one.failure else None,
-                )
-            )
-
-    def announce(self, intents: Sequence[AnyIntent], row: LifeRow, user_id: str) -> None:
-        for intent in intents:
-            if isinstance(intent, Announce):
-                kind = events.OF_CONNECTION[intent.news]
-                self.news.append(self._news(kind, row, user_id, intent.reason))
-
-    def _news(self, kind: events.Type, row: LifeRow, user_id: str, reason: str | None) -> News:
-        return News(
-            type=kind,
-            integration=row.integration,
-            environment=row.environment,
-            connection_id=row.connection_id,
-            user_id=user_id,
-            reason=reason,
-        )
-
-    async def write(self, tx: Transaction) -> None:
-        await rows.replace_tokens(tx, self.tokens)
-        await rows.write_lives(tx, list(self.changed.values()))
-        await rows.note_attempts(tx, self.attempts)
-        await rows.write_endpoint(tx, self.place.integration, self.place.environment, self.endpoint)
-        await events.record(tx, self.news)
-        if self.tidied:
-            await rows.forget_attempts(tx, self.tidied)
-
-
-def _nothing_to_do(page: _Page, one: Wanted, row: LifeRow, stored: Refreshable) -> Refused | None:
-    if stored.refresh_by == "caller":
-        page.put(replace(row, due_at=None))
-        return Refused(why="caller")
-    if one.generation is not None and row.generation > one.generation:
-        return Refused(why="current")
-    return None
-
-
-def _refused(intents: Sequence[AnyIntent]) -> Refused:
-    """What the machine said instead of a call; nothing but the news means that it is over."""
-    found = next((one for one in intents if isinstance(one, NotNow)), None)
-    return Refused(why=found.why, until=found.until) if found else Refused(why="needs_reauth")
-
-
-def scheduled(row: LifeRow, terms: Terms, now: datetime) -> LifeRow:
-    """The same, to be looked at when there is next something to do."""
-    look = _look(row, terms, now)
-    return replace(row, due_at=look.at if look else None)
-
-
-def _look(row: LifeRow, terms: Terms, now: datetime) -> Look | None:
-    times = row.clocks()
-    if times is None:
-        return None
-    return next_look(
-        row.life(),
-        times,
-        terms,
-        row.use(),
-        row.policy,
-        now=now,
-        luck=_luck_of(row),
-        noticed=timedelta(seconds=row.noticed) if row.noticed is not None else None,
-    )
-
-
-def _luck_of(row: LifeRow) -> float:
-    """Chance that is the same for one token set however often it is looked at: else each look
-    would find that the time has not quite come.
-    """
-    return crc32(f"{row.connection_id}/{row.generation}".encode()) / 2**32
-
-
-def _event(one: Ending, page: _Page) -> AnyEvent:
+def _event(one: Ending, page: Page) -> AnyEvent:
     if one.tokens is not None:
         return Answered(at=page.now, fence=one.fence)
     if one.failure is None:
@@ -528,17 +276,6 @@ def _event(one: Ending, page: _Page) -> AnyEvent:
         luck=random.random(),  # noqa: S311 - spreads load, hides nothing
         retry_after=one.failure.retry_after,
         held=page.endpoint.standing.why == "held",
-    )
-
-
-def _attempt(connection_id: str, claim: Claim, outcome: str) -> Attempt:
-    return Attempt(
-        connection_id=connection_id,
-        fence=claim.fence,
-        owner=claim.owner,
-        attempt=claim.attempt,
-        began_at=claim.at,
-        outcome=outcome,
     )
 
 
@@ -557,11 +294,6 @@ def _ended_attempt(one: Ending, generation: int) -> Attempt:
     )
 
 
-def attempt_of(connection_id: str, claim: Claim) -> Attempt:
-    """The beginning of a line in the timeline."""
-    return _attempt(connection_id, claim, "")
-
-
 def replay_of(connection_id: str, fence: int, owner: str, held: Held) -> Attempt:
     """The same, of an answer that was spooled."""
     return Attempt(
@@ -572,3 +304,18 @@ def replay_of(connection_id: str, fence: int, owner: str, held: Held) -> Attempt
         began_at=held.tokens.obtained_at,
         outcome="",
     )
+
+
+def _nothing_to_do(page: Page, one: Wanted, row: LifeRow, stored: Refreshable) -> Refused | None:
+    if stored.refresh_by == "caller":
+        page.put(replace(row, due_at=None))
+        return Refused(why="caller")
+    if one.generation is not None and row.generation > one.generation:
+        return Refused(why="current")
+    return None
+
+
+def _refused(intents: Sequence[AnyIntent]) -> Refused:
+    """What the machine said instead of a call; nothing but the news means that it is over."""
+    found = next((one for one in intents if isinstance(one, NotNow)), None)
+    return Refused(why=found.why, until=found.until) if found else Refused(why="needs_reauth")

@@ -30,7 +30,7 @@ from vault.model import Caller, Page, UserId, WorkspaceId, new_id
 from vault.oauth.app import App, Granted, TokenSet
 from vault.oauth.renewing import can_refresh
 from vault.providers.schema import TYPED_MODES, Provider
-from vault.refreshing.lane import scheduled
+from vault.refreshing.page import scheduled
 from vault.replica import moment
 from vault.seal import seal
 from vault.store import WorkspaceSeal, refreshing, write_user

@@ -29,7 +29,7 @@ from vault.lifecycle.terms import Terms, terms_of
 from vault.model import Caller, new_id
 from vault.oauth.app import App, TokenSet
 from vault.refreshing import Outcome, Refresher
-from vault.refreshing.lane import Place as Lane
+from vault.refreshing.page import Place as Lane
 from vault.replica import Replica
 from vault.spool import Spool
 from vault.store import connections as rows
@@ -405,27 +405,20 @@ def _error(outcome: Outcome | None) -> VaultError:
 
 def _why(row: lives.LifeRow) -> str:
     """One sentence for the state."""
-    match row.state:
-        case "pending":
-            return "Nobody has consented yet."
-        case "refreshing":
-            return "A refresh is under way."
-        case "backoff":
-            return f"The last {row.failures} calls failed; it is tried again."
-        case "uncertain":
-            return "Nobody knows how the last call ended; it is tried again when that is safe."
-        case "suspect":
-            return (
-                "The provider calls the grant dead; it is asked once more before that is believed."
-            )
-        case "needs_reauth":
-            return _VERDICTS[row.verdict or "refused"]
-        case _ if not row.renewable:
-            return "Nothing refreshes it: it has no end, or the platform brings new tokens."
-        case _:
-            return "It is well."
+    if row.verdict is not None:
+        return _VERDICTS[row.verdict]
+    if row.state == "active" and not row.renewable:
+        return "Nothing refreshes it: it has no end, or the platform brings new tokens."
+    return _STATES.get(row.state, "It is well.")
 
 
+_STATES: Final = {
+    "pending": "Nobody has consented yet.",
+    "refreshing": "A refresh is under way.",
+    "backoff": "The last call failed; it is tried again.",
+    "uncertain": "Nobody knows how the last call ended; it is tried again when that is safe.",
+    "suspect": "The provider calls the grant dead; that is believed when it has lasted a while.",
+}
 _VERDICTS: Final = {
     "refused": "The provider ended the grant: the person has to connect again.",
     "lost_rotation": "A refresh token was replaced and its replacement never reached us.",
