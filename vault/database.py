@@ -90,6 +90,10 @@ class Transaction:
             raise Busy from None
         return rows
 
+    async def session_locks(self) -> set[int]:
+        """The keys of all session locks of ours that are held now."""
+        return {int(row[0]) for row in await self.fetch(_LOCKS, (LOCK_CLASS,))}
+
     async def enter(self, workspace: str) -> None:
         """Go on as another workspace; the operator's creation of one does this, nobody else."""
         await self._connection.execute(_as_workspace(workspace))

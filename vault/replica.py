@@ -19,7 +19,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from vault.database import Database, SessionLock
+from vault.database import Database, SessionLock, Transaction
 from vault.errors import Misconfigured, NotReady, VaultError
 from vault.model import new_id
 from vault.spool import write_durably
@@ -123,10 +123,12 @@ class Replica:
     async def living(self) -> list[str]:
         """The ids of all replicas that live, as far as can be known."""
         held = await self._database.session_locks()
-        every = await _list.lookup_all(self._database, silence=SILENCE)
-        return [
-            one.replica_id for one in every if one.heard or not one.locked or one.lock_key in held
-        ]
+        return _living(await _list.lookup_all(self._database, silence=SILENCE), held)
+
+    async def living_in(self, tx: Transaction) -> list[str]:
+        """The same, within a transaction: as of after it has locked what it asks for."""
+        held = await tx.session_locks()
+        return _living(await _list.all(tx, silence=SILENCE), held)
 
     # The mark
 
@@ -212,3 +214,7 @@ class Replica:
         except NotReady:
             return
         self._key = key
+
+
+def _living(every: list[_Replica], held: set[int]) -> list[str]:
+    return [one.replica_id for one in every if one.heard or not one.locked or one.lock_key in held]

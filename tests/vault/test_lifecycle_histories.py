@@ -294,17 +294,17 @@ class Histories(RuleBasedStateMachine):
                 self.arrive(job, arrives)
         self.now = end
         for worker in self.workers:
-            job = worker.job
-            if worker.asleep or job is None or self.now - job.claimed_at <= CALL:
+            held = worker.job
+            if worker.asleep or held is None or self.now - held.claimed_at <= CALL:
                 continue
-            if job.arrived and not job.lost:
+            if held.arrived and not held.lost:
                 self.receive(self.workers.index(worker))
                 continue
             worker.job = None
-            if job.sent_at is None:
-                self.happens(Released(at=self.now, fence=job.fence))
+            if held.sent_at is None:
+                self.happens(Released(at=self.now, fence=held.fence))
             else:
-                self.happens(Failed(at=self.now, fence=job.fence, outcome="ambiguous", luck=0.5))
+                self.happens(Failed(at=self.now, fence=held.fence, outcome="ambiguous", luck=0.5))
 
     def arrive(self, job: Job, at: datetime) -> None:
         thefts = len(self.provider.replays)

@@ -35,8 +35,8 @@ class Terms(Struct, frozen=True, kw_only=True):
         return self.rotation in ("none", "stays_valid")
 
 
-def terms_of(provider: Provider, *, seen_to_kill: bool = False) -> Terms:
-    """Read a provider's facts. ``seen_to_kill``: we watched a refresh end the old access token.
+def terms_of(provider: Provider) -> Terms:
+    """Read a provider's facts.
 
     Where nobody knows whether it does, it does not: a background refresh that is put off until the
     last minute would risk every call, to spare those at the few providers that do.
@@ -46,7 +46,7 @@ def terms_of(provider: Provider, *, seen_to_kill: bool = False) -> Terms:
     return Terms(
         rotation=which,
         grace=_span(facts.grace_seconds) or timedelta() if which == "grace" else timedelta(),
-        kills_old_access=seen_to_kill or facts.old_access_token in ("revoked", "revoked_later"),
+        kills_old_access=facts.old_access_token in ("revoked", "revoked_later"),
         idle=_span(facts.idle_seconds),
         end=_span(facts.end_seconds),
         slides=facts.slides,

@@ -214,8 +214,10 @@ class Refresher:
         await self.replica.join()
         try:
             outlet = await self._outlet(place)
-        except (Unresolved, Invalid, Misconfigured) as error:
+        except VaultError as error:
             await self._put_off(place, connection_id)
+            if not isinstance(error, Unresolved | Invalid | Misconfigured):
+                raise
             failure = Failure(outcome="client", detail=error.message)
             return Outcome(why="integration_paused", failure=failure)
         return await self._called_for(place, connection_id, outlet)
@@ -247,6 +249,7 @@ class Refresher:
             ending = await self._opened(lane.place, granted, ending)
         except BaseException:
             await self._kept(lane, ending)
+            await self._put_off(lane.place, ending.connection_id)
             raise
         ending = await self._ended(granted, ending)
         settled = await self._kept(lane, ending)
@@ -295,11 +298,11 @@ class Refresher:
         while True:
             task = asyncio.create_task(lane.endings.do(ending))
             patience = SPOOL_AFTER - (time.monotonic() - began)
-            if ending.tokens is not None and file is None:
-                await asyncio.wait({task}, timeout=max(patience, 0))
-                if not task.done():
-                    file = await self._spooled(lane.place, ending)
             try:
+                if ending.tokens is not None and file is None:
+                    await asyncio.wait({task}, timeout=max(patience, 0))
+                    if not task.done():
+                        file = await self._spooled(lane.place, ending)
                 settled = await task
             except NotReady:
                 if file is None and time.monotonic() - began >= SPOOL_AFTER:

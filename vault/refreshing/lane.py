@@ -74,17 +74,12 @@ class Lane:
         return self.claims.idle and self.endings.idle
 
     async def _claim(self, wanted: Sequence[Wanted]) -> Sequence[Granted | Refused]:
-        living = set(await self._replica.living())
         begun = time.monotonic()
-        found = await self._database.run(
-            self.place.workspace, lambda tx: self._claimed(tx, wanted, living)
-        )
+        found = await self._database.run(self.place.workspace, lambda tx: self._claimed(tx, wanted))
         self._replica.moves()
         return [replace(one, begun=begun) if isinstance(one, Granted) else one for one in found]
 
-    async def _claimed(
-        self, tx: Transaction, wanted: Sequence[Wanted], living: set[str]
-    ) -> list[Granted | Refused]:
+    async def _claimed(self, tx: Transaction, wanted: Sequence[Wanted]) -> list[Granted | Refused]:
         at = await moment.one(tx)
         self._replica.check(at.mark)
         page = Page(self.place, wanted[0].outlet, at.now)
@@ -96,9 +91,15 @@ class Lane:
             others = [one.connection_id for one in wanted if not one.waiting]
             locked |= await rows.lock_due(tx, others)
         more = await rows.refreshable(tx, list(locked))
-        results = [self._decided(page, one, locked, more, at, living) for one in wanted]
+        leased = any(row.lease_owner not in (None, self._replica.id) for row in locked.values())
+        living = {self._replica.id, *(await self._replica.living_in(tx) if leased else ())}
+        # Who is waited for comes first, while there is room.
+        results = {
+            one.connection_id: self._decided(page, one, locked, more, at, living)
+            for one in sorted(wanted, key=lambda one: not one.waiting)
+        }
         await page.write(tx)
-        return results
+        return [results[one.connection_id] for one in wanted]
 
     def _decided(
         self,
