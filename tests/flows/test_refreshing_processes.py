@@ -38,6 +38,7 @@ quirks = "data"
 label = "Base"
 filled_by = "integration"
 kind = "url"
+pattern = '^http://127[.]0[.]0[.]1:[0-9]{1,5}$'
 
 [authorize]
 url = "{base}/oauth/authorize"
@@ -103,13 +104,13 @@ class House(Struct, frozen=True):
 
     async def until(self, replica: Replica, connection: str, generation: int) -> None:
         async with asyncio.timeout(20):
-            while (await self.read(replica, connection))["generation"] < generation:
+            while (await self.read(replica, connection))["generation"] < generation:  # noqa: ASYNC110 - another process tells nobody
                 await asyncio.sleep(0.2)
 
     async def called(self, times: int = 1) -> None:
         """Wait until the provider has been asked for tokens."""
         async with asyncio.timeout(10):
-            while len(self.provider.token_calls) < times:
+            while len(self.provider.token_calls) < times:  # noqa: ASYNC110 - nor does a list
                 await asyncio.sleep(0.02)
 
 
@@ -160,7 +161,7 @@ async def test_a_replica_that_is_told_to_stop_finishes_its_refresh(
 ) -> None:
     here, replica = house
     connection = await here.connect(replica)
-    other = await here.deployment.start(data_dir=here.deployment.folder / "b").ready()
+    other = await here.deployment.start().ready()
     here.provider.misbehave(Faults(hold=3, times=1))
     asked = asyncio.create_task(
         here.api(replica).post(f"/v1/connections/{connection}/token", {"rejected": True})
