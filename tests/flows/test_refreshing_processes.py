@@ -38,7 +38,7 @@ quirks = "data"
 label = "Base"
 filled_by = "integration"
 kind = "url"
-pattern = '^http://127[.]0[.]0[.]1:[0-9]{1,5}$'
+pattern = '^https?://127[.]0[.]0[.]1:[0-9]{1,5}$'
 
 [authorize]
 url = "{base}/oauth/authorize"

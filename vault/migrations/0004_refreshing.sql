@@ -1,6 +1,11 @@
 -- Keeping tokens alive: what changes about a connection moves to a narrow row of its own, so that a
 -- refresh rewrites neither what is known of the connection nor a page of ciphertext.
 
+-- When tokens are refreshed: always ahead of their end; while they are in use; when asked for.
+alter table vault.integrations
+    add column refresh_policy text not null default 'active'
+        check (refresh_policy in ('eager', 'active', 'lazy'));
+
 -- When to look at a connection next, who may call the provider for it now, and how it fares.
 -- No ciphertext: a worker reads a part of this table.
 create table vault.connection_lives (

@@ -191,6 +191,7 @@ async def put_integration(
         sealed=sealed,
         secret_ids=sorted(registration.secret_ids()),
         share_connections=registration.share_connections,
+        refresh_policy=registration.refresh_policy,
         created_by=created_by,
     )
 

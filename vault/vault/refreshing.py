@@ -216,6 +216,7 @@ class Refreshing(Connections):
         now = await self._time()
 
         async def work(tx: Transaction) -> None:
+            await lives.set_policy(tx, integration, registration.refresh_policy)
             for row in await lives.endpoints_of(tx, integration):
                 mended = endpoint.mended(lives.endpoint_from(row.learned), now)
                 await lives.write_endpoint(tx, integration, row.environment, mended.endpoint)
