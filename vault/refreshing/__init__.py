@@ -123,13 +123,14 @@ class Refresher:
         await self.replica.join()
         due = await rows.due(self._worker, SWEEP_ROWS)
         living = await self.replica.living()
-        due += await rows.left_by_the_dead(self._worker, living, SWEEP_ROWS)
-        by_id = {one.connection_id: one for one in due if self._is_new(one)}
+        left = await rows.left_by_the_dead(self._worker, living, SWEEP_ROWS)
+        by_id = {one.connection_id: one for one in (*due, *left) if self._is_new(one)}
+        dead = {one.connection_id for one in left}
         room = max(0, MAX_FLIGHTS - len(self._flights))
         for candidate in self._ordered(list(by_id.values()), room):
             one = by_id[candidate.connection]
             place = Place(one.workspace_id, one.integration, one.environment)
-            self._flight(place, one.connection_id)
+            self._flight(place, one.connection_id, left=one.connection_id in dead)
         return min(len(by_id), room)
 
     async def replay(self) -> int:
@@ -190,12 +191,14 @@ class Refresher:
         ]
         return in_turn(candidates, room, now=newest)
 
-    def _flight(self, place: Place, connection_id: str) -> asyncio.Task[Outcome]:
+    def _flight(
+        self, place: Place, connection_id: str, *, left: bool = False
+    ) -> asyncio.Task[Outcome]:
         key = (place.workspace, connection_id)
         if key not in self._flights:
             if self._draining:
                 raise NotReady("The service is shutting down.")
-            task = asyncio.create_task(self._fly(place, connection_id))
+            task = asyncio.create_task(self._fly(place, connection_id, left=left))
             self._flights[key] = task
             task.add_done_callback(lambda done: self._landed(key, place, done))
         return self._flights[key]
@@ -210,7 +213,7 @@ class Refresher:
             # Said here because all who waited may be gone.
             _log.warning("refresh_failed", connection=key[1], exc_info=error)
 
-    async def _fly(self, place: Place, connection_id: str) -> Outcome:
+    async def _fly(self, place: Place, connection_id: str, *, left: bool) -> Outcome:
         await self.replica.join()
         try:
             outlet = await self._outlet(place)
@@ -220,9 +223,11 @@ class Refresher:
                 raise
             failure = Failure(outcome="client", detail=error.message)
             return Outcome(why="integration_paused", failure=failure)
-        return await self._called_for(place, connection_id, outlet)
+        return await self._called_for(place, connection_id, outlet, left=left)
 
-    async def _called_for(self, place: Place, connection_id: str, outlet: Outlet) -> Outcome:
+    async def _called_for(
+        self, place: Place, connection_id: str, outlet: Outlet, *, left: bool
+    ) -> Outcome:
         lane = self._lane(place)
         give_up = time.monotonic() + GIVE_UP_SECONDS
         pause, longest = POLL_SECONDS
@@ -231,6 +236,7 @@ class Refresher:
                 connection_id=connection_id,
                 outlet=outlet,
                 waiting=connection_id in self._waiting,
+                left=left,
                 generation=self._waiting.get(connection_id),
             )
             granted = await lane.claims.do(wanted)

@@ -85,10 +85,10 @@ class Lane:
         page = Page(self.place, wanted[0].outlet, at.now)
         page.endpoint = await self._endpoint(tx, wanted[0].outlet, at.now)
         ids = [one.connection_id for one in wanted]
-        asked = [one.connection_id for one in wanted if one.waiting]
+        asked = [one.connection_id for one in wanted if one.waiting or one.left]
         locked = await rows.lock_lives(tx, asked) if asked else {}
         if len(asked) < len(ids):
-            others = [one.connection_id for one in wanted if not one.waiting]
+            others = [one.connection_id for one in wanted if not (one.waiting or one.left)]
             locked |= await rows.lock_due(tx, others)
         more = await rows.refreshable(tx, list(locked))
         leased = any(row.lease_owner not in (None, self._replica.id) for row in locked.values())

@@ -76,7 +76,7 @@ class Outlet(Struct, frozen=True):
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
-    """Somebody wants a refresh. ``waiting``: now; else only if it is due.
+    """Somebody wants a refresh. ``waiting``: now; else only if it is due, or ``left`` by the dead.
 
     ``generation``: of the tokens that are not good enough; newer ones may be.
     """
@@ -84,6 +84,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     connection_id: str
     outlet: Outlet
     waiting: bool
+    left: bool = False
     generation: int | None = None
 
 
