@@ -59,6 +59,7 @@ class Service(Struct, frozen=True):
 def create_service(vault: Vault, settings: Settings) -> Service:
     """Put the parts together."""
     metrics = Metrics()
+    vault.observe_refreshes(metrics.refreshed)
     gate = Gate(metrics)
     return Service(_litestar(vault, settings, metrics, gate), gate, metrics)
 

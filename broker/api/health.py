@@ -57,6 +57,7 @@ async def readyz(vault: NamedDependency[Vault], state: State) -> Response[Readin
 async def metrics(vault: NamedDependency[Vault], metrics: NamedDependency[Metrics]) -> bytes:
     """Counters and histograms of this replica."""
     idle, size = vault.connections()
+    metrics.refreshes_under_way.set(vault.refreshes_under_way)
     metrics.connections.labels("idle").set(idle)
     metrics.connections.labels("busy").set(size - idle)
     return metrics.text()

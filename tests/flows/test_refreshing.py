@@ -275,7 +275,7 @@ async def test_a_deleted_connection_gives_its_new_tokens_back(connect: Connect, 
     assert (await ada.api.get(f"/v1/connections/{ada.connection}")).status == 404
 
 
-async def test_a_token_that_somebody_holds_is_not_killed_for_another(
+async def test_who_holds_which_generation_until_when_is_known(
     connect: Connect, admin: Any, vault: Vault
 ) -> None:
     ada = await connect()

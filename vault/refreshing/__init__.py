@@ -30,6 +30,7 @@ from vault.lifecycle.takeover import LEASE, SEND_WITHIN
 from vault.lifecycle.turns import Candidate, in_turn
 from vault.model import UserId, WorkspaceId
 from vault.oauth.app import App
+from vault.oauth.renewing import further_tokens
 from vault.oauth.replies import Failure, NoToken, failure_of
 from vault.refreshing.lane import Lane, replay_of
 from vault.refreshing.page import Ending, Granted, Outlet, Place, Settled, Wanted, attempt_of
@@ -56,6 +57,18 @@ SWEEP_ROWS: Final = 500
 UNUSABLE_SECONDS: Final = 60
 
 _log = structlog.get_logger("keyturn.refreshing")
+
+
+class Observed(Struct, frozen=True, kw_only=True):
+    """One call that has ended, for whoever counts. ``late_by``: seconds after it was due."""
+
+    provider: str
+    outcome: str
+    seconds: float
+    late_by: float
+
+
+Observe = Callable[[Observed], None]
 AppOf = Callable[[Place], Awaitable[App]]
 
 
@@ -97,6 +110,7 @@ class Refresher:
         self._flights: dict[tuple[str, str], asyncio.Task[Outcome]] = {}
         self._waiting: dict[str, int] = {}  # the generation that is not good enough
         self._draining = False
+        self.observe: Observe = lambda _: None
 
     # Who asks
 
@@ -241,14 +255,31 @@ class Refresher:
             )
             granted = await lane.claims.do(wanted)
             if isinstance(granted, Granted):
-                return await self._claimed(lane, granted, outlet)
+                return await self._main_and_further(lane, granted, wanted)
             again = granted.why in ("busy", "no_room", "not_due")
             if not again or connection_id not in self._waiting or time.monotonic() > give_up:
                 return Outcome(why=None if granted.why == "current" else granted.why)
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
 
-    async def _claimed(self, lane: Lane, granted: Granted, outlet: Outlet) -> Outcome:
+    async def _main_and_further(self, lane: Lane, granted: Granted, wanted: Wanted) -> Outcome:
+        """The call that was asked for; then one for each further token of the same consent."""
+        ending, settled = await self._claimed(lane, granted, wanted.outlet)
+        failure = ending.failure
+        if ending.tokens is None:
+            return Outcome(why=failure.outcome if failure else "unused", failure=failure)
+        names = further_tokens(wanted.outlet.app, ending.tokens)
+        again = replace(wanted, waiting=True, generation=None)
+        for name in names:
+            granted_too = await lane.claims.do(again)
+            if isinstance(granted_too, Granted):
+                _, more = await self._claimed(lane, granted_too, wanted.outlet, name=name)
+                settled = more if more.generation else settled
+        return Outcome(generation=settled.generation or None)
+
+    async def _claimed(
+        self, lane: Lane, granted: Granted, outlet: Outlet, *, name: str | None = None
+    ) -> tuple[Ending, Settled]:
         """Make the one call of a claim, whatever comes in between."""
         ending = _unused(granted, outlet)
         try:
@@ -257,12 +288,13 @@ class Refresher:
             await self._kept(lane, ending)
             await self._put_off(lane.place, ending.connection_id)
             raise
-        ending = await self._ended(granted, ending)
-        settled = await self._kept(lane, ending)
-        if ending.tokens is not None:
-            return Outcome(generation=settled.generation or None)
-        failure = ending.failure
-        return Outcome(why=failure.outcome if failure else "unused", failure=failure)
+        began = time.monotonic()
+        ending = await self._ended(granted, ending, name)
+        self.observe(_observed(ending, granted, time.monotonic() - began))
+        if name is not None and ending.tokens is None:
+            # The consent is judged by its main token alone.
+            ending = replace(ending, failure=None, unread=None)
+        return ending, await self._kept(lane, ending)
 
     async def _opened(self, place: Place, granted: Granted, ending: Ending) -> Ending:
         stored = granted.refreshable
@@ -276,14 +308,14 @@ class Refresher:
         )
         return replace(ending, owner_key=owner_key, held=connection_rows.held_from(opened))
 
-    async def _ended(self, granted: Granted, ending: Ending) -> Ending:
+    async def _ended(self, granted: Granted, ending: Ending, name: str | None) -> Ending:
         """How the call ends. Nothing is raised from here on."""
         slept = time.monotonic() - granted.begun > SEND_WITHIN.total_seconds()
         if slept or ending.held is None:
             return ending  # others may have taken over
         try:
             tokens = await self._dialogue.refresh(
-                ending.outlet.app, ending.held.tokens, now=granted.claim.at
+                ending.outlet.app, ending.held.tokens, now=granted.claim.at, name=name
             )
         except NoToken as error:
             return replace(ending, failure=error.failure, unread=error.unread)
@@ -406,6 +438,17 @@ class Refresher:
         await self._database.run(
             place.workspace, lambda tx: rows.put_off(tx, [connection_id], UNUSABLE_SECONDS)
         )
+
+
+def _observed(ending: Ending, granted: Granted, seconds: float) -> Observed:
+    failure, due = ending.failure, granted.due_at
+    outcome = "refreshed" if ending.tokens is not None else "unused"
+    return Observed(
+        provider=ending.outlet.app.provider.id,
+        outcome=failure.outcome if failure else outcome,
+        seconds=seconds,
+        late_by=max(0.0, (granted.claim.at - due).total_seconds()) if due else 0.0,
+    )
 
 
 def _unused(granted: Granted, outlet: Outlet) -> Ending:

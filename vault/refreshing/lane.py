@@ -138,7 +138,7 @@ class Lane:
         page.put(claimed)
         if call is None or after.claim is None:
             return _refused(intents)
-        return Granted(begun=0.0, claim=after.claim, row=claimed, refreshable=stored)
+        return Granted(begun=0.0, claim=after.claim, due_at=row.due_at, refreshable=stored)
 
     async def _endpoint(self, tx: Transaction, outlet: Outlet, now: datetime) -> Endpoint:
         found = await rows.lock_endpoint(tx, self.place.integration, self.place.environment)

@@ -93,7 +93,7 @@ class Granted(Struct, frozen=True, kw_only=True):
 
     begun: float
     claim: Claim
-    row: LifeRow
+    due_at: datetime | None
     refreshable: Refreshable
 
 

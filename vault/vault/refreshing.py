@@ -28,7 +28,7 @@ from vault.lifecycle.schedule import is_expiring
 from vault.lifecycle.terms import Terms, terms_of
 from vault.model import Caller, new_id
 from vault.oauth.app import App, TokenSet
-from vault.refreshing import Outcome, Refresher
+from vault.refreshing import Observe, Outcome, Refresher
 from vault.refreshing.page import Place as Lane
 from vault.replica import Replica
 from vault.spool import Spool
@@ -244,6 +244,10 @@ class Refreshing(Connections):
     async def refresh_due(self) -> int:
         """Begin to refresh what is due in all workspaces; returns how many were."""
         return await self._refresher.sweep()
+
+    def observe_refreshes(self, observe: Observe) -> None:
+        """Tell somebody of each call that has ended."""
+        self._refresher.observe = observe
 
     async def replay_spool(self) -> int:
         """Bring answers that were spooled into the database."""
