@@ -6,7 +6,7 @@ from msgspec import Meta
 
 from broker.api.connect_messages import ConnectionOut
 from broker.api.messages import Instant, Message
-from vault.store.refreshing import AttemptRow
+from vault.store.answers import AttemptRow
 from vault.vault.refreshing import Explanation, Fresh, Reason
 
 

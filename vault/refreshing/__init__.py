@@ -34,10 +34,10 @@ from vault.oauth.renewing import further_tokens
 from vault.oauth.replies import Failure, NoToken, failure_of
 from vault.refreshing.lane import Lane, replay_of
 from vault.refreshing.page import Ending, Granted, Outlet, Place, Settled, Wanted, attempt_of
-from vault.replica import Replica
+from vault.refreshing.replica import Replica
+from vault.refreshing.spool import Spool, Spooled
 from vault.seal import seal
-from vault.spool import Spool, Spooled
-from vault.store import Store
+from vault.store import Store, answers
 from vault.store import connections as connection_rows
 from vault.store import refreshing as rows
 from vault.store.refreshing import Due
@@ -359,7 +359,7 @@ class Refresher:
     async def _spooled(self, place: Place, ending: Ending) -> Path | None:
         if self._spool is None or ending.tokens is None:
             return None
-        context = rows.answer_context(
+        context = answers.answer_context(
             place.workspace, ending.connection_id, ending.fence, place.environment
         )
         held = connection_rows.packed(
@@ -385,7 +385,7 @@ class Refresher:
 
     async def _replayed(self, answer: Spooled) -> None:
         place = Place(answer.workspace, answer.integration, answer.environment)  # type: ignore[arg-type] # it was one when it was written
-        context = rows.answer_context(
+        context = answers.answer_context(
             place.workspace, answer.connection_id, answer.fence, place.environment
         )
         held = connection_rows.held_from(

@@ -50,12 +50,13 @@ from vault.refreshing.page import (
     attempt_of,
     scheduled,
 )
-from vault.replica import Moment, Replica, moment
+from vault.refreshing.replica import Moment, Replica, moment
 from vault.seal import Context, seal
-from vault.store import Store
+from vault.store import Store, answers
 from vault.store import connections as connection_rows
 from vault.store import refreshing as rows
-from vault.store.refreshing import Attempt, LifeRow, Refreshable
+from vault.store.answers import Attempt
+from vault.store.refreshing import LifeRow, Refreshable
 
 
 class Lane:
@@ -172,7 +173,7 @@ class Lane:
             if isinstance(intent, Save) and row is not None:
                 generation, times = await self._save(tx, page, one, intent, row)
             elif isinstance(intent, KeepOrphan) and one.tokens is not None:
-                await rows.keep_answer(
+                await answers.keep_answer(
                     tx, one.connection_id, one.fence, "tokens", self._sealed_answer(one, one.tokens)
                 )
             elif isinstance(intent, GiveBack) and one.tokens is not None:
@@ -184,7 +185,7 @@ class Lane:
         if one.unread is not None:
             context = self._answer_context(one)
             sealed = seal(one.outlet.sealing.key, context, one.unread.reveal_bytes())
-            await rows.keep_answer(tx, one.connection_id, one.fence, "raw", sealed)
+            await answers.keep_answer(tx, one.connection_id, one.fence, "raw", sealed)
         page.announce(intents, row, one.user_id)
         page.attempts.append(_ended_attempt(one, generation))
         if one.fence % TIDY_EVERY == 0:
@@ -204,7 +205,7 @@ class Lane:
             tokens = await self._orphan(tx, one, save.fence)
             if tokens is None:
                 return 0, None
-            await rows.forget_answer(tx, one.connection_id, save.fence)
+            await answers.forget_answer(tx, one.connection_id, save.fence)
         context = connection_rows.tokens_context(
             self.place.workspace, one.connection_id, save.generation, self.place.environment
         )
@@ -224,10 +225,10 @@ class Lane:
         )
 
     async def _orphan(self, tx: Transaction, one: Ending, fence: int) -> TokenSet | None:
-        sealed = await rows.kept_answer(tx, one.connection_id, fence)
+        sealed = await answers.kept_answer(tx, one.connection_id, fence)
         if sealed is None:
             return None
-        context = rows.answer_context(
+        context = answers.answer_context(
             self.place.workspace, one.connection_id, fence, self.place.environment
         )
         # Its key is the one of a moment ago, and so at hand.
@@ -255,7 +256,7 @@ class Lane:
         )
 
     def _answer_context(self, one: Ending) -> Context:
-        return rows.answer_context(
+        return answers.answer_context(
             self.place.workspace, one.connection_id, one.fence, self.place.environment
         )
 

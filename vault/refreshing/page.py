@@ -31,9 +31,10 @@ from vault.oauth.app import App, TokenSet
 from vault.oauth.replies import Failure
 from vault.seal import SealingKey
 from vault.secret import Secret
-from vault.store import WorkspaceSeal
+from vault.store import WorkspaceSeal, answers
 from vault.store import refreshing as rows
-from vault.store.refreshing import Attempt, LifeRow, Refreshable
+from vault.store.answers import Attempt
+from vault.store.refreshing import LifeRow, Refreshable
 
 # What there was no room for comes back over so long a time, and not in one instant.
 SPREAD: Final = timedelta(seconds=5)
@@ -238,11 +239,11 @@ class Page:
     async def write(self, tx: Transaction) -> None:
         await rows.replace_tokens(tx, self.tokens)
         await rows.write_lives(tx, list(self.changed.values()))
-        await rows.note_attempts(tx, self.attempts)
+        await answers.note_attempts(tx, self.attempts)
         await rows.write_endpoint(tx, self.place.integration, self.place.environment, self.endpoint)
         await events.record(tx, self.news)
         if self.tidied:
-            await rows.forget_attempts(tx, self.tidied)
+            await answers.forget_attempts(tx, self.tidied)
 
 
 def scheduled(row: LifeRow, terms: Terms, now: datetime) -> LifeRow:

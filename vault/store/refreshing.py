@@ -4,7 +4,7 @@
 * What was learned of an endpoint is no secret and is stored as it is.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
@@ -20,7 +20,6 @@ from vault.lifecycle.life import Claim, Life, Suspicion, Verdict
 from vault.lifecycle.schedule import Policy, Use
 from vault.model import WorkspaceId
 from vault.oauth.replies import Outcome
-from vault.seal import Context
 from vault.sql import Nothing, Query
 
 
@@ -170,34 +169,6 @@ class Due(Struct, frozen=True):
     due_at: datetime | None
 
 
-class Attempt(Struct, frozen=True, kw_only=True):
-    """How one call ended, for the connection's timeline."""
-
-    connection_id: str
-    fence: int
-    owner: str
-    attempt: str
-    began_at: datetime
-    outcome: str
-    detail: str = ""
-    http_status: int | None = None
-    generation: int | None = None
-
-
-class AttemptRow(Struct, frozen=True):
-    """The same, as it is told."""
-
-    fence: int
-    owner: str
-    attempt: str
-    began_at: datetime
-    ended_at: datetime
-    outcome: str
-    detail: str
-    http_status: int | None
-    generation: int | None
-
-
 class ReadRow(Struct, frozen=True):
     """All that handing one connection's tokens out takes, as one moment has it."""
 
@@ -275,10 +246,6 @@ class EndpointOf(Struct, frozen=True):
     learned: bytes
 
 
-class _Sealed(Struct, frozen=True):
-    sealed: bytes
-
-
 _insert: Final = Query("lives", "insert", Nothing)
 _lock: Final = Query("lives", "lock", LifeRow)
 _lock_due: Final = Query("lives", "lock_due", LifeRow)
@@ -295,13 +262,6 @@ _read: Final = Query("tokens", "read", ReadRow)
 _endpoint_lock: Final = Query("endpoints", "lock", EndpointRow)
 _endpoint_write: Final = Query("endpoints", "write", Nothing)
 _endpoint_of: Final = Query("endpoints", "of_integration", EndpointOf)
-_answer_keep: Final = Query("answers", "keep", Nothing)
-_answer_get: Final = Query("answers", "get", _Sealed)
-_answer_forget: Final = Query("answers", "forget", Nothing)
-_answer_forget_old: Final = Query("answers", "forget_old", Nothing)
-_attempt_note: Final = Query("answers", "note", Nothing)
-_attempt_list: Final = Query("answers", "attempts", AttemptRow)
-_attempt_forget: Final = Query("answers", "forget_attempts", Nothing)
 
 _json: Final = msgspec.json.Encoder().encode
 _endpoint_bytes: Final = msgspec.msgpack.Encoder().encode
@@ -318,18 +278,6 @@ def clocks_of(row: LifeRow | ReadRow) -> Clocks | None:
         idle_ends=row.idle_ends,
         consent_ends=row.consent_ends,
         renewable=row.renewable,
-    )
-
-
-def answer_context(workspace: str, connection_id: str, fence: int, environment: str) -> Context:
-    """Of an answer in the journal or in the spool, under the workspace's key."""
-    return Context(
-        workspace=workspace,
-        table="refresh_answers",
-        row=connection_id,
-        field="sealed",
-        generation=fence,
-        environment=environment,
     )
 
 
@@ -454,49 +402,3 @@ async def write_endpoint(
 async def endpoints_of(tx: Transaction, integration: str) -> list[EndpointOf]:
     """How an integration stands in each environment; locked."""
     return await _endpoint_of.all(tx, workspace_id=tx.workspace, integration=integration)
-
-
-# Journal and timeline
-
-
-async def keep_answer(
-    tx: Transaction, connection_id: str, fence: int, kind: Literal["tokens", "raw"], sealed: bytes
-) -> None:
-    await _answer_keep.run(
-        tx,
-        workspace_id=tx.workspace,
-        connection_id=connection_id,
-        fence=fence,
-        kind=kind,
-        sealed=sealed,
-    )
-
-
-async def kept_answer(tx: Transaction, connection_id: str, fence: int) -> bytes | None:
-    row = await _answer_get.maybe(
-        tx, workspace_id=tx.workspace, connection_id=connection_id, fence=fence
-    )
-    return row.sealed if row else None
-
-
-async def forget_answer(tx: Transaction, connection_id: str, fence: int) -> None:
-    await _answer_forget.run(
-        tx, workspace_id=tx.workspace, connection_id=connection_id, fence=fence
-    )
-    await _answer_forget_old.run(tx, workspace_id=tx.workspace)
-
-
-async def note_attempts(tx: Transaction, attempts: Collection[Attempt]) -> None:
-    if attempts:
-        await _attempt_note.run(tx, workspace_id=tx.workspace, rows=_json(attempts).decode())
-
-
-async def attempts(tx: Transaction, connection_id: str, limit: int) -> list[AttemptRow]:
-    """How calls ended, newest first."""
-    return await _attempt_list.all(
-        tx, workspace_id=tx.workspace, connection_id=connection_id, limit=limit
-    )
-
-
-async def forget_attempts(tx: Transaction, connection_ids: Sequence[str]) -> None:
-    await _attempt_forget.run(tx, workspace_id=tx.workspace, connection_ids=list(connection_ids))

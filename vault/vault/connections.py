@@ -31,7 +31,7 @@ from vault.oauth.app import App, Granted, TokenSet
 from vault.oauth.renewing import can_refresh
 from vault.providers.schema import TYPED_MODES, Provider
 from vault.refreshing.page import scheduled
-from vault.replica import moment
+from vault.refreshing.replica import moment
 from vault.seal import seal
 from vault.store import WorkspaceSeal, refreshing, write_user
 from vault.store import connections as rows

@@ -30,11 +30,13 @@ from vault.model import Caller, new_id
 from vault.oauth.app import App, TokenSet
 from vault.refreshing import Observe, Outcome, Refresher
 from vault.refreshing.page import Place as Lane
-from vault.replica import Replica
-from vault.spool import Spool
+from vault.refreshing.replica import Replica
+from vault.refreshing.spool import Spool
+from vault.store import answers
 from vault.store import connections as rows
 from vault.store import refreshing as lives
-from vault.store.refreshing import AttemptRow, ReadRow
+from vault.store.answers import AttemptRow
+from vault.store.refreshing import ReadRow
 from vault.vault.connections import Connections
 from vault.vault.door import found
 
@@ -189,7 +191,7 @@ class Refreshing(Connections):
 
         async def work(tx: Transaction) -> tuple[lives.LifeRow, list[AttemptRow]]:
             row = (await lives.lock_lives(tx, [connection_id])).get(connection_id)
-            return found(row), await lives.attempts(tx, connection_id, MAX_ATTEMPTS)
+            return found(row), await answers.attempts(tx, connection_id, MAX_ATTEMPTS)
 
         row, attempts = await self._database.run(caller.workspace, work)
         times = row.clocks()

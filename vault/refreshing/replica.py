@@ -22,7 +22,7 @@ from msgspec import Struct
 from vault.database import Database, SessionLock, Transaction
 from vault.errors import Misconfigured, NotReady, VaultError
 from vault.model import new_id
-from vault.spool import write_durably
+from vault.refreshing.spool import write_durably
 from vault.sql import Query
 
 BEAT_SECONDS: Final = 1.0
