@@ -12,7 +12,17 @@ from vault.model import AuditEvent, Caller, Page, new_id
 from vault.sql import Nothing, Query
 
 # What happens on the way, while somebody does what ``access`` has a name for.
-Happening = Literal["auth_connection.use", "auth_connection.fetch", "auth_connection.rejected"]
+Happening = Literal[
+    "auth_connection.use",
+    "auth_connection.fetch",
+    "auth_connection.rejected",
+    "connect.begin",
+    "connect.wait",
+    "connect.end",
+    "connection.connect",
+    "connection.import",
+    "connection.revoke",
+]
 HAPPENINGS: Final[tuple[Happening, ...]] = get_args(Happening)
 
 _insert: Final = Query("audit_events", "insert", Nothing)

@@ -55,7 +55,9 @@ Revoked = Literal["revoked", "retrying", "not_supported", "sibling_alive", "noth
 _TEMPLATE: Final = re.compile(r"\{\{\s*system__env_([A-Za-z0-9_]{1,64})\s*\}\}")
 
 
-class Reference(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class ValueReference(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """A value that stands elsewhere: in a secret, or under an environment variable's label."""
 
     secret_id: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
@@ -71,9 +73,9 @@ class Registration(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     provider: str
     client_id: str = ""
-    client_secrets: list[str | Reference] = []
+    client_secrets: list[str | ValueReference] = []
     scopes: list[str] | None = None
-    variables: dict[str, str | Reference] = {}
+    variables: dict[str, str | ValueReference] = {}
     client_auth: ClientAuth | None = None
     authorize_params: dict[str, str] = {}
     redirect_uri: str | None = None
@@ -83,7 +85,7 @@ class Registration(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def __repr__(self) -> str:
         return f"Registration({self.provider})"
 
-    def written(self) -> Iterator[str | Reference]:
+    def written(self) -> Iterator[str | ValueReference]:
         """Every value in which something of the workspace may be referred to."""
         yield self.client_id
         yield from self.client_secrets
@@ -103,7 +105,7 @@ class Registration(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return {
             value.secret_id
             for value in self.written()
-            if isinstance(value, Reference) and value.secret_id is not None
+            if isinstance(value, ValueReference) and value.secret_id is not None
         }
 
 

@@ -11,11 +11,11 @@ from vault.consent import (
     Integration,
     IntegrationName,
     NewSession,
-    Reference,
     Registration,
     Revoked,
     Session,
     State,
+    ValueReference,
 )
 from vault.errors import Invalid
 from vault.lifecycle.schedule import Policy
@@ -33,7 +33,7 @@ Scopes = Annotated[
 Credential = Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN)]
 Text = Annotated[str, Meta(max_length=2_000)]
 VariableName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,47}(?!\n)$")]
-ClientSecret = Credential | Reference
+ClientSecret = Credential | ValueReference
 
 
 class IntegrationIn(Message, frozen=True, kw_only=True):
@@ -43,7 +43,7 @@ class IntegrationIn(Message, frozen=True, kw_only=True):
     client_id: Text = ""
     client_secret: ClientSecret | list[ClientSecret] | None = None
     scopes: Scopes | None = None
-    variables: Annotated[dict[VariableName, Text | Reference], Meta(max_length=50)] = field(
+    variables: Annotated[dict[VariableName, Text | ValueReference], Meta(max_length=50)] = field(
         default_factory=dict
     )
     client_auth: ClientAuth | None = None
@@ -78,9 +78,9 @@ class IntegrationOut(Message, frozen=True, kw_only=True):
     id: str
     provider: str
     client_id: str
-    client_secret: list[Reference | None]
+    client_secret: list[ValueReference | None]
     scopes: list[str] | None
-    variables: dict[str, str | Reference | None]
+    variables: dict[str, str | ValueReference | None]
     client_auth: ClientAuth | None
     authorize_params: dict[str, str]
     redirect_uri: str
@@ -99,7 +99,7 @@ class IntegrationOut(Message, frozen=True, kw_only=True):
             provider=told.provider,
             client_id=told.client_id,
             client_secret=[
-                one if isinstance(one, Reference) else None for one in told.client_secrets
+                one if isinstance(one, ValueReference) else None for one in told.client_secrets
             ],
             scopes=told.scopes,
             variables={

@@ -51,7 +51,15 @@ async def create(
     "/{session_id:str}/complete",
     guards=requires("connect_session.complete"),
     status_code=200,
-    responses=guarded("malformed", "not_found", "conflict", "too_large", "invalid", "unresolved"),
+    responses=guarded(
+        "malformed",
+        "not_found",
+        "conflict",
+        "too_large",
+        "invalid",
+        "unresolved",
+        "upstream_failed",
+    ),
     summary="Complete a connection",
 )
 async def complete(

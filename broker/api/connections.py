@@ -28,9 +28,9 @@ from broker.api.requests import (
     requires,
     requires_lines,
 )
-from broker.api.responses import guarded
+from broker.api.responses import LINES, guarded, of_lines
 from vault.consent import INTEGRATION_PATTERN, Connection, State
-from vault.errors import VaultError
+from vault.errors import Malformed, VaultError
 from vault.model import ENVIRONMENT_PATTERN, PRODUCTION, USER_ID_PATTERN, Caller, UserId
 from vault.vault import Vault
 
@@ -187,7 +187,8 @@ async def remove(
     guards=requires_lines("connection.write"),
     status_code=200,
     request_max_body_size=MAX_IMPORT,
-    responses=guarded("too_large", "invalid"),
+    operation_class=of_lines(ImportLine, ImportResult),
+    responses=guarded("malformed", "too_large", "invalid"),
     summary="Import many connections",
 )
 async def bulk(
@@ -199,6 +200,8 @@ async def bulk(
     has a line for each, in order; a line that fails leaves the others alone.
     """
     lines = [line for line in (await request.body()).splitlines() if line.strip()]
+    if not lines:
+        raise Malformed("There is no line in this body.")
 
     async def results() -> AsyncIterator[bytes]:
         for number, line in enumerate(lines[:MAX_LINES], 1):
@@ -212,7 +215,7 @@ async def bulk(
             )
             yield msgspec.json.encode(refused) + b"\n"
 
-    return Stream(results(), media_type="application/x-ndjson")
+    return Stream(results(), media_type=LINES)
 
 
 async def _imported(vault: Vault, caller: Caller, number: int, line: bytes) -> ImportResult:

@@ -243,6 +243,10 @@ class SettingsBody(Message, frozen=True, kw_only=True):
             return_origins=list(dict.fromkeys(self.return_origins)),
         )
 
+    @classmethod
+    def of(cls, settings: SettingsOf) -> Self:
+        return cls(secret_fallback=settings.secret_fallback, return_origins=settings.return_origins)
+
 
 class WarningOut(Message, frozen=True, kw_only=True):
     environment: str

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -9,7 +11,9 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import (
     Example,
     OpenAPI,
+    OpenAPIMediaType,
     OpenAPIResponse,
+    Operation,
     Reference,
     RequestBody,
     Schema,
@@ -20,6 +24,7 @@ from broker.api.problems import STATUS, TITLES, Problem
 
 _PLACE: Final = "#/components/schemas/"
 _ALWAYS = ("internal", "not_ready")
+LINES: Final = "application/x-ndjson"
 
 
 def problems(*codes: str) -> dict[int, ResponseSpec]:
@@ -33,6 +38,25 @@ def problems(*codes: str) -> dict[int, ResponseSpec]:
 def guarded(*codes: str) -> dict[int, ResponseSpec]:
     """The same for a route that needs a key."""
     return problems("unauthenticated", "forbidden", *codes)
+
+
+def of_lines(sent: type[Struct], answered: type[Struct]) -> type[Operation]:
+    """Describe an operation that takes and answers JSON objects, one a line."""
+
+    def content(kind: type[Struct]) -> dict[str, OpenAPIMediaType]:
+        return {LINES: OpenAPIMediaType(schema=Reference(ref=f"{_PLACE}{kind.__name__}"))}
+
+    @dataclass
+    class Lines(Operation):
+        def __post_init__(self) -> None:
+            self.request_body = RequestBody(
+                content=content(sent), description="A JSON object a line.", required=True
+            )
+            for status, answer in (self.responses or {}).items():
+                if status == "200" and isinstance(answer, OpenAPIResponse):
+                    answer.content = dict(content(answered))
+
+    return Lines
 
 
 def correct(document: OpenAPI) -> None:
@@ -49,9 +73,11 @@ def correct(document: OpenAPI) -> None:
             if _is_litestars(answers.get("400")):
                 del answers["400"]
     known: dict[str, Any] = document.components.schemas
-    ours = [kind for kind in _structs() if kind.__name__ in known]
+    received = _bodies(document)
+    named = known.keys() | received | _answers(document)
+    ours = [kind for kind in _structs() if kind.__name__ in named]
     _, exact = msgspec.json.schema_components(ours, ref_template=f"{_PLACE}{{name}}")
-    received = _reached(exact, _bodies(document))
+    received = _reached(exact, received)
     for name, schema in exact.items():
         if name not in received:
             schema.pop("additionalProperties", None)
@@ -80,12 +106,27 @@ def _bodies(document: OpenAPI) -> set[str]:
     for item in (document.paths or {}).values():
         for operation in (item.put, item.post, item.patch):
             body = operation.request_body if operation else None
-            for media in body.content.values() if isinstance(body, RequestBody) else ():
-                schema = media.schema
-                parts = (schema.one_of or []) if isinstance(schema, Schema) else [schema]
-                found |= {
-                    one.ref.removeprefix(_PLACE) for one in parts if isinstance(one, Reference)
-                }
+            found |= _named(body.content.values() if isinstance(body, RequestBody) else ())
+    return found
+
+
+def _answers(document: OpenAPI) -> set[str]:
+    """The components that answers are."""
+    found = set()
+    for item in (document.paths or {}).values():
+        for operation in (item.get, item.put, item.post, item.delete, item.patch):
+            for answer in ((operation.responses if operation else None) or {}).values():
+                content = answer.content if isinstance(answer, OpenAPIResponse) else None
+                found |= _named((content or {}).values())
+    return found
+
+
+def _named(content: Iterable[OpenAPIMediaType]) -> set[str]:
+    found = set()
+    for media in content:
+        schema = media.schema
+        parts = (schema.one_of or []) if isinstance(schema, Schema) else [schema]
+        found |= {one.ref.removeprefix(_PLACE) for one in parts if isinstance(one, Reference)}
     return found
 
 

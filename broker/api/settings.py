@@ -14,8 +14,7 @@ from vault.vault import Vault
 @get(guards=requires("settings.read"), responses=guarded(), summary="Get the settings")
 async def read(caller: NamedDependency[Caller], vault: NamedDependency[Vault]) -> SettingsBody:
     """Get what the workspace has chosen."""
-    found = await vault.get_settings(caller)
-    return SettingsBody(secret_fallback=found.secret_fallback, return_origins=found.return_origins)
+    return SettingsBody.of(await vault.get_settings(caller))
 
 
 @put(
@@ -27,8 +26,7 @@ async def write(
     data: JSONBody[SettingsBody], caller: NamedDependency[Caller], vault: NamedDependency[Vault]
 ) -> SettingsBody:
     """With `secret_fallback` off, secrets and auth connections do not fall back to production."""
-    await vault.put_settings(caller, data.settings())
-    return data
+    return SettingsBody.of(await vault.put_settings(caller, data.settings()))
 
 
 @get(

@@ -50,7 +50,7 @@ class Token(Struct, kw_only=True, eq=False):
 
     kind: TokenKind
     family: Family
-    print: str
+    mark: str
     generation: int
     issued_at: float
     until: float | None
@@ -147,7 +147,7 @@ class Ledger:
         token = Token(
             kind=kind,
             family=family,
-            print=self._fingerprint(text),
+            mark=self._fingerprint(text),
             generation=family.generation,
             issued_at=now,
             until=None if lifetime is None else now + lifetime,
@@ -155,7 +155,7 @@ class Ledger:
         )
         while len(self._tokens) >= MAX_TOKENS:
             self._forget(next(iter(self._tokens)))
-        self._tokens[token.print] = token
+        self._tokens[token.mark] = token
         family.tokens = [one for one in family.tokens if one.works]
         family.tokens.append(token)
         self._note("issued", token, request)
@@ -262,7 +262,7 @@ class Ledger:
                 generation=one.generation,
                 refreshes=one.refreshes,
                 ended=one.ended,
-                usable=[t.print for t in one.tokens if t.kind == "refresh" and t.works],
+                usable=[t.mark for t in one.tokens if t.kind == "refresh" and t.works],
             )
             for one in self._families.values()
         ]
@@ -300,16 +300,16 @@ class Ledger:
             kind=token.kind,
             family=token.family.id,
             generation=token.generation,
-            token=token.print,
+            token=token.mark,
             until=None if what == "used" else token.until,
             client=token.family.client_id,
             account=token.family.account,
         )
 
-    def _forget(self, print_: str) -> None:
+    def _forget(self, mark: str) -> None:
         """Make room. A family without tokens that can be asked for goes, too."""
-        token = self._tokens.pop(print_)
-        if token.family.ended or not any(one.print in self._tokens for one in token.family.tokens):
+        token = self._tokens.pop(mark)
+        if token.family.ended or not any(one.mark in self._tokens for one in token.family.tokens):
             self._families.pop(token.family.id, None)
 
 

@@ -7,17 +7,20 @@ from typing import Any
 
 import asyncpg
 import pytest
-from conftest import MakeTenant
+from conftest import MakeTenant, Tenant
 from support import matrix
 from support.api import Running
 from support.attacks import ATTACKS, PLAIN, PUBLIC, Attack
 from support.matrix import WALLS, Field
 
 from broker.settings import Settings
+from vault.consent import Stage
 from vault.embedded import Embedded
 from vault.kms import open_root_key
 from vault.model import Profile, UserId, new_id
+from vault.secret import Secret
 from vault.vault import Vault
+from vault.vault.invitations import Invitation
 
 # In a path, and nobody's.
 NOT_OF_A_WORKSPACE = {"provider_id", "resource_type"}
@@ -118,6 +121,93 @@ async def test_a_deleted_workspace_takes_its_own_things_and_no_others(field: Fie
     assert left.keys() == {"vault.audit_events", "vault.idempotency"}
     assert (await fight.ada.api.get("/v1/users")).status == 401
     assert (await fight.bob.api.get("/v1/users")).status == 200
+
+
+# What hangs on a link, a state or a code, and on the environment of a key
+
+
+async def test_what_was_begun_in_one_workspace_completes_nothing_in_another(
+    tenant: Tenant, stranger: Tenant, vault: Vault
+) -> None:
+    browser = Secret("b" * 43)
+    sessions, codes = {}, {}
+    for one in (tenant, stranger):
+        await one.api.put("/v1/integrations/keys", {"provider": "api-key"})
+        body = {"user_id": "ada", "return_url": "http://127.0.0.1/back"}
+        made = (await one.api.post("/v1/connect-sessions", body)).json
+        link = made["url"].rpartition("/")[2]
+        stage = await vault.begin(link, "keys", browser, {"api_key": Secret(f"key of {one.id}")})
+        assert isinstance(stage, Stage)
+        assert stage.code is not None
+        sessions[one.id], codes[one.id] = made["id"], stage.code.reveal()
+    code = {"code": codes[tenant.id], "user_id": "ada"}
+    for session in (sessions[tenant.id], sessions[stranger.id], "cs_" + "0" * 26):
+        reply = await stranger.api.post(f"/v1/connect-sessions/{session}/complete", code)
+        assert (reply.status, reply.code) == (404, "not_found")
+    assert [one["state"] for one in (await stranger.api.get("/v1/connections")).json["data"]] == [
+        "pending"
+    ]
+    done = await tenant.api.post(f"/v1/connect-sessions/{sessions[tenant.id]}/complete", code)
+    assert (done.status, done.json["state"]) == (200, "active")
+    assert [one["state"] for one in (await stranger.api.get("/v1/connections")).json["data"]] == [
+        "pending"
+    ]
+
+
+async def test_a_link_of_one_workspace_offers_nothing_of_another(
+    tenant: Tenant, stranger: Tenant, vault: Vault
+) -> None:
+    for one, name in ((tenant, "mine"), (stranger, "theirs")):
+        await one.api.put(f"/v1/integrations/{name}", {"provider": "api-key"})
+    made = (await tenant.api.post("/v1/connect-sessions", {"user_id": "ada"})).json
+    link = made["url"].rpartition("/")[2]
+    opened = await vault.open_link(link)
+    assert isinstance(opened, Invitation)
+    assert [one.integration for one in opened.items] == ["mine"]
+    typed = {"api_key": Secret("k")}
+    assert await vault.begin(link, "theirs", Secret("b" * 43), typed) == "expired"
+
+
+async def test_a_key_of_another_environment_reaches_no_connection(tenant: Tenant) -> None:
+    api = tenant.api
+    await api.put("/v1/integrations/keys", {"provider": "api-key"})
+    path, body = "/v1/users/ada/connections/keys", {"api_key": "k"}
+    connection = (await api.put(path, body)).json["id"]
+    session = (await api.post("/v1/connect-sessions", {"user_id": "ada"})).json["id"]
+    scopes = {"name": "s", "scopes": ["manage", "connect"], "environments": ["staging"]}
+    staging = api.with_key((await api.post("/v1/keys", scopes)).json["key"])
+    assert (await staging.get("/v1/connections")).json["data"] == []
+    assert (await staging.get("/v1/users/ada/connections")).json["data"] == []
+    code = {"code": "x", "user_id": "ada"}
+    line = {"user_id": "ada", "integration": "keys", **body}
+    bulk = await staging.post("/v1/connections/import", line, headers=matrix.LINES)
+    assert (bulk.json["ok"], bulk.json["code"]) == (False, "forbidden")
+    expected = {
+        ("GET", "/v1/connections?environment=production"): 403,
+        ("GET", f"/v1/connections/{connection}"): 404,
+        ("DELETE", f"/v1/connections/{connection}"): 404,
+        ("GET", path): 403,
+        ("DELETE", path): 403,
+        ("PUT", path): 403,
+        ("POST", "/v1/connect-sessions"): 403,
+        ("POST", f"/v1/connect-sessions/{session}/complete"): 404,
+        ("PUT", "/v1/integrations/keys"): 403,
+        ("DELETE", "/v1/integrations/keys"): 403,
+        ("POST", "/v1/integrations/keys/check"): 403,
+        ("DELETE", "/v1/users/ada"): 403,
+    }
+    bodies = {
+        ("PUT", path): body,
+        ("POST", "/v1/connect-sessions"): {"user_id": "ada"},
+        ("POST", f"/v1/connect-sessions/{session}/complete"): code,
+        ("PUT", "/v1/integrations/keys"): {"provider": "api-key"},
+        ("POST", "/v1/integrations/keys/check"): {},
+    }
+    for (method, where), status in expected.items():
+        reply = await staging.call(method, where, body=bodies.get((method, where)))
+        assert reply.status == status, f"{method} {where}: {reply.body!r}"
+    assert (await staging.put(path, {**body, "environment": "staging"})).status == 200
+    assert (await api.get(f"/v1/connections/{connection}")).json["generation"] == 1
 
 
 @pytest.mark.parametrize(

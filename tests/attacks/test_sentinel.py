@@ -22,6 +22,7 @@ import pytest
 from msgspec import Struct
 from support.api import Api, Reply
 from support.process import Replica, development, short_folder
+from support.visitor import Visitor, visiting
 
 from broker import logs
 from vault.bearer import generate
@@ -135,7 +136,53 @@ class Planter:
             "/v1/audit-events",
         ):
             assert (await self.send("GET", path)).status == 200
-        assert (await self.send("DELETE", "/v1/users/user-deleted")).status == 204
+        await self.plant_accounts()
+        assert (await self.send("DELETE", "/v1/users/user-deleted")).status == 200
+
+    async def plant_accounts(self) -> None:
+        """Connect accounts: an app, what a platform brings along, and what a person types."""
+        both = self.both
+        urls = {"authorize_url": "https://a.example/a", "token_url": "https://a.example/t"}
+        app: dict[str, object] = {"provider": "oauth2", "client_id": "x", "variables": urls}
+        app["client_secret"] = both("a client secret")
+        assert (await self.send("PUT", "/v1/integrations/app", body=app)).status == 201
+        keys = {"provider": "api-key"}
+        assert (await self.send("PUT", "/v1/integrations/keys", body=keys)).status == 201
+        tokens = {name: both(f"an imported {name}") for name in ("access_token", "refresh_token")}
+        for user in ("user-id-kept-in-clear", "user-deleted"):
+            path = f"/v1/users/{user}/connections"
+            for place, body in (("app", tokens), ("keys", {"api_key": both(f"a key of {user}")})):
+                assert (await self.send("PUT", f"{path}/{place}", body=body)).status == 200
+        bad = {**tokens, "scopes": [f"{both('a bad scope')} x"]}
+        assert (await self.send("PUT", "/v1/users/u/connections/app", body=bad)).status == 422
+        line = f'{{"user_id": "u", "access_token": "{both("a line that is cut")}'
+        lines = {"Content-Type": "application/x-ndjson"}
+        await self.send("POST", "/v1/connections/import", raw=line.encode(), headers=lines)
+        async with visiting() as person:
+            await self._connect_by_hand(person)
+
+    async def _connect_by_hand(self, person: Visitor) -> None:
+        both, base = self.both, self._replica.base
+        body = {"user_id": "user-id-kept-in-clear", "return_url": "http://127.0.0.1/back"}
+        made = await self.send(
+            "POST", "/v1/connect-sessions", body={**body, "integrations": ["keys"]}
+        )
+        self.remember("a link", made.json["url"].rpartition("/")[2])
+        page = await person.get(made.json["url"])
+        refused = await person.submit(page, api_key=f"{both('a key that cannot be')}\x01")
+        home = await person.submit(refused, api_key=both("a typed key"))
+        code = self.remember("a code that completes", home.query["code"])
+        path = f"/v1/connect-sessions/{made.json['id']}/complete"
+        wrong = {"code": both("a wrong code"), "user_id": body["user_id"]}
+        assert (await self.send("POST", path, body=wrong)).status == 404
+        assert (await self.send("POST", path, body={**wrong, "code": code})).status == 200
+        for where in (
+            f"/connect/{self.bearer('a link of nobody')}",
+            f"/oauth/google/callback?code={both('a code')}&state={both('a state')}",
+            f"/oauth/oidc/app/callback?error={both('an error')}&state={both('another state')}",
+        ):
+            shown = await person.get(f"{base}{where}")
+            self.replies.append(Reply(shown.status, {}, shown.text.encode()))
 
     def profile(self, whose: str) -> dict[str, object]:
         name = self.remember(f"the name, {whose}", f"Ada {generate('handle').reveal()}")

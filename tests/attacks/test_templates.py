@@ -264,7 +264,7 @@ def test_no_value_climbs_out_of_its_place_in_the_path(value: str) -> None:
         ),
     ):
         with pytest.raises(Invalid):
-            meaning(config, **sent)  # type: ignore[arg-type] # one of three
+            meaning(config, **sent)
 
 
 def test_an_empty_value_does_not_turn_a_thing_into_its_collection() -> None:
@@ -276,7 +276,7 @@ def test_an_empty_value_does_not_turn_a_thing_into_its_collection() -> None:
     ):
         config = tool(f"https://a.example.com/orders/{path}", path_params_schema=described)
         with pytest.raises(Invalid):
-            meaning(config, **held)  # type: ignore[arg-type] # one of three
+            meaning(config, **held)
 
 
 def test_a_dot_beside_a_dot_is_no_way_up() -> None:
@@ -482,7 +482,7 @@ def test_an_address_that_comes_whole_meets_the_same_rules(url: str) -> None:
         ({"env_var_label": "u"}, {"secrets": {"u": url}}),
     ):
         with pytest.raises((Invalid, EgressDenied)) as caught:
-            meaning({"url": reference}, kind="mcp_server", **held)  # type: ignore[arg-type] # as named
+            meaning({"url": reference}, kind="mcp_server", **held)
         if "secrets" in held:
             assert "10.0.0.1" not in caught.value.message
 
@@ -597,7 +597,13 @@ async def test_a_variables_name_outside_of_its_alphabet_is_refused(
 
 async def test_unknown_fields_and_kinds_are_refused(tenant: Tenant) -> None:
     body = {"kind": "webhook", "config": {"url": "https://a.example.com"}}
-    for change in ({"conversation_id": "c"}, {"kind": "client_tool"}, {"config": []}, {"x": 1}):
+    changes: tuple[dict[str, object], ...] = (
+        {"conversation_id": "c"},
+        {"kind": "client_tool"},
+        {"config": []},
+        {"x": 1},
+    )
+    for change in changes:
         reply = await tenant.api.post("/v1/resolve", {**body, **change})
         assert (reply.status, reply.code) == (422, "invalid")
 

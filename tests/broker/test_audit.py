@@ -10,6 +10,7 @@ from conftest import Tenant
 from support.api import Api
 
 from vault.access import ACTIONS
+from vault.consent import Import, NewSession, Registration
 from vault.embedded import Embedded
 from vault.errors import VaultError
 from vault.model import OPERATOR, Caller, NewKey, Profile, SettingsOf, UserId
@@ -81,6 +82,34 @@ async def test_every_change_of_the_configuration_leaves_one_line_and_no_reading_
         *("variable.write", "variable.write", "variable.delete", "environment.delete"),
         *("secret.delete", "auth_connection.delete"),
     ]
+    assert "canary" not in (await api.get("/v1/audit-events?limit=100")).body.decode()
+
+
+async def test_every_change_of_connecting_leaves_one_line_and_no_reading_does(
+    tenant: Tenant,
+) -> None:
+    api = tenant.api
+    await api.put("/v1/integrations/keys", {"provider": "api-key"})
+    await api.put("/v1/users/canary-user/connections/keys", {"api_key": "canary-key"})
+    await api.post("/v1/connect-sessions", {"user_id": "canary-user"})
+    await api.post("/v1/integrations/keys/check", {"environment": "staging"})
+    connection = (await api.get("/v1/users/canary-user/connections/keys")).json["id"]
+    for path in (
+        *("/v1/integrations", "/v1/integrations/keys", "/v1/connections"),
+        *(f"/v1/connections/{connection}", "/v1/users/canary-user/connections"),
+    ):
+        assert (await api.get(path)).status == 200, path
+    for path in (f"/v1/connections/{connection}", "/v1/integrations/keys", "/v1/users/canary-user"):
+        assert (await api.delete(path)).status in {200, 204}, path
+    assert await actions(api) == [
+        *("integration.write", "user.write", "connection.import", "connect_session.write"),
+        *("integration.check", "connection.delete", "integration.delete", "user.delete"),
+    ]
+    [event] = await events(api, "&action=connection.import")
+    assert event["target"] == {"kind": "connection", "id": connection}
+    assert event["environment"] == "production"
+    [event] = await events(api, "&action=connection.delete")
+    assert event["outcome"] == "nothing_to_revoke"
     assert "canary" not in (await api.get("/v1/audit-events?limit=100")).body.decode()
 
 
@@ -235,7 +264,13 @@ async def test_a_deed_whose_line_cannot_be_written_is_not_done(
     paths = (
         *("/v1/keys", "/v1/users", "/v1/convai/secrets", "/v1/convai/environments"),
         *("/v1/convai/environment-variables", "/v1/settings"),
+        *("/v1/integrations", "/v1/connections"),
     )
+    keys = Registration(provider="api-key")
+    await vault.put_integration(tenant.caller, "used", keys)
+    await vault.put_integration(tenant.caller, "unused", keys)
+    typed = Import(environment="production", values={"api_key": Secret("k")})
+    used = await vault.import_connection(tenant.caller, UserId("ada"), "used", typed)
     before = [(await tenant.api.get(path)).json for path in paths]
     deeds: list[Callable[[], Awaitable[object]]] = [
         lambda: vault.create_key(tenant.caller, NewKey(name="n", scopes=("mint",))),
@@ -248,6 +283,15 @@ async def test_a_deed_whose_line_cannot_be_written_is_not_done(
         lambda: vault.update_secret(tenant.caller, secret, "s", Secret("after")),
         lambda: vault.delete_secret(tenant.caller, secret),
         lambda: vault.put_settings(tenant.caller, SettingsOf(secret_fallback=False)),
+        lambda: vault.put_integration(tenant.caller, "new", keys),
+        lambda: vault.delete_integration(tenant.caller, "unused"),
+        lambda: vault.check_integration(tenant.caller, "used", "production"),
+        lambda: vault.import_connection(tenant.caller, UserId("new"), "used", typed),
+        lambda: vault.import_connection(tenant.caller, UserId("ada"), "unused", typed),
+        lambda: vault.delete_connection(tenant.caller, used.connection_id),
+        lambda: vault.create_connect_session(
+            tenant.caller, NewSession(user_id="ada", environment="production")
+        ),
         lambda: vault.use_configuration(tenant.caller, set(), {secret}, "production"),
         lambda: vault.show_configuration(tenant.caller, set(), {secret}, "production"),
         lambda: vault.delete_workspace(Caller.operator("tests"), tenant.id),
@@ -298,4 +342,11 @@ def test_every_action_that_changes_something_is_tested_here() -> None:
         "auth_connection.delete",
         "configuration.show",
         "configuration.use",
+        "integration.write",
+        "integration.delete",
+        "integration.check",
+        "connection.write",
+        "connection.delete",
+        "connect_session.write",
+        "connect_session.complete",
     }

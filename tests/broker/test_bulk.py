@@ -74,6 +74,6 @@ async def rows_scanned(postgres: Embedded, tenant: Tenant, labels: list[str]) ->
 
 
 def largest(plan: dict[str, object]) -> int:
-    rows = int(plan["Actual Rows"]) * int(plan["Actual Loops"])  # type: ignore[call-overload]
+    rows: int = int(plan["Actual Rows"]) * int(plan["Actual Loops"])  # type: ignore[call-overload]
     below: list[dict[str, object]] = plan.get("Plans", [])  # type: ignore[assignment]
     return max([rows, *[largest(one) for one in below]])

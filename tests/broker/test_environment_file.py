@@ -286,7 +286,7 @@ def documents(draw: st.DrawFn) -> Document:
     specs: dict[str, VariableSpec] = {}
     for label in draw(st.lists(labels, max_size=4, unique=True)):
         chosen = ["production", *draw(st.lists(st.sampled_from(places), max_size=3))]
-        if secrets and draw(st.booleans()):
+        if draw(st.booleans()) and secrets:
             named = st.sampled_from(secrets).map(lambda name: Named("secret", name))
             specs[label] = VariableSpec("secret", {one: draw(named) for one in chosen})
         else:

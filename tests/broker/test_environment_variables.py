@@ -304,6 +304,9 @@ async def test_a_workspace_that_lets_no_secret_fall_back_has_nothing_to_warn_of(
     await tenant.api.post(
         VARIABLES, {"type": "secret", "label": "api_key", "values": {"production": reference}}
     )
-    assert (await tenant.api.get("/v1/settings")).json == {"secret_fallback": True}
+    assert (await tenant.api.get("/v1/settings")).json == {
+        "secret_fallback": True,
+        "return_origins": [],
+    }
     assert (await tenant.api.put("/v1/settings", {"secret_fallback": False})).status == 200
     assert (await tenant.api.get("/v1/settings/warnings")).json == []

@@ -372,8 +372,8 @@ async def test_an_answer_that_is_too_large_or_no_http_is_the_upstreams_failure(
         async with listening(saying(said, b"")) as server:
             reply = await ada.invoke(tool(at(server)))
         assert (reply.status, reply.code) == (502, "upstream_failed")
-    gone = await ada.invoke(tool(at(server)))
-    assert (gone.status, gone.code) == (502, "upstream_failed")
+        gone = await ada.invoke(tool(at(server)))
+        assert (gone.status, gone.code) == (502, "upstream_failed")
 
 
 async def test_a_tool_that_takes_longer_than_its_time_is_given_up(ada: Configured) -> None:

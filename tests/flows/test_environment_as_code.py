@@ -360,6 +360,7 @@ async def test_whatever_step_fails_applying_again_gets_there(
     expected = write(read(FILE.encode(), "env.yaml"))
     try:
         for number in range(1, 100):
+            failed = False
             for heard in (False, True) if reach is door else (bool(number % 2),):
                 tenant = await make_tenant()
                 target = reach(tenant, vault, egress)

@@ -106,12 +106,12 @@ async def test_a_variable_of_each_type_is_made_changed_and_deleted(sdk: Sdk) -> 
     changed = await sdk.do(
         lambda client: client.environment_variables.update(
             as_secret.id,
-            values={"staging": reference},  # type: ignore[dict-item]
+            values={"staging": reference},
         )
     )
     assert sorted(changed.values) == ["production", "staging"]
     removed = await sdk.do(
-        lambda client: client.environment_variables.update(as_secret.id, values={"staging": None})  # type: ignore[dict-item]
+        lambda client: client.environment_variables.update(as_secret.id, values={"staging": None})
     )
     assert sorted(removed.values) == ["production"]
     await sdk.do(lambda client: client.environment_variables.delete(as_secret.id))

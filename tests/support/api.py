@@ -98,13 +98,13 @@ async def running(
 ) -> AsyncIterator[Running]:
     """Run the service in this process, on this socket or on a free port."""
     service = create_service(vault, settings)
-    with listener or socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    with listener or socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
         config = uvicorn.Config(
             service.asgi, loop="none", http="httptools", log_config=None, access_log=False
         )
         server = _QuietServer(config)
-        task = asyncio.create_task(server.serve([listener]))
+        task = asyncio.create_task(server.serve([listening]))
         while not server.started:  # noqa: ASYNC110 - uvicorn tells nobody
             await asyncio.sleep(0.01)
         try:

@@ -4,7 +4,8 @@
   ``test_isolation.py`` with a sentence.
 * In a request ``{id}`` stands for what is attacked, ``{cursor}`` for a page after it, ``{fresh}``
   for a name that is new, ``{mine}`` for a variable of the caller's own, ``{outside}`` for a server
-  that tools may call.
+  that tools may call, ``{integration}``, ``{user}`` and ``{session}`` for an integration, a
+  user and a connect session of the caller's own.
 """
 
 from collections.abc import Mapping
@@ -22,9 +23,13 @@ Kind = Literal[
     "variable",
     "secret",
     "auth_connection",
+    "integration",
+    "connected",  # an integration through which the side's own user is connected
+    "connection",
+    "connect_session",
 ]
 # The platform chooses the names of these, so that one may stand in both workspaces.
-NAMED: Final[tuple[Kind, ...]] = ("user", "label", "environment")
+NAMED: Final[tuple[Kind, ...]] = ("user", "label", "environment", "integration", "connected")
 
 # Pages and descriptions of the surface itself: the same for everybody, tested in tests/broker.
 NOT_ATTACKED: Final = {
@@ -33,6 +38,18 @@ NOT_ATTACKED: Final = {
     "GET /schema/{path:str}",
     "GET /docs",
     "GET /static/pico.min.css",
+    "GET /static/connect.css",
+}
+# Pages for people, which no key opens: what they show hangs on a link or a state that only who it
+# was given to has. test_isolation.py takes what was begun in one workspace to the other.
+PAGES: Final = {
+    *("GET /connect/{link:str}", "POST /connect/{link:str}"),
+    *("GET /connect/{link:str}/{integration:str}", "POST /connect/{link:str}/{integration:str}"),
+    "GET /connect/{link:str}/{integration:str}/device",
+    *("GET /oauth/{provider:str}/callback", "POST /oauth/{provider:str}/callback"),
+    "GET /oauth/{provider:str}/{integration:str}/callback",
+    "POST /oauth/{provider:str}/{integration:str}/callback",
+    *("POST /oauth/choice", "POST /oauth/confirm"),
 }
 # Routes that ask for no key. Everything else has a guard.
 PUBLIC: Final = {"GET /livez", "GET /readyz", "GET /metrics"}
@@ -48,6 +65,10 @@ PLAIN: Final = {
     *("secret_key", "algorithm", "key_id", "expiration_seconds", "token_response_field"),
     *("jwt_usage", "username", "password", "token", "header_name", "client_certificate"),
     *("client_key", "ca_certificate", "key_passphrase"),
+    # What an integration, an import and an invitation are made of
+    *("client_auth", "authorize_params", "redirect_uri", "share_connections", "return_origins"),
+    *("access_token", "refresh_token", "expires_in", "refresh", "verify", "api_key", "state"),
+    *("values", "return_url", "confirm", "replace_account"),
 }
 
 
@@ -60,6 +81,7 @@ class Attack(Struct, frozen=True, kw_only=True):
     path: Mapping[str, str] = {}
     query: str = ""
     body: Mapping[str, object] | None = None
+    lines: bool = False  # the body is sent as the one line of an x-ndjson
 
 
 def _walked(kind: Kind, *, size: str = "limit") -> tuple[Attack, ...]:
@@ -103,6 +125,20 @@ _AUTH_REF: Final = {"auth_connection_id": "{id}"}
 _VARIABLES: Final = "/v1/convai/environment-variables"
 _SECRETS: Final = "/v1/convai/secrets"
 _AUTH: Final = "/v1/workspace/auth-connections"
+_INTEGRATION: Final = "/v1/integrations/{integration:str}"
+_OF_USER: Final = "/v1/users/{user_id:str}/connections/{integration:str}"
+_MINE: Final = {"integration": "{integration}"}
+_KEY: Final = {"provider": "api-key"}
+_APP: Final = {"provider": "oidc", "client_id": "x", "variables": {"issuer": "https://a.example"}}
+# A line that names a user, an integration, an environment.
+_IMPORTS: Final[tuple[tuple[Kind, dict[str, object]], ...]] = (
+    ("user", {"user_id": "{id}", "integration": "{integration}"}),
+    ("integration", {"user_id": "{user}", "integration": "{id}"}),
+    (
+        "environment",
+        {"user_id": "{user}", "integration": "{integration}", "environment": "{id}"},
+    ),
+)
 
 ATTACKS: Final[dict[str, tuple[Attack, ...]]] = {
     "POST /v1/workspaces": (Attack(success=201, body={"name": "made"}),),
@@ -118,7 +154,7 @@ ATTACKS: Final[dict[str, tuple[Attack, ...]]] = {
         Attack(success=200, missing=200, kind="user", body={"name": "written"}),
     ),
     "GET /v1/users/{user_id:str}": (Attack(success=200, kind="user"),),
-    "DELETE /v1/users/{user_id:str}": (Attack(success=204, kind="user"),),
+    "DELETE /v1/users/{user_id:str}": (Attack(success=200, kind="user"),),
     "GET /v1/audit-events": (
         *_walked("event"),
         Attack(success=200, missing=200, kind="user", query="user_id={id}"),
@@ -193,6 +229,104 @@ ATTACKS: Final[dict[str, tuple[Attack, ...]]] = {
         Attack(success=200, query="cursor=Z29vZ2xl"),  # the catalogue is the same for everybody
     ),
     "GET /v1/providers/{provider_id:str}": (Attack(success=200, path={"provider_id": "google"}),),
+    "GET /v1/integrations": _walked("integration"),
+    f"PUT {_INTEGRATION}": (
+        Attack(success=200, missing=201, kind="integration", body=_KEY),
+        Attack(
+            success=201,
+            missing=422,
+            kind="secret",
+            path={"integration": "{fresh}"},
+            body={**_APP, "client_secret": _SECRET_REF},
+        ),
+    ),
+    f"GET {_INTEGRATION}": (Attack(success=200, kind="integration"),),
+    f"DELETE {_INTEGRATION}": (
+        Attack(success=204, kind="integration"),
+        Attack(success=409, kind="connected"),
+    ),
+    f"POST {_INTEGRATION}/check": (
+        Attack(success=200, kind="integration", body={}),
+        Attack(
+            success=200, missing=200, kind="environment", path=_MINE, body={"environment": "{id}"}
+        ),
+    ),
+    "GET /v1/connections": (
+        *_walked("connection"),
+        _listed("connected", "integration={id}"),
+        _listed("environment", "environment={id}"),
+    ),
+    "GET /v1/connections/{connection_id:str}": (Attack(success=200, kind="connection"),),
+    "DELETE /v1/connections/{connection_id:str}": (Attack(success=200, kind="connection"),),
+    "POST /v1/connections/import": tuple(
+        Attack(success=200, missing=200, kind=kind, body={"api_key": "k", **body}, lines=True)
+        for kind, body in _IMPORTS
+    ),
+    "GET /v1/users/{user_id:str}/connections": (
+        Attack(success=200, kind="user"),
+        Attack(success=200, kind="user", query="limit=2&cursor={cursor}"),
+        Attack(
+            success=200,
+            missing=200,
+            kind="environment",
+            path={"user_id": "{user}"},
+            query="environment={id}",
+        ),
+    ),
+    **{
+        f"{method} {_OF_USER}": (
+            Attack(success=200, kind="user", path=_MINE),
+            Attack(success=200, kind="connected", path={"user_id": "{user}"}),
+            Attack(
+                success=404,
+                kind="environment",
+                path={**_MINE, "user_id": "{user}"},
+                query="environment={id}",
+            ),
+        )
+        for method in ("GET", "DELETE")
+    },
+    f"PUT {_OF_USER}": (
+        Attack(success=200, missing=200, kind="user", path=_MINE, body={"api_key": "k"}),
+        Attack(
+            success=200,
+            missing=422,
+            kind="integration",
+            path={"user_id": "{user}"},
+            body={"api_key": "k"},
+        ),
+        Attack(
+            success=200,
+            missing=200,
+            kind="environment",
+            path={**_MINE, "user_id": "{user}"},
+            body={"api_key": "k", "environment": "{id}"},
+        ),
+    ),
+    "POST /v1/connect-sessions": (
+        Attack(success=201, missing=201, kind="user", body={"user_id": "{id}"}),
+        Attack(
+            success=201,
+            missing=422,
+            kind="integration",
+            body={"user_id": "{user}", "integrations": ["{id}"]},
+        ),
+        Attack(
+            success=201,
+            missing=201,
+            kind="environment",
+            body={"user_id": "{user}", "environment": "{id}"},
+        ),
+    ),
+    "POST /v1/connect-sessions/{session_id:str}/complete": (
+        Attack(success=404, kind="connect_session", body={"code": "x", "user_id": "{user}"}),
+        Attack(
+            success=404,
+            kind="user",
+            path={"session_id": "{session}"},
+            body={"code": "x", "user_id": "{id}"},
+        ),
+    ),
     "GET /livez": (Attack(success=200),),
     "GET /readyz": (Attack(success=200),),
     "GET /metrics": (Attack(success=200),),

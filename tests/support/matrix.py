@@ -24,7 +24,7 @@ from msgspec import Struct
 
 from broker.settings import Settings
 from support.api import Api, Reply, running
-from support.attacks import NAMED, NOT_ATTACKED, Attack, Kind
+from support.attacks import NAMED, NOT_ATTACKED, PAGES, Attack, Kind
 from support.loopback import Listener, listening, saying
 from vault.access import RULES, Action
 from vault.bearer import generate
@@ -56,8 +56,12 @@ PREFIXES: Final[dict[Kind, str]] = {
     "variable": "envvar",
     "secret": "secret",
     "auth_connection": "authconn",
+    "connection": "conn",
+    "connect_session": "cs",
 }
 ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
+
+LINES: Final = {"Content-Type": "application/x-ndjson"}
 
 Scopes = tuple[Scope, ...]
 
@@ -77,7 +81,7 @@ def actions_of(app: Litestar) -> dict[str, Action | None]:
             guards = [getattr(one, "action", None) for one in handler.resolve_guards()]
             for method in handler.http_methods - {"OPTIONS"}:
                 found[f"{method} {route.path}"] = guards[0] if guards else None
-    return {name: action for name, action in found.items() if name not in NOT_ATTACKED}
+    return {name: action for name, action in found.items() if name not in NOT_ATTACKED | PAGES}
 
 
 def inputs_of(app: Litestar) -> dict[str, set[str]]:
@@ -107,6 +111,7 @@ class Side(Struct, frozen=True):
     lacking: dict[Scopes, Api]
     ids: list[str] = []
     own_variable: list[str] = []
+    own: dict[str, str] = {}  # an integration, a user connected through it, a connect session
 
     @property
     def sentinels(self) -> set[str]:
@@ -141,12 +146,16 @@ class Side(Struct, frozen=True):
 
     async def _made(self, kind: Kind, wanted: str) -> Reply:
         if kind == "user":
-            return await self.api.put(f"/v1/users/{wanted}", self.profile)
+            made = await self.api.put(f"/v1/users/{wanted}", self.profile)
+            await self._import(wanted, self.own["integration"])
+            return made
         if kind in {"label", "environment", "variable"}:
             text = f"value_{self.mark}"
             values = {"production": text, **({wanted: text} if kind in NAMED else {})}
             body = {"type": "string", "label": wanted or f"label_{_hex()}", "values": values}
             return await self.api.post("/v1/convai/environment-variables", body)
+        if kind in {"integration", "connected", "connection", "connect_session"}:
+            return await self._made_to_connect(kind, wanted)
         if kind == "secret":
             hosts = ["127.0.0.1", f"{self.mark}.example.com"]
             named = {"name": f"secret {self.mark}", "value": f"value {self.mark}"}
@@ -159,6 +168,26 @@ class Side(Struct, frozen=True):
         body = {"name": f"key {self.mark}", "scopes": ["mint"]}
         reply = await self.api.post("/v1/keys", body, headers={"Idempotency-Key": _hex()})
         return reply if kind == "key" else await self.api.get("/v1/audit-events?limit=1")
+
+    async def _made_to_connect(self, kind: Kind, wanted: str) -> Reply:
+        if kind == "connection":
+            user = f"of_{self.mark}_{_hex()}"
+            return await self._import(user, self.own["integration"])
+        if kind == "connect_session":
+            return await self.api.post("/v1/connect-sessions", {"user_id": self.own["user"]})
+        made = await self.api.put(f"/v1/integrations/{wanted}", {"provider": "api-key"})
+        return await self._import(self.own["user"], wanted) if kind == "connected" else made
+
+    async def _import(self, user: str, integration: str) -> Reply:
+        path = f"/v1/users/{user}/connections/{integration}"
+        return await self.api.put(path, {"api_key": f"key_{self.mark}"})
+
+    async def make_own(self) -> None:
+        """What requests about something else go through."""
+        self.own.update({name: f"{name}_{_hex()}" for name in ("integration", "user")})
+        await self.make("integration", self.own["integration"])
+        await self.make("user", self.own["user"])
+        self.own["session"] = await self.make("connect_session")
 
     async def make_own_variable(self) -> None:
         """One that refers to a secret, for requests that would make it refer to another."""
@@ -231,11 +260,16 @@ class Fight:
                 "{cursor}": _cursor(target),
                 "{fresh}": f"fresh_{_hex()}",
                 "{mine}": (who.home or self.ada).own_variable[0],
+                **{f"{{{name}}}": one for name, one in (who.home or self.ada).own.items()},
                 "{outside}": f"http://127.0.0.1:{self._outside.port}",
             }
             method, path, body = _request(route, attack, words)
             self._outside.heard.clear()
-            reply = await who.api.call(method, path, body=body)
+            if attack.lines:
+                line = json.dumps(body).encode()
+                reply = await who.api.call(method, path, raw=line, headers=LINES)
+            else:
+                reply = await who.api.call(method, path, body=body)
             after = [await self._inside.rows(side.workspace) for side in who.rivals]
             assert after == before, f"{who.name} changed what is not its own: {method} {path}"
             shown = f"{dict(reply.headers)}\n{reply.body.decode()}"
@@ -318,12 +352,14 @@ class Field:
             lacking[scopes] = api.with_key(narrow.json["key"])
         phone = f"+1{uuid.uuid4().int % 10**13:013}"
         side = Side(made["id"], name, _hex(), phone, made["api_key"], api, lacking)
+        await side.make_own()
         for _ in range(3):
             await side.make("key")
             await side.make("user", f"{letter}_{_hex()}")
             await side.make("environment", f"{letter}_{_hex()}")
             await side.make("secret")
             await side.make("auth_connection")
+            await side.make("connection")
         await side.make_own_variable()
         return side
 
@@ -433,7 +469,7 @@ def _seen(reply: Reply, target: str) -> Seen:
         body = body.replace(target.encode(), b"<id>")
     body = re.sub(rb'"(request_id|[a-z_]+_at|at)":"[^"]*"', rb'"\1":"..."', body)
     body = re.sub(rb'"([a-z]+_at_unix_secs)":\d+', rb'"\1":0', body)
-    body = re.sub(rb"\b(evt|usr|envvar)_[0-9a-z]+", rb"\1_...", body)
+    body = re.sub(rb"\b(evt|usr|envvar|conn|cs|ktc)_[0-9A-Za-z]+", rb"\1_...", body)
     headers = {
         (name.lower(), value)
         for name, value in reply.headers.items()

@@ -2,8 +2,9 @@
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, Literal
 
+import msgspec
 import pytest
 from conftest import Tenant
 from hypothesis import given
@@ -18,6 +19,16 @@ from vault.model import OPERATOR, SCOPES, ApiKey, Caller, KeyId, NewKey, Scope, 
 
 # Facts of the deployment that several scopes, and the operator from outside, may read.
 CATALOGUE: Final[set[Action]] = {"provider.list", "provider.read"}
+# What a platform's own service does day by day; who sets a workspace up may do it, too.
+CONNECTING: Final[set[Action]] = {
+    *("integration.list", "integration.read"),
+    *("connection.list", "connection.read", "connection.delete"),
+}
+# The same, but it takes credentials in, or says for whom: nothing that an operator does.
+OWN_CONNECTING: Final[set[Action]] = {
+    *("connection.write", "connect_session.write", "connect_session.complete"),
+}
+SHARED: Final = CATALOGUE | CONNECTING | OWN_CONNECTING
 # The policy, written down a second time: a change of the product's table is made here too.
 POLICY: Final[dict[Scope | None, set[Action]]] = {
     None: {"workspace.create", "workspace.list", "workspace.read", "workspace.delete"},
@@ -29,11 +40,12 @@ POLICY: Final[dict[Scope | None, set[Action]]] = {
         *("variable.list", "variable.read", "variable.write", "variable.delete"),
         *("secret.list", "secret.read", "secret.write", "secret.delete"),
         *("auth_connection.list", "auth_connection.write", "auth_connection.delete"),
-        *CATALOGUE,
+        *("integration.write", "integration.delete", "integration.check"),
+        *SHARED,
     },
     "audit:read": {"audit.read"},
     "mint": set(),
-    "connect": {*CATALOGUE},
+    "connect": {*SHARED},
     "tokens:read": set(),
     "tools:invoke": {"configuration.show", "configuration.use"},
     "redeem": set(),
@@ -79,15 +91,15 @@ def operator_may_read(rules: dict[Action, Rule]) -> list[Action]:
 def test_every_action_has_a_rule_and_every_scope_a_policy() -> None:
     assert set(RULES) == set(ACTIONS)
     assert set(POLICY) == {None, *SCOPES}
-    named = [action for actions in POLICY.values() for action in actions - CATALOGUE]
-    assert sorted([*named, *CATALOGUE]) == sorted(ACTIONS)
+    named = [action for actions in POLICY.values() for action in actions - SHARED]
+    assert sorted([*named, *SHARED]) == sorted(ACTIONS)
 
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_key_may_do_what_its_scope_says_and_nothing_else(scope: Scope) -> None:
     assert allowed(holder(scope)) == POLICY[scope]
     others = [one for one in SCOPES if one != scope]
-    assert allowed(holder(*others)).isdisjoint(POLICY[scope] - CATALOGUE)
+    assert allowed(holder(*others)).isdisjoint(POLICY[scope] - SHARED)
 
 
 def test_a_key_without_scopes_may_do_nothing() -> None:
@@ -101,14 +113,23 @@ def test_the_widest_key_is_no_operator() -> None:
 def test_the_operator_works_on_workspaces_outside_and_inside_only_where_it_named_one() -> None:
     operator = Caller.operator("op")
     assert allowed(operator) == POLICY[None] | CATALOGUE
-    outside = POLICY[None] | CATALOGUE
-    assert allowed(operator.within(WORKSPACE)) == set(ACTIONS) - outside - POLICY["tools:invoke"]
+    never = POLICY[None] | CATALOGUE | POLICY["tools:invoke"] | OWN_CONNECTING
+    assert allowed(operator.within(WORKSPACE)) == set(ACTIONS) - never
 
 
 def test_the_operator_holds_no_scope_and_a_key_goes_nowhere() -> None:
     assert Caller.operator("op").scopes == frozenset()
     with pytest.raises(Forbidden):
         holder(*SCOPES).within(OPERATOR)
+
+
+@pytest.mark.parametrize("kind", ["person", "worker"])
+def test_a_person_with_a_link_and_the_worker_may_do_nothing_that_has_a_name_here(
+    kind: Literal["person", "worker"],
+) -> None:
+    nobody = Caller(kind=kind, actor_id="x", workspace=WORKSPACE, scopes=frozenset(SCOPES))
+    assert allowed(nobody) == set()
+    assert allowed(msgspec.structs.replace(nobody, workspace=OPERATOR)) == set()
 
 
 def test_no_row_lets_the_operator_at_a_credential() -> None:
@@ -159,7 +180,7 @@ async def test_a_key_that_can_only_mint_is_refused_everywhere_else(
 def refused(reply: Reply) -> bool:
     """Is this our 403, or the same in ElevenLabs' shape?"""
     if "detail" in reply.json and isinstance(reply.json["detail"], dict):
-        return reply.json["detail"]["code"] == "missing_permissions"
+        return bool(reply.json["detail"]["code"] == "missing_permissions")
     return reply.code == "forbidden"
 
 

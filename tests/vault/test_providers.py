@@ -317,7 +317,7 @@ def test_a_provider_that_is_not_there_is_not_found(name: str) -> None:
 def test_each_file_of_ours_names_its_date_and_what_it_is_sure_of() -> None:
     for provider in OURS.all():
         assert isinstance(provider, Provider)
-        assert provider.confidence
+        assert provider.confidence is not None
         assert provider.as_of.year >= 2026
 
 

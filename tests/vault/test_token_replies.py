@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vault import oauth
 from vault.egress import Reply
-from vault.errors import EgressDenied, TooLarge, Unreachable, UpstreamFailed
+from vault.errors import EgressDenied, TooLarge, Unreachable, UpstreamFailed, VaultError
 from vault.oauth import NoToken, TokenReply, parse_token_reply
 from vault.secret import Secret
 
@@ -247,7 +247,9 @@ def test_a_failure_says_nothing_that_the_other_side_said() -> None:
 
 
 def test_a_call_without_a_reply_has_a_class_too() -> None:
-    outcome = lambda error: oauth.failure_of(error).outcome  # noqa: E731 - shorter than the lines below
+    def outcome(error: VaultError) -> str:
+        return oauth.failure_of(error).outcome
+
     assert outcome(Unreachable(sent=False)) == "not_sent"
     assert outcome(EgressDenied()) == "not_sent"
     assert outcome(Unreachable(sent=True)) == "ambiguous"

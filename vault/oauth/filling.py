@@ -40,6 +40,8 @@ _WHOLE_URL: Final = re.compile(r"https?://(?P<place>[^?#\x00-\x20\x7f]*?)/?", re
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 # What no extra may look like, once it stands in a path: it would lead somewhere else.
 _DOTS: Final = frozenset({"", ".", ".."})
+# Names of credentials that are not secret themselves.
+_PLAIN: Final = frozenset({"username", "header_name"})
 
 
 class _LeftOut(Exception):
@@ -203,7 +205,7 @@ def filling(app: App, tokens: TokenSet | None = None, **engine: Value | None) ->
     }
     values |= {name: value for name, value in app.values.items() if value}
     if tokens is not None:
-        values |= dict(tokens.values)
+        values |= {name: _typed(provider, name, value) for name, value in tokens.values.items()}
         values |= {
             name: tokens.extras[name]
             for name in captured(provider) & tokens.extras.keys()
@@ -221,6 +223,17 @@ def filling(app: App, tokens: TokenSet | None = None, **engine: Value | None) ->
     if "scope" not in engine:
         values["scope"] = provider.scopes.separator.join(_asked(app, Filling(provider, values)))
     return Filling(provider, values)
+
+
+def is_plain(provider: Provider, name: str) -> bool:
+    """Is this value, which a person typed, no secret?"""
+    variable = provider.variables.get(name)
+    return variable.kind != "secret" if variable else name in _PLAIN
+
+
+def _typed(provider: Provider, name: str, value: Value) -> Value:
+    """All that was typed is kept as a secret; a name or an address is none when it is used."""
+    return _shown(value) if is_plain(provider, name) else value
 
 
 def asked_scopes(app: App) -> tuple[str, ...]:

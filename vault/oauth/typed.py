@@ -11,13 +11,11 @@ from typing import Final
 from vault.errors import Invalid
 from vault.oauth import header
 from vault.oauth.app import App, TokenSet
-from vault.oauth.filling import check_value
+from vault.oauth.filling import check_value, is_plain
 from vault.providers.check import ENCODED, NAME, TYPED_NAMES
 from vault.providers.schema import TYPED_MODES, Provider
 from vault.secret import Secret
 
-# Names of credentials that are not secret themselves.
-PLAIN: Final = frozenset({"username", "header_name"})
 MAX_VALUE: Final = 32_768  # bytes
 # What is handed out as the token, where there is one value to hand out.
 _TOKENS: Final = {"api_key": "api_key", "custom_header": "header_value"}
@@ -75,10 +73,9 @@ def _checked(provider: Provider, name: str, value: str | Secret) -> str | Secret
         raise Invalid("This value holds what cannot be sent.", pointer=f"/{name}")
     if variable is not None:
         check_value(name, variable, secret)
-        return secret if variable.kind == "secret" else plain
-    if name == "username" and ":" in plain:
+    elif name == "username" and ":" in plain:
         raise Invalid("A user name in Basic cannot hold a colon.", pointer="/username")
-    return plain if name in PLAIN else secret
+    return plain if is_plain(provider, name) else secret
 
 
 def _text(secret: Secret) -> str | None:

@@ -1,6 +1,7 @@
 -- Connect sessions and the tries in them.
 
 -- name: lookup
+-- crosses workspaces: the authentication role's look-up; finds only who holds the whole hash
 select workspace_id, id, hash from vault.lookup_bearer(:hash, :kind);
 
 -- name: insert
@@ -9,8 +10,7 @@ insert into vault.connect_sessions
         replace_account, created_by, expires_at)
 values (:workspace_id, :session_id, :hash, :user_id, :environment, :integrations, :return_url,
         :confirm, :replace_account, :created_by, now() + :lifetime::integer * interval '1 second')
-returning session_id, user_id, environment, integrations, return_url, confirm, replace_account,
-          created_at, expires_at, false as expired;
+returning created_at, expires_at;
 
 -- name: get
 select session_id, user_id, environment, integrations, return_url, confirm, replace_account,
@@ -49,7 +49,7 @@ insert into vault.connect_flows
         expires_at)
 values (:workspace_id, :flow_id, :session_id, :integration, :state_hash, :browser_hash, 'started',
         :sealed, now() + :lifetime::integer * interval '1 second')
-on conflict do nothing
+on conflict (workspace_id, session_id, integration) where status <> 'failed' do nothing
 returning flow_id as id;
 
 -- name: consume
@@ -58,8 +58,7 @@ update vault.connect_flows
    set status = 'exchanging'
  where workspace_id = :workspace_id and flow_id = :flow_id and status = 'started'
    and browser_hash = :browser_hash and expires_at > now()
-returning flow_id, session_id, integration, browser_hash, code_hash, status, outcome, generation,
-          sealed, false as expired;
+returning flow_id as id;
 
 -- name: advance
 update vault.connect_flows

@@ -83,11 +83,9 @@ update vault.connections
  where workspace_id = :workspace_id and connection_id = :connection_id;
 
 -- name: tokens
-select t.generation, t.sealed, k.sealed as user_key
-  from vault.connections c
-  join vault.connection_tokens t on t.workspace_id = c.workspace_id and t.connection_id = c.connection_id
-  join vault.user_keys k on k.workspace_id = c.workspace_id and k.user_id = c.user_id
- where c.workspace_id = :workspace_id and c.connection_id = :connection_id;
+select generation, sealed
+  from vault.connection_tokens
+ where workspace_id = :workspace_id and connection_id = :connection_id;
 
 -- name: refreshable
 -- What a refresh needs beside the life.
@@ -110,9 +108,13 @@ select count(*) as number
    and c.integration = any(:integrations::text[]);
 
 -- name: delete
-delete from vault.connections
- where workspace_id = :workspace_id and connection_id = :connection_id
-returning connection_id as id;
+-- Its life is locked already, so that no newer tokens come in between.
+delete from vault.connections c
+ using vault.connection_lives l
+ where c.workspace_id = :workspace_id and c.connection_id = :connection_id
+   and l.workspace_id = c.workspace_id and l.connection_id = c.connection_id
+   and l.generation = :generation
+returning c.connection_id as id;
 
 -- name: forget_pending
 -- A first consent that nobody completed leaves nothing behind.

@@ -12,21 +12,26 @@ insert into vault.revocation_tokens (workspace_id, revocation_id, sealed)
 values (:workspace_id, :revocation_id, :sealed);
 
 -- name: due
--- As the worker, which sees no more than this of any workspace.
+-- crosses workspaces: the worker's look-up, which sees no more than this of any of them
 select workspace_id, revocation_id as id
   from vault.revocations
  where due_at <= now()
  order by due_at
  limit :limit;
 
+-- name: get
+select connection_id, integration, environment, attempts, give_up_at <= now() as too_late
+  from vault.revocations
+ where workspace_id = :workspace_id and revocation_id = :revocation_id;
+
 -- name: claim
 -- The next try is put off before this one begins: a process that dies in between repeats nothing
 -- at once, and two of them do not try together.
 update vault.revocations
-   set attempts = attempts + 1,
-       due_at = now() + least(power(2, attempts), 60) * interval '1 minute'
- where workspace_id = :workspace_id and revocation_id = :revocation_id and due_at <= now()
-returning revocation_id, connection_id, integration, environment, give_up_at <= now() as too_late;
+   set attempts = attempts + 1, due_at = now() + :delay::integer * interval '1 second'
+ where workspace_id = :workspace_id and revocation_id = :revocation_id
+   and attempts = :attempts and due_at <= now()
+returning revocation_id as id;
 
 -- name: sealed
 select sealed

@@ -1,4 +1,4 @@
-"""Rows of integrations, connections and connect sessions, and what is sealed in them.
+"""Rows of integrations, connections and revocations, and what is sealed in them.
 
 Nothing is sealed or opened while a transaction is open: a flow prepares what it writes, and opens
 what it read, outside (``vault.store``).
@@ -11,13 +11,14 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct
 
-from vault.consent import Begun, Connection, Flow, Held, NewSession, Registration, Session
+from vault.consent import Connection, Held, Registration, Session
 from vault.database import Database, Transaction
 from vault.model import Page, WorkspaceId
-from vault.oauth.app import Granted
 from vault.seal import Context
 from vault.secret import Secret
 from vault.sql import Nothing, Query
+
+MAX_DELAY: Final = 60 * 60  # between two tries to give something back
 
 
 class IntegrationRow(Struct, frozen=True):
@@ -34,15 +35,6 @@ class IntegrationRow(Struct, frozen=True):
 class TokensRow(Struct, frozen=True):
     generation: int
     sealed: bytes
-    user_key: bytes
-
-
-class FoundBearer(Struct, frozen=True):
-    """Whose link or state it is."""
-
-    workspace_id: WorkspaceId
-    id: str
-    hash: bytes
 
 
 class DueRevocation(Struct, frozen=True):
@@ -50,11 +42,11 @@ class DueRevocation(Struct, frozen=True):
     id: str
 
 
-class ClaimedRevocation(Struct, frozen=True):
-    revocation_id: str
+class RevocationRow(Struct, frozen=True):
     connection_id: str
     integration: str
     environment: str
+    attempts: int
     too_late: bool
 
 
@@ -86,20 +78,11 @@ _connection_tokens: Final = Query("connections", "tokens", TokensRow)
 _connection_siblings: Final = Query("connections", "siblings", _Number)
 _connection_delete: Final = Query("connections", "delete", _Id)
 _connection_forget_pending: Final = Query("connections", "forget_pending", Nothing)
-_connect_lookup: Final = Query("connect", "lookup", FoundBearer)
-_session_insert: Final = Query("connect", "insert", Session)
-_session_get: Final = Query("connect", "get", Session)
-_session_forget_old: Final = Query("connect", "forget_old", Nothing)
-_flow_list: Final = Query("connect", "flows", Flow)
-_flow_get: Final = Query("connect", "flow", Flow)
-_flow_give_up: Final = Query("connect", "give_up", Nothing)
-_flow_begin: Final = Query("connect", "begin", _Id)
-_flow_consume: Final = Query("connect", "consume", Flow)
-_flow_advance: Final = Query("connect", "advance", _Id)
 _revocation_insert: Final = Query("revocations", "insert", Nothing)
 _revocation_insert_tokens: Final = Query("revocations", "insert_tokens", Nothing)
 _revocation_due: Final = Query("revocations", "due", DueRevocation)
-_revocation_claim: Final = Query("revocations", "claim", ClaimedRevocation)
+_revocation_get: Final = Query("revocations", "get", RevocationRow)
+_revocation_claim: Final = Query("revocations", "claim", _Id)
 _revocation_sealed: Final = Query("revocations", "sealed", _Sealed)
 _revocation_delete: Final = Query("revocations", "delete", Nothing)
 
@@ -113,7 +96,7 @@ def _revealed(value: object) -> object:
     raise NotImplementedError(f"{type(value).__name__} is not sealed here")
 
 
-def _hidden(kind: type, value: str) -> object:
+def hidden(kind: type, value: str) -> object:
     if kind is Secret:
         return Secret(value)
     raise NotImplementedError(f"{kind.__name__} is not sealed here")
@@ -121,9 +104,7 @@ def _hidden(kind: type, value: str) -> object:
 
 packed: Final = msgspec.msgpack.Encoder(enc_hook=_revealed).encode
 registration_from: Final = msgspec.msgpack.Decoder(Registration).decode
-held_from: Final = msgspec.msgpack.Decoder(Held, dec_hook=_hidden).decode
-begun_from: Final = msgspec.msgpack.Decoder(Begun, dec_hook=_hidden).decode
-granted_from: Final = msgspec.msgpack.Decoder(Granted, dec_hook=_hidden).decode
+held_from: Final = msgspec.msgpack.Decoder(Held, dec_hook=hidden).decode
 
 
 def registration_context(workspace: str, integration: str, generation: int) -> Context:
@@ -143,17 +124,6 @@ def tokens_context(
         workspace=workspace,
         table="connection_tokens",
         row=connection_id,
-        field="sealed",
-        generation=generation,
-        environment=environment,
-    )
-
-
-def flow_context(workspace: str, flow_id: str, generation: int, environment: str) -> Context:
-    return Context(
-        workspace=workspace,
-        table="connect_flows",
-        row=flow_id,
         field="sealed",
         generation=generation,
         environment=environment,
@@ -342,9 +312,10 @@ async def has_siblings(tx: Transaction, connection: Connection, integrations: li
     return row.number > 0
 
 
-async def delete_connection(tx: Transaction, connection_id: str) -> bool:
+async def delete_connection(tx: Transaction, connection_id: str, generation: int) -> bool:
+    """Delete; ``False`` if it is gone, or was written meanwhile."""
     gone = await _connection_delete.maybe(
-        tx, workspace_id=tx.workspace, connection_id=connection_id
+        tx, workspace_id=tx.workspace, connection_id=connection_id, generation=generation
     )
     return gone is not None
 
@@ -357,119 +328,6 @@ async def forget_pending(tx: Transaction, session: Session, integration: str) ->
         integration=integration,
         environment=session.environment,
     )
-
-
-# Connect sessions and the tries in them
-
-
-async def look_up(database: Database, hashed: bytes, kind: str) -> FoundBearer | None:
-    """Whose link (``connect``) or state (``state``) this is."""
-    return await _connect_lookup.lookup(database, hash=hashed, kind=kind)
-
-
-async def insert_session(
-    tx: Transaction,
-    session_id: str,
-    hashed: bytes,
-    new: NewSession,
-    *,
-    confirm: str,
-    created_by: str,
-    lifetime: int,
-) -> Session:
-    await _session_forget_old.run(tx, workspace_id=tx.workspace)
-    return await _session_insert.one(
-        tx,
-        workspace_id=tx.workspace,
-        session_id=session_id,
-        hash=hashed,
-        user_id=new.user_id,
-        environment=new.environment,
-        integrations=list(new.integrations),
-        return_url=new.return_url,
-        confirm=confirm,
-        replace_account=new.replace_account,
-        created_by=created_by,
-        lifetime=lifetime,
-    )
-
-
-async def get_session(tx: Transaction, session_id: str) -> Session | None:
-    return await _session_get.maybe(tx, workspace_id=tx.workspace, session_id=session_id)
-
-
-async def list_flows(tx: Transaction, session_id: str) -> list[Flow]:
-    return await _flow_list.all(tx, workspace_id=tx.workspace, session_id=session_id)
-
-
-async def get_flow(tx: Transaction, flow_id: str) -> Flow | None:
-    return await _flow_get.maybe(tx, workspace_id=tx.workspace, flow_id=flow_id)
-
-
-async def begin_flow(
-    tx: Transaction,
-    flow_id: str,
-    session_id: str,
-    integration: str,
-    *,
-    state_hash: bytes,
-    browser_hash: bytes,
-    sealed: bytes,
-    lifetime: int,
-) -> bool:
-    """Begin a try; ``False`` where another browser has one under way, or one has succeeded."""
-    await _flow_give_up.run(
-        tx,
-        workspace_id=tx.workspace,
-        session_id=session_id,
-        integration=integration,
-        browser_hash=browser_hash,
-    )
-    begun = await _flow_begin.maybe(
-        tx,
-        workspace_id=tx.workspace,
-        flow_id=flow_id,
-        session_id=session_id,
-        integration=integration,
-        state_hash=state_hash,
-        browser_hash=browser_hash,
-        sealed=sealed,
-        lifetime=lifetime,
-    )
-    return begun is not None
-
-
-async def consume_flow(tx: Transaction, flow_id: str, browser_hash: bytes) -> Flow | None:
-    """Take a try's way back: once, in the browser that began it, while it is fresh."""
-    return await _flow_consume.maybe(
-        tx, workspace_id=tx.workspace, flow_id=flow_id, browser_hash=browser_hash
-    )
-
-
-async def advance_flow(
-    tx: Transaction,
-    flow: Flow,
-    status: str,
-    *,
-    outcome: str = "",
-    sealed: bytes | None = None,
-    code_hash: bytes | None = None,
-    lifetime: int,
-) -> bool:
-    """Move a try on; ``False`` if somebody else moved it first."""
-    moved = await _flow_advance.maybe(
-        tx,
-        workspace_id=tx.workspace,
-        flow_id=flow.flow_id,
-        before=flow.status,
-        status=status,
-        outcome=outcome,
-        sealed=sealed,
-        generation=flow.generation + 1,
-        code_hash=code_hash,
-        lifetime=lifetime,
-    )
-    return moved is not None
 
 
 # Revocations that are still to be made
@@ -501,8 +359,19 @@ async def due_revocations(worker: Database, limit: int) -> list[DueRevocation]:
     return await _revocation_due.lookup_all(worker, limit=limit)
 
 
-async def claim_revocation(tx: Transaction, revocation_id: str) -> ClaimedRevocation | None:
-    return await _revocation_claim.maybe(tx, workspace_id=tx.workspace, revocation_id=revocation_id)
+async def claim_revocation(tx: Transaction, revocation_id: str) -> RevocationRow | None:
+    """Take what is due, and put the next try off; ``None`` where somebody else took it."""
+    row = await _revocation_get.maybe(tx, workspace_id=tx.workspace, revocation_id=revocation_id)
+    if row is None:
+        return None
+    claimed = await _revocation_claim.maybe(
+        tx,
+        workspace_id=tx.workspace,
+        revocation_id=revocation_id,
+        attempts=row.attempts,
+        delay=min(60 * 2**row.attempts, MAX_DELAY),
+    )
+    return row if claimed else None
 
 
 async def revocation_sealed(tx: Transaction, revocation_id: str) -> bytes | None:

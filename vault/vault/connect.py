@@ -26,16 +26,18 @@ from vault.consent import (
     Outcome,
     Stage,
 )
-from vault.errors import VaultError
+from vault.errors import CredentialRefused, Invalid, VaultError
 from vault.oauth import authorize, signatures
 from vault.oauth.app import App, Granted
 from vault.oauth.device import Started
 from vault.oauth.oauth1 import Pair
 from vault.oauth.replies import NoToken
 from vault.oauth.signatures import Pairs
+from vault.oauth.typed import typed_tokens
 from vault.providers.derived import needs_own_callback
+from vault.providers.schema import TYPED_MODES
 from vault.secret import Secret
-from vault.store import connections as rows
+from vault.store import tries as try_rows
 from vault.vault.door import found
 from vault.vault.invitations import Invitations
 from vault.vault.tries import Way, random_secret, stage_of
@@ -53,7 +55,7 @@ class Connect(Invitations):
         self, link: str, integration: str, browser: Secret, typed: Mapping[str, Secret]
     ) -> Stage | Outcome:
         """Take the person to the provider, or take what they typed. This uses the link up, for
-        everybody but this browser.
+        everybody but this browser. Raises ``Invalid`` where something else has to be typed.
         """
         opened = await self._session_of(link)
         if opened is None or opened[1].expired:
@@ -63,12 +65,14 @@ class Connect(Invitations):
             return "expired"
         row = found(await self._integration_row(caller.workspace, integration))
         app = await self._app(caller, row, session.environment, typed=typed)
+        if app.provider.mode in TYPED_MODES:
+            typed_tokens(app, typed, now=await self._time())  # a slip does not use the link up
         begun, url, state = await self._prepared(app, typed)
         flow_id = await self._begin_flow(caller, session, integration, browser, begun, state)
         if flow_id is None:
             return "used"
         flow = found(
-            await self._database.run(caller.workspace, lambda tx: rows.get_flow(tx, flow_id))
+            await self._database.run(caller.workspace, lambda tx: try_rows.get_flow(tx, flow_id))
         )
         way = await self._way(caller, session, flow, state)
         if url is not None:
@@ -122,7 +126,7 @@ class Connect(Invitations):
         caller, session = opened
         hashed = self.fingerprint(browser)
         flows = await self._database.run(
-            caller.workspace, lambda tx: rows.list_flows(tx, session.session_id)
+            caller.workspace, lambda tx: try_rows.list_flows(tx, session.session_id)
         )
         mine = [
             one
@@ -135,7 +139,7 @@ class Connect(Invitations):
         return await self._polled(way, browser)
 
     async def _polled(self, way: Way, browser: Secret) -> Stage | Outcome:
-        begun = rows.begun_from(await self._opened(way))
+        begun = try_rows.begun_from(await self._opened(way))
         if begun.device is None:
             return "expired"
         app = await self._app_of_begun(way, begun)
@@ -218,13 +222,16 @@ class Connect(Invitations):
                 granted = await self._dialogue.client_grant(app, now=now)
             else:
                 granted = await self._dialogue.typed(app, typed, now=now)
+        except CredentialRefused:
+            await self._fail(consumed, "denied")
+            raise Invalid(f"{app.provider.name} does not accept this.") from None
         except VaultError as problem:
             return await self._failed(consumed, _outcome_of(problem))
         return await self._received(consumed, granted)
 
     async def _exchanged(self, way: Way, unverified: Pairs) -> Granted | Outcome:
         """Turn what came back into a grant, by the provider's mode."""
-        begun = rows.begun_from(await self._opened(way))
+        begun = try_rows.begun_from(await self._opened(way))
         app = await self._app_of_begun(way, begun)
         now = await self._time()
         fields = signatures.single(unverified)

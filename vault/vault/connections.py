@@ -4,7 +4,8 @@
   takes the place of the one before; its tokens are a generation further.
 * Tokens are sealed under the user's own key. Reading them leaves a line in the record.
 * Deleting gives the tokens back to the provider: at once where it answers, else again and again
-  for a day. The connection is gone meanwhile, and so is the user.
+  for a day. The connection is gone meanwhile, and so is the user. What another account leaves
+  behind when it is replaced is given back in the same way.
 """
 
 import asyncio
@@ -14,34 +15,24 @@ from datetime import timedelta
 from typing import Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from msgspec.structs import replace
-
 from vault import access, audit, events
 from vault.consent import Connection, Held, Import, Revoked
 from vault.database import Transaction
-from vault.errors import Invalid, NotFound, UpstreamFailed, VaultError
-from vault.events import News
-from vault.lifecycle.clocks import clocks
-from vault.lifecycle.events import Connected
-from vault.lifecycle.intents import Announce
-from vault.lifecycle.machine import step
-from vault.lifecycle.terms import terms_of
+from vault.errors import Forbidden, Invalid, NotFound, UpstreamFailed, VaultError
 from vault.model import Caller, Page, UserId, WorkspaceId, new_id
 from vault.oauth.app import App, Granted, TokenSet
-from vault.oauth.renewing import can_refresh
 from vault.providers.schema import TYPED_MODES, Provider
-from vault.refreshing.page import scheduled
-from vault.refreshing.replica import moment
+from vault.refreshing import consents
 from vault.seal import seal
 from vault.store import WorkspaceSeal, refreshing, write_user
 from vault.store import connections as rows
-from vault.store.connections import ClaimedRevocation, NewTokens, TokensRow
+from vault.store.connections import DueRevocation, NewTokens, RevocationRow, TokensRow
 from vault.vault.door import found, written
 from vault.vault.integrations import Integrations
 from vault.vault.tenants import Tenants
 
 REVOKE_SECONDS: Final = 10.0  # how long a deletion waits for the provider
-MAX_CONNECTIONS: Final = 1_000  # of one user
+AT_ONCE: Final = 100  # connections of a user that are ended together
 
 
 class Place(NamedTuple):
@@ -50,6 +41,16 @@ class Place(NamedTuple):
     user_id: str
     integration: str
     environment: str
+
+
+class Leaving(NamedTuple):
+    """Tokens that are to be given back. No ``app``: it cannot be used now, and may be mended."""
+
+    revocation_id: str
+    connection: Connection
+    held: Held
+    sealed: bytes
+    app: App | None
 
 
 class Connections(Integrations, Tenants):
@@ -132,29 +133,26 @@ class Connections(Integrations, Tenants):
     async def delete_connection(self, caller: Caller, connection_id: str) -> Revoked:
         """Delete a connection, and give its tokens back to the provider."""
         access.permit(caller, "connection.delete")
-        connection = await self._connection(caller, connection_id)
-        return await self._end(caller, connection)
+        return await self._end(caller, connection_id)
 
     async def delete_user(self, caller: Caller, user_id: UserId) -> dict[str, Revoked]:
         """Delete a user: every connection is given back, and the user's key is shredded."""
         access.permit(caller, "user.delete")
-        page = Page(MAX_CONNECTIONS)
-        every = await self._database.run(
-            caller.workspace, lambda tx: rows.list_connections(tx, page, user_id=user_id)
-        )
-        outcomes = await asyncio.gather(*(self._end(caller, connection) for connection in every))
+        outcomes: dict[str, Revoked] = {}
+        while every := await self._some_of(caller, user_id):
+            ended = await asyncio.gather(*(self._ended(caller, one) for one in every))
+            outcomes |= {
+                one.connection_id: how for one, how in zip(every, ended, strict=True) if how
+            }
         await self._forget_user(caller, user_id)
-        return {one.connection_id: outcome for one, outcome in zip(every, outcomes, strict=True)}
+        return outcomes
 
     async def retry_revocations(self, *, limit: int = 20) -> int:
         """Try again what could not be given back; returns how many were due."""
         if self._worker is None:
             return 0
         due = await rows.due_revocations(self._worker, limit)
-        for one in due:
-            caller = Caller(kind="worker", actor_id="revocations", workspace=one.workspace_id)
-            with suppress(VaultError):  # the claim has already put the next try off
-                await self._retry(caller, one.id)
+        await asyncio.gather(*(self._retried(one) for one in due))
         return len(due)
 
     # Shared with the other parts of the door
@@ -195,17 +193,22 @@ class Connections(Integrations, Tenants):
         """Seal and write a token set as the generation that follows the stored one."""
         sealing = await self._store.seal_of(caller.workspace)
 
-        async def attempt() -> Connection | None:
+        async def attempt() -> tuple[Connection, Leaving | None] | None:
             before = await self._database.run(
                 caller.workspace, lambda tx: rows.find_connection(tx, *place)
             )
             new = await self._new_tokens(sealing, place, before, app, granted, refresh_by)
+            leaving = None
+            if before is not None and _is_of_another(before.account, new.account):
+                leaving = (await self._leaving(caller, sealing, before))[1]
 
-            async def work(tx: Transaction) -> Connection | None:
+            async def work(tx: Transaction) -> tuple[Connection, Leaving | None]:
                 user_ref = sealing.user_ref(place.user_id)
-                await self._write(tx, new, granted.tokens, app, user_ref)
+                await consents.write(tx, new, granted.tokens, app, user_ref)
                 if settle is not None:
                     await settle(tx)
+                if leaving is not None:
+                    await _keep_for_later(tx, leaving)
                 await audit.record(
                     tx,
                     caller,
@@ -214,42 +217,17 @@ class Connections(Integrations, Tenants):
                     user_ref=user_ref,
                     environment=place.environment,
                 )
-                return await rows.get_connection(tx, new.connection_id)
+                return found(await rows.get_connection(tx, new.connection_id)), leaving
 
             try:
                 return await self._database.run(caller.workspace, work)
-            except _Moved:
+            except consents.Moved:
                 return None
 
-        return await written(attempt)
-
-    async def _write(
-        self, tx: Transaction, new: NewTokens, tokens: TokenSet, app: App, user_ref: str
-    ) -> None:
-        """Write a consent and what it brought; ``_Moved`` if somebody else wrote first: the seal is
-        of another generation then.
-        """
-        connection_id = new.connection_id
-        if not await rows.put_connection(tx, new):
-            raise _Moved
-        await refreshing.begin_life(tx, connection_id, new.integration, new.environment, user_ref)
-        now = (await moment.one(tx)).now
-        row = (await refreshing.lock_lives(tx, [connection_id]))[connection_id]
-        terms = terms_of(app.provider)
-        life, intents = step(row.life(), Connected(at=now), terms)
-        if life.generation != new.generation:
-            raise _Moved
-        times = clocks(
-            terms,
-            issued_at=tokens.obtained_at,
-            consented_at=now,
-            access_ends=tokens.expires_at,
-            refresh_ends=tokens.refresh_expires_at,
-            renewable=new.refresh_by == "keyturn" and can_refresh(app, tokens),
-        )
-        fresh = replace(row.after(life, times), noticed=None)
-        await refreshing.write_lives(tx, [scheduled(fresh, terms, now)])
-        await events.record(tx, [_news(new, one) for one in intents if isinstance(one, Announce)])
+        connection, left = await written(attempt)
+        if left is not None:
+            await self._give_back(caller, left)
+        return connection
 
     async def _new_tokens(
         self,
@@ -299,45 +277,80 @@ class Connections(Integrations, Tenants):
 
     # The end of a connection
 
-    async def _end(self, caller: Caller, connection: Connection) -> Revoked:
+    async def _some_of(self, caller: Caller, user_id: UserId) -> list[Connection]:
+        some = await self._database.run(
+            caller.workspace,
+            lambda tx: rows.list_connections(tx, Page(AT_ONCE), user_id=user_id),
+        )
+        if not all(access.within_environments(caller, [one.environment]) for one in some):
+            raise Forbidden("This user is connected in environments that this key does not reach.")
+        return some
+
+    async def _ended(self, caller: Caller, connection: Connection) -> Revoked | None:
+        """End it; ``None`` where somebody else has."""
+        with suppress(NotFound):
+            return await self._end(caller, connection.connection_id)
+        return None
+
+    async def _end(self, caller: Caller, connection_id: str) -> Revoked:
+        sealing = await self._store.seal_of(caller.workspace)
+
+        async def attempt() -> tuple[Revoked, Leaving | None] | None:
+            connection = await self._connection(caller, connection_id)
+            outcome, leaving = await self._leaving(caller, sealing, connection)
+
+            async def work(tx: Transaction) -> bool:
+                await refreshing.lock_lives(tx, [connection_id])  # no refresh saves meanwhile
+                if not await rows.delete_connection(tx, connection_id, connection.generation):
+                    return False  # there are newer tokens: those have to be given back
+                await events.record(tx, [consents.revoked(connection)])
+                if leaving is not None:
+                    await _keep_for_later(tx, leaving)
+                await audit.record(
+                    tx,
+                    caller,
+                    "connection.delete",
+                    target=("connection", connection_id),
+                    user_ref=sealing.user_ref(connection.user_id),
+                    environment=connection.environment,
+                    outcome=outcome,
+                )
+                return True
+
+            done = await self._database.run(caller.workspace, work)
+            return (outcome, leaving) if done else None
+
+        outcome, leaving = await written(attempt)
+        return await self._give_back(caller, leaving) if leaving is not None else outcome
+
+    async def _leaving(
+        self, caller: Caller, sealing: WorkspaceSeal, connection: Connection
+    ) -> tuple[Revoked, Leaving | None]:
+        """What of a connection is to be given back, sealed so that it outlives the user."""
         held = await self._held(caller.workspace, connection)
         outcome, app = await self._what_to_revoke(caller, connection, held)
-        sealing = await self._store.seal_of(caller.workspace)
+        if outcome != "retrying" or held is None:
+            return outcome, None
         revocation_id = new_id("rvk")
+        context = rows.revocation_context(caller.workspace, revocation_id)
+        sealed = seal(sealing.key, context, rows.packed(held))
+        return outcome, Leaving(revocation_id, connection, held, sealed, app)
 
-        async def work(tx: Transaction) -> None:
-            found(await rows.delete_connection(tx, connection.connection_id) or None)
-            await events.record(tx, [_revoked(connection)])
-            if outcome == "retrying" and held:
-                context = rows.revocation_context(caller.workspace, revocation_id)
-                sealed = seal(sealing.key, context, rows.packed(held))
-                await rows.insert_revocation(
-                    tx,
-                    revocation_id,
-                    connection.connection_id,
-                    connection.integration,
-                    connection.environment,
-                    sealed,
-                )
-            await audit.record(
-                tx,
-                caller,
-                "connection.delete",
-                target=("connection", connection.connection_id),
-                user_ref=sealing.user_ref(connection.user_id),
-                environment=connection.environment,
-                outcome=outcome,
-            )
-
-        await self._database.run(caller.workspace, work)
-        if outcome != "retrying" or app is None or held is None:
-            return outcome
+    async def _give_back(self, caller: Caller, leaving: Leaving) -> Revoked:
+        """Try once, now; the row for later is there already."""
+        if leaving.app is None:
+            return "retrying"
         try:
             async with asyncio.timeout(REVOKE_SECONDS):
-                await self._revoke(caller, revocation_id, connection.connection_id, app, held)
+                return await self._revoke(
+                    caller,
+                    leaving.revocation_id,
+                    leaving.connection.connection_id,
+                    leaving.app,
+                    leaving.held,
+                )
         except (TimeoutError, VaultError):
             return "retrying"
-        return "revoked"
 
     async def _what_to_revoke(
         self, caller: Caller, connection: Connection, held: Held | None
@@ -391,11 +404,13 @@ class Connections(Integrations, Tenants):
 
     async def _revoke(
         self, caller: Caller, revocation_id: str, connection_id: str, app: App, held: Held
-    ) -> None:
+    ) -> Revoked:
         outcomes = await self._dialogue.revoke(app, held.tokens, now=await self._time())
         if any(one.outcome == "failed" for one in outcomes):
             raise UpstreamFailed("The provider did not take the tokens back.")
-        await self._settle_revocation(caller, revocation_id, connection_id, "revoked")
+        outcome: Revoked = "revoked" if outcomes else "not_supported"
+        await self._settle_revocation(caller, revocation_id, connection_id, outcome)
+        return outcome
 
     async def _settle_revocation(
         self, caller: Caller, revocation_id: str, connection_id: str, outcome: str
@@ -407,8 +422,13 @@ class Connections(Integrations, Tenants):
 
         await self._database.run(caller.workspace, work)
 
+    async def _retried(self, due: DueRevocation) -> None:
+        caller = Caller(kind="worker", actor_id="revocations", workspace=due.workspace_id)
+        with suppress(TimeoutError, VaultError):  # the claim has already put the next try off
+            await self._retry(caller, due.id)
+
     async def _retry(self, caller: Caller, revocation_id: str) -> None:
-        async def work(tx: Transaction) -> tuple[ClaimedRevocation, bytes] | None:
+        async def work(tx: Transaction) -> tuple[RevocationRow, bytes] | None:
             claimed = await rows.claim_revocation(tx, revocation_id)
             sealed = await rows.revocation_sealed(tx, revocation_id)
             return (claimed, sealed) if claimed and sealed else None
@@ -436,11 +456,6 @@ class Connections(Integrations, Tenants):
             return await self._dialogue.typed(app, wanted.values, now=now)
         if wanted.access_token is None:
             raise Invalid("The access_token is missing.", pointer="/access_token")
-        if wanted.refresh_by == "keyturn" and wanted.refresh_token is None and wanted.expires_in:
-            raise Invalid(
-                'Without a refresh_token we cannot keep it alive: say "refresh": "caller".',
-                pointer="/refresh_token",
-            )
         expires_at = wanted.expires_at
         if wanted.expires_in is not None:
             expires_at = now + timedelta(seconds=wanted.expires_in)
@@ -457,29 +472,21 @@ class Connections(Integrations, Tenants):
         return Granted(tokens=tokens, account=account)
 
 
-class _Moved(VaultError):
-    """Somebody else wrote first."""
-
-
-def _news(new: NewTokens, announced: Announce) -> News:
-    return News(
-        type=events.OF_CONNECTION[announced.news],
-        integration=new.integration,
-        environment=new.environment,
-        connection_id=new.connection_id,
-        user_id=new.user_id,
-        reason=announced.reason,
+async def _keep_for_later(tx: Transaction, leaving: Leaving) -> None:
+    connection = leaving.connection
+    await rows.insert_revocation(
+        tx,
+        leaving.revocation_id,
+        connection.connection_id,
+        connection.integration,
+        connection.environment,
+        leaving.sealed,
     )
 
 
-def _revoked(connection: Connection) -> News:
-    return News(
-        type="connection.revoked",
-        integration=connection.integration,
-        environment=connection.environment,
-        connection_id=connection.connection_id,
-        user_id=connection.user_id,
-    )
+def _is_of_another(before: bytes | None, after: bytes | None) -> bool:
+    """Are these two accounts? Where one is not known, giving back could end what was just made."""
+    return before is not None and after is not None and before != after
 
 
 def _token_host(provider: Provider) -> str:

@@ -18,8 +18,8 @@ from vault import access, audit
 from vault.consent import (
     Finding,
     Integration,
-    Reference,
     Registration,
+    ValueReference,
     filled,
     refuse_unknown_templates,
 )
@@ -298,7 +298,7 @@ class _Values:
         self._labels = labels
         self._secrets = secrets
 
-    def of(self, value: str | Reference) -> Secret:
+    def of(self, value: str | ValueReference) -> Secret:
         if isinstance(value, str):
             return Secret(filled(value, {name: one.reveal() for name, one in self._labels.items()}))
         if value.secret_id is not None:

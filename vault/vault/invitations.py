@@ -35,6 +35,7 @@ from vault.secret import Secret
 from vault.store import connections as rows
 from vault.store import environments as environment_rows
 from vault.store import get_workspace
+from vault.store import tries as try_rows
 from vault.store.connections import IntegrationRow
 from vault.vault.door import found
 from vault.vault.tries import Tries, person
@@ -79,7 +80,7 @@ class Invitations(Tries):
             if earlier := await idempotency.claim(tx, caller, once):
                 return _session_from_json(earlier), None
             await self._refuse_return_url(tx, new.return_url)
-            session = await rows.insert_session(
+            session = await try_rows.insert_session(
                 tx,
                 new_id("cs"),
                 self.fingerprint(link),
@@ -109,11 +110,12 @@ class Invitations(Tries):
         hashed = self.fingerprint(code)
 
         async def work(tx: Transaction) -> tuple[Session, list[Flow]]:
-            session = found(await rows.get_session(tx, session_id))
-            return session, await rows.list_flows(tx, session_id)
+            session = found(await try_rows.get_session(tx, session_id))
+            if not access.within_environments(caller, [session.environment]):
+                raise NotFound  # as a connection in such an environment
+            return session, await try_rows.list_flows(tx, session_id)
 
         session, flows = await self._database.run(caller.workspace, work)
-        access.permit_environment(caller, session.environment)
         flow = next(
             (one for one in flows if one.code_hash and hmac.compare_digest(one.code_hash, hashed)),
             None,
@@ -139,7 +141,7 @@ class Invitations(Tries):
 
         async def work(tx: Transaction) -> tuple[str, list[Flow], list[IntegrationRow | None]]:
             workspace = found(await get_workspace(tx, caller.workspace))
-            flows = await rows.list_flows(tx, session.session_id)
+            flows = await try_rows.list_flows(tx, session.session_id)
             every = [await rows.get_integration(tx, one) for one in session.integrations]
             return workspace.name, flows, every
 
@@ -184,11 +186,11 @@ class Invitations(Tries):
         if bearer.kind_of(link) != "connect":
             return None
         hashed = self.fingerprint(link)
-        owner = await rows.look_up(self._database, hashed, "connect")
+        owner = await try_rows.look_up(self._database, hashed, "connect")
         if owner is None or not hmac.compare_digest(owner.hash, hashed):
             return None
         session = await self._database.run(
-            owner.workspace_id, lambda tx: rows.get_session(tx, owner.id)
+            owner.workspace_id, lambda tx: try_rows.get_session(tx, owner.id)
         )
         return (person(owner.workspace_id, owner.id), session) if session else None
 

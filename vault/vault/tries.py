@@ -36,12 +36,14 @@ from vault.seal import seal
 from vault.secret import Secret
 from vault.store import connections as rows
 from vault.store import get_workspace
+from vault.store import tries as try_rows
 from vault.store.connections import IntegrationRow
 from vault.store.refreshing import begin_life
 from vault.vault.connections import Connections, Place
 from vault.vault.door import found
 
 DISCARD_SECONDS: Final = 10.0
+Needs = Literal["confirm", "choice"]
 
 
 class Way(Struct, frozen=True, kw_only=True):
@@ -61,13 +63,13 @@ class Tries(Connections):
 
     async def _way_of(self, state: str) -> Way | None:
         hashed = self.fingerprint(state)
-        owner = await rows.look_up(self._database, hashed, "state")
+        owner = await try_rows.look_up(self._database, hashed, "state")
         if owner is None or not hmac.compare_digest(owner.hash, hashed):
             return None
 
         async def work(tx: Transaction) -> tuple[Flow, Session] | None:
-            flow = await rows.get_flow(tx, owner.id)
-            session = await rows.get_session(tx, flow.session_id) if flow else None
+            flow = await try_rows.get_flow(tx, owner.id)
+            session = await try_rows.get_session(tx, flow.session_id) if flow else None
             return (flow, session) if flow and session else None
 
         found_both = await self._database.run(owner.workspace_id, work)
@@ -115,7 +117,7 @@ class Tries(Connections):
         sealed = await self._sealed(caller, session, flow_id, 1, rows.packed(begun))
 
         async def work(tx: Transaction) -> bool:
-            begins = await rows.begin_flow(
+            begins = await try_rows.begin_flow(
                 tx,
                 flow_id,
                 session.session_id,
@@ -140,13 +142,14 @@ class Tries(Connections):
     async def _consumed(self, way: Way, browser: Secret) -> Way | None:
         flow = await self._database.run(
             way.caller.workspace,
-            lambda tx: rows.consume_flow(tx, way.flow.flow_id, self.fingerprint(browser)),
+            lambda tx: try_rows.consume_flow(tx, way.flow, self.fingerprint(browser)),
         )
         return replace(way, flow=flow) if flow else None
 
     async def _advanced(
-        self, way: Way, status: str, granted: Granted, *, needs: str, code: Secret | None = None
+        self, way: Way, status: str, granted: Granted, *, needs: Needs, code: Secret | None = None
     ) -> Way | None:
+        """Keep what was granted until somebody has chosen, or confirmed."""
         flow = way.flow
         sealed = await self._sealed(
             way.caller, way.session, flow.flow_id, flow.generation + 1, rows.packed(granted)
@@ -156,7 +159,7 @@ class Tries(Connections):
         user_ref = sealing.user_ref(way.session.user_id)
 
         async def work(tx: Transaction) -> Flow | None:
-            if not await rows.advance_flow(
+            if not await try_rows.advance_flow(
                 tx,
                 flow,
                 status,
@@ -171,12 +174,20 @@ class Tries(Connections):
                 way.session,
                 flow.integration,
                 way.provider.id,
-                "choice" if needs == "choice" else "confirm",
+                needs,
                 [],
             )
             if waiting is not None:
                 await begin_life(tx, waiting, flow.integration, way.session.environment, user_ref)
-            return await rows.get_flow(tx, flow.flow_id)
+            await audit.record(
+                tx,
+                way.caller,
+                "connect.wait",
+                target=("integration", flow.integration),
+                environment=way.session.environment,
+                outcome=needs,
+            )
+            return await try_rows.get_flow(tx, flow.flow_id)
 
         moved = await self._database.run(way.caller.workspace, work)
         return replace(way, flow=moved) if moved else None
@@ -186,7 +197,7 @@ class Tries(Connections):
         app = await self._app(way.caller, way.integration, way.session.environment)
 
         async def settle(tx: Transaction) -> None:
-            if not await rows.advance_flow(
+            if not await try_rows.advance_flow(
                 tx, way.flow, "done", outcome="connected", lifetime=FLOW_SECONDS
             ):
                 raise Conflict("This has been completed already.")
@@ -209,8 +220,12 @@ class Tries(Connections):
         if granted is None and way.flow.status in ("choice", "confirm"):
             granted = await self._granted(way)
 
-        async def work(tx: Transaction) -> None:
-            await rows.advance_flow(tx, way.flow, "failed", outcome=outcome, lifetime=FLOW_SECONDS)
+        async def work(tx: Transaction) -> bool:
+            ended = await try_rows.advance_flow(
+                tx, way.flow, "failed", outcome=outcome, lifetime=FLOW_SECONDS
+            )
+            if not ended:
+                return False  # somebody else moved it on, and has what was given for it
             await rows.forget_pending(tx, way.session, way.flow.integration)
             await audit.record(
                 tx,
@@ -220,9 +235,10 @@ class Tries(Connections):
                 environment=way.session.environment,
                 outcome=outcome,
             )
+            return True
 
-        await self._database.run(way.caller.workspace, work)
-        if granted is not None:
+        ended = await self._database.run(way.caller.workspace, work)
+        if ended and granted is not None:
             await self._discard(way, granted)
 
     async def _discard(self, way: Way, granted: Granted) -> None:
@@ -256,11 +272,11 @@ class Tries(Connections):
     ) -> bytes:
         sealing = await self._store.seal_of(caller.workspace)
         key = found(await self._store.key_for_user(sealing, UserId(session.user_id)))
-        context = rows.flow_context(caller.workspace, flow_id, generation, session.environment)
+        context = try_rows.flow_context(caller.workspace, flow_id, generation, session.environment)
         return seal(key, context, plain)
 
     async def _opened(self, way: Way) -> bytes:
-        context = rows.flow_context(
+        context = try_rows.flow_context(
             way.caller.workspace, way.flow.flow_id, way.flow.generation, way.session.environment
         )
         return await self._store.open_for_user(
@@ -268,7 +284,7 @@ class Tries(Connections):
         )
 
     async def _granted(self, way: Way) -> Granted:
-        return rows.granted_from(await self._opened(way))
+        return try_rows.granted_from(await self._opened(way))
 
 
 def person(workspace: WorkspaceId, session_id: str) -> Caller:
