@@ -59,6 +59,7 @@ class Service(Struct, frozen=True):
 def create_service(vault: Vault, settings: Settings) -> Service:
     """Put the parts together."""
     metrics = Metrics()
+    vault.observe_refreshes(metrics.refreshed)
     gate = Gate(metrics)
     return Service(_litestar(vault, settings, metrics, gate), gate, metrics)
 
@@ -72,7 +73,7 @@ def _litestar(vault: Vault, settings: Settings, metrics: Metrics, gate: Gate) ->
             "vault": Provide(lambda: vault, sync_to_thread=False),
             "metrics": Provide(lambda: metrics, sync_to_thread=False),
         },
-        state=State({"door": Door(vault, settings.operator_keys), "gate": gate}),
+        state=State({"door": Door(vault, settings.operator_keys), "gate": gate, "ticks": None}),
         request_max_body_size=MAX_BODY,
         openapi_config=_openapi(),
         logging_config=None,

@@ -29,10 +29,14 @@ from vault.kms.file import create as create_key_file
 from vault.migrations import Login, migrate
 from vault.model import SCOPES, Caller, NewKey, Once, Scope
 from vault.providers import Catalogue
+from vault.scheduler import Job
 from vault.secret import Secret
 from vault.vault import Vault
 
 DEFAULT_DATA_DIR: Final = Path(".keyturn")
+REFRESH_SECONDS: Final = 1.0
+SPOOL_SECONDS: Final = 10.0
+REVOCATION_SECONDS: Final = 30.0
 BOOTSTRAP_SCOPES: Final[tuple[Scope, ...]] = ("manage", "mint", "connect")
 
 _PR_SET_DUMPABLE: Final = 4
@@ -88,6 +92,7 @@ async def house(settings: Settings) -> AsyncIterator[House]:
                 origin=settings.origin,
                 worker=worker,
                 loopback_returns=settings.development,
+                spool_dir=spool_dir(settings),
             )
         except BaseException:
             if worker is not None:
@@ -139,6 +144,27 @@ def data_dir(settings: Settings) -> Path:
     except OSError as error:
         raise Misconfigured(f"The data folder {folder} cannot be made: {error.strerror}.") from None
     return folder
+
+
+def spool_dir(settings: Settings) -> Path | None:
+    """Where answers of providers survive a database that is away; it has to outlive the process."""
+    if settings.spool_dir is None and settings.data_dir is None and not settings.development:
+        return None
+    folder = settings.spool_dir or data_dir(settings) / "spool"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Misconfigured(f"The spool {folder} cannot be made: {error.strerror}.") from None
+    return folder
+
+
+def jobs(vault: Vault) -> list[Job]:
+    """What is done in the background."""
+    return [
+        Job("refresh", REFRESH_SECONDS, vault.refresh_due),
+        Job("spool", SPOOL_SECONDS, vault.replay_spool),
+        Job("revocations", REVOCATION_SECONDS, vault.retry_revocations),
+    ]
 
 
 def root_key(settings: Settings) -> RootKey:

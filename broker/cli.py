@@ -5,11 +5,12 @@
 * Secrets are read from files or standard input, and shown only by the command that makes them.
 """
 
+import asyncio
 import os
 import re
+import signal
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -77,9 +78,32 @@ def serve(*, no_scheduler: bool) -> None:
             if first_key is not None:
                 say("Workspace 'default' is made. Its key, shown this once:")
                 say(first_key.reveal())
-            background = nullcontext() if no_scheduler else ticking(house.vault.retry_revocations)
-            async with background:
+            if no_scheduler:
                 await server.run(service, settings)
+                return
+            async with ticking(boot.jobs(house.vault)) as ticks:
+                service.app.state.ticks = ticks
+                await server.run(service, settings)
+
+    run(work())
+
+
+@main.command("work")
+def work_command() -> None:
+    """Run what is done in the background, and no HTTP; ends at SIGTERM, when all of it is done."""
+
+    async def work() -> None:
+        settings = terminal.settings()
+        boot.harden_process()
+        async with boot.house(settings) as house, ticking(boot.jobs(house.vault)):
+            say(f"Keyturn {__version__} works.")
+            await stopped()
+
+    async def stopped() -> None:
+        over = asyncio.Event()
+        for one in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(one, over.set)
+        await over.wait()
 
     run(work())
 

@@ -3,6 +3,7 @@
 import rich_click as click
 
 from broker.api.connect_messages import ConnectionOut
+from broker.api.token_messages import ExplanationOut
 from broker.terminal import EVERYTHING, in_workspace, print_json, run
 from vault.consent import Revoked
 from vault.model import Page
@@ -59,6 +60,53 @@ def connection_show(connection_id: str, workspace: str | None) -> None:
 def connection_delete(connection_id: str, workspace: str | None) -> None:
     """Delete a connection, and give its tokens back to the provider."""
     click.echo(f"{connection_id}: deleted, {run(_deleted(connection_id, workspace))}")
+
+
+@connection.command("refresh")
+@click.argument("connection_id", metavar="ID")
+@of_workspace
+def connection_refresh(connection_id: str, workspace: str | None) -> None:
+    """Refresh a connection's tokens now."""
+    after = run(_refreshed(connection_id, workspace))
+    click.echo(f"{connection_id}: refreshed, generation {after.generation}")
+
+
+@connection.command("explain")
+@click.argument("connection_id", metavar="ID")
+@of_workspace
+@as_json
+def connection_explain(connection_id: str, workspace: str | None, *, json_output: bool) -> None:
+    """Say why a connection is as it is, and what happened to it."""
+    told = run(_explained(connection_id, workspace))
+    if json_output:
+        print_json(told)
+        return
+    click.echo(f"{connection_id}  {told.connection.state}: {told.why}")
+    for name, at in (
+        ("expires", told.connection.expires_at),
+        ("looked at next", told.due_at),
+        ("not tried before", told.next_try_at),
+        ("unused refresh token ends", told.idle_ends),
+        ("consent ends", told.consent_ends),
+        ("held until", told.held_until),
+    ):
+        if at is not None:
+            click.echo(f"  {name:26} {at.isoformat(timespec='seconds')}")
+    for one in told.attempts:
+        status = f" ({one.http_status})" if one.http_status else ""
+        became = f" -> generation {one.generation}" if one.generation else ""
+        began = one.began_at.isoformat(timespec="seconds")
+        click.echo(f"  #{one.number:<4} {began}  {one.outcome}{status}{became}  {one.detail}")
+
+
+async def _refreshed(connection_id: str, workspace: str | None) -> ConnectionOut:
+    async with in_workspace(workspace) as (vault, caller):
+        return ConnectionOut.of(await vault.refresh_connection(caller, connection_id))
+
+
+async def _explained(connection_id: str, workspace: str | None) -> ExplanationOut:
+    async with in_workspace(workspace) as (vault, caller):
+        return ExplanationOut.of(await vault.explain_connection(caller, connection_id))
 
 
 async def _listed(workspace: str | None, wanted: tuple[str, str, str, str]) -> list[ConnectionOut]:

@@ -5,6 +5,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from vault import __version__
+from vault.refreshing import Observed
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4"  # Litestar adds the charset
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -45,10 +46,40 @@ class Metrics:
             ("state",),
             registry=self.registry,
         )
+        self.refreshes = Counter(
+            "keyturn_refreshes_total",
+            "Calls of token endpoints that have ended, by provider and outcome.",
+            ("provider", "outcome"),
+            registry=self.registry,
+        )
+        self.refresh_seconds = Histogram(
+            "keyturn_refresh_duration_seconds",
+            "Time that a token endpoint took.",
+            ("provider",),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.refresh_lag = Histogram(
+            "keyturn_refresh_lag_seconds",
+            "How long after its due time a refresh began.",
+            buckets=(0.5, 1, 2, 5, 10, 30, 60, 300, 1800),
+            registry=self.registry,
+        )
+        self.refreshes_under_way = Gauge(
+            "keyturn_refreshes_under_way",
+            "Refreshes of this process that have not ended.",
+            registry=self.registry,
+        )
         build = Gauge(
             "keyturn_build_info", "Always 1; the version.", ("version",), registry=self.registry
         )
         build.labels(__version__).set(1)
+
+    def refreshed(self, seen: Observed) -> None:
+        """Count a call of a token endpoint."""
+        self.refreshes.labels(seen.provider, seen.outcome).inc()
+        self.refresh_seconds.labels(seen.provider).observe(seen.seconds)
+        self.refresh_lag.observe(seen.late_by)
 
     def text(self) -> bytes:
         """Write all of it in Prometheus' format."""

@@ -40,6 +40,7 @@ RETRY_SECONDS: Final = 5.0
 ROLLBACK_SECONDS: Final = 2.0
 MIN_SERVER_VERSION: Final = 150000
 CONFLICT_TRIES: Final = 5
+LOCK_CLASS: Final = 0x4B54  # of our advisory locks: two numbers of 32 bits name one
 
 _SCOPE = re.compile(r"ws_[0-9a-z]{26}|operator")
 _TRY_AGAIN = {"40001", "40P01"}  # serialization failure, deadlock: the server asks for it
@@ -89,10 +90,36 @@ class Transaction:
             raise Busy from None
         return rows
 
+    async def session_locks(self) -> set[int]:
+        """The keys of all session locks of ours that are held now."""
+        return {int(row[0]) for row in await self.fetch(_LOCKS, (LOCK_CLASS,))}
+
     async def enter(self, workspace: str) -> None:
         """Go on as another workspace; the operator's creation of one does this, nobody else."""
         await self._connection.execute(_as_workspace(workspace))
         self.workspace = workspace
+
+
+class SessionLock:
+    """A lock on a connection of its own, by which others see that this process lives.
+
+    It is no proof where a transaction pooler stands in front: ``holds`` finds that out.
+    """
+
+    def __init__(self, connection: Any, key: int) -> None:
+        self._connection = connection
+        self._key = key
+
+    async def holds(self) -> bool:
+        """Is it still ours?"""
+        try:
+            held = await self._connection.fetchval(_LOCK_IS_MINE, LOCK_CLASS, self._key)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return False
+        return bool(held)
+
+    async def close(self) -> None:
+        self._connection.terminate()
 
 
 class Database:
@@ -145,6 +172,30 @@ class Database:
                 connection.terminate()
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             raise NotReady("The database cannot be reached.") from None
+
+    async def session_lock(self, key: int) -> "SessionLock":
+        """Take a lock that lasts as long as its connection, and so no longer than this process."""
+        try:
+            connection = await asyncpg.connect(
+                self._dsn.reveal(),
+                timeout=CONNECT_SECONDS,
+                command_timeout=2,
+                statement_cache_size=0,
+            )
+            taken = await connection.fetchval(
+                "select pg_try_advisory_lock($1, $2)", LOCK_CLASS, key
+            )
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            raise NotReady("The database cannot be reached.") from None
+        lock = SessionLock(connection, key)
+        if not taken or not await lock.holds():
+            await lock.close()
+            raise NotReady("The database keeps no lock for us.")
+        return lock
+
+    async def session_locks(self) -> set[int]:
+        """The keys of all such locks that are held now."""
+        return {int(row[0]) for row in await self.lookup(_LOCKS, (LOCK_CLASS,))}
 
     async def refuse_privileged_role(self) -> None:
         """Row-level security binds neither superusers nor owners; so we are neither."""
@@ -307,6 +358,17 @@ def _cannot_connect(error: Exception) -> VaultError:
     return NotReady("The database cannot be reached.")
 
 
+_LOCKS: Final = """
+select objid::bigint
+  from pg_catalog.pg_locks
+ where locktype = 'advisory' and granted and objsubid = 2 and classid::bigint = $1
+   and database = (select oid from pg_catalog.pg_database where datname = current_database())
+"""
+_LOCK_IS_MINE: Final = """
+select exists (select from pg_catalog.pg_locks
+                where locktype = 'advisory' and granted and objsubid = 2
+                  and classid::bigint = $1 and objid::bigint = $2 and pid = pg_backend_pid())
+"""
 _POWERS: Final = (
     "a superuser",
     "a role with BYPASSRLS",

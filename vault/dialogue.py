@@ -37,7 +37,7 @@ from vault.oauth.callbacks import callback_values, check_issuer, issuer_of
 from vault.oauth.filling import asked_scopes, filling, with_query
 from vault.oauth.reading import Read
 from vault.oauth.renewing import OWN_GRANTS, check_age, further_tokens
-from vault.oauth.replies import SERVER_ERROR, UNAUTHORIZED, Failure, NoToken, failure_of
+from vault.oauth.replies import SERVER_ERROR, UNAUTHORIZED, Failure, NoToken, failure_of, succeeded
 from vault.oauth.requests import Attempt
 from vault.oauth.revoking import Revoked, given_back
 from vault.oauth.typed import typed_tokens
@@ -326,9 +326,14 @@ class Dialogue:
         async def attempt(secret: Secret | None) -> TokenSet:
             request = requests.refresh_request(app, _attempt(now, secret), tokens, name=name)
             reply = await self._call(request)
-            if more is not None:
-                return reading.extra_token(app, reply, more, now=now, former=tokens)
-            read = reading.token_set(app, reply, now=now, former=tokens, kind="refresh")
+            try:
+                if more is not None:
+                    return reading.extra_token(app, reply, more, now=now, former=tokens)
+                read = reading.token_set(app, reply, now=now, former=tokens, kind="refresh")
+            except NoToken as error:
+                if succeeded(reply.status) and error.failure.outcome == "ambiguous":
+                    raise NoToken(error.failure, unread=Secret(reply.body)) from None
+                raise
             return read.tokens
 
         return await _with_secrets(app, attempt)

@@ -16,6 +16,7 @@
     ├── NotReady               a part that we need is away; try again           not_ready
     ├── UpstreamFailed         somebody else's server answered wrongly          upstream_failed
     ├── ProviderUnavailable    no token now; asking again later may help        provider_unavailable
+    ├── NeedsReauth            the person has to consent again                  needs_reauth
     ├── CredentialRefused      a provider or an upstream will not have it       conflict
     ├── EgressDenied           an outbound call that must not be made           invalid
     ├── Unreachable            nobody answered (``sent`` says what we know)     upstream_failed
@@ -135,6 +136,13 @@ class ProviderUnavailable(VaultError):
 
     def __init__(self, message: str | None = None, *, retry_after: int | None = 2) -> None:
         super().__init__(message, retry_after=retry_after)
+
+
+class NeedsReauth(VaultError):
+    """The provider ended this grant: the person has to connect again."""
+
+    code = "needs_reauth"
+    action = "reconnect"
 
 
 class CredentialRefused(VaultError):

@@ -2,47 +2,110 @@
 
 * Each replica ticks. What is due, and for whom, is the database's to say; two that tick at once
   find different things.
-* A tick that is late, or was missed while the clock jumped, is made up for once and not repeated.
-* One that fails says so in the log, by the error's class, and the next one comes as ever.
+* A tick that is late is made up for once and not repeated. One that fails says so in the log, by
+  the error's class, and the next one comes as ever.
+* apscheduler goes by the wall clock, and sleeps for an hour if that goes back by one. A watch that
+  goes by the monotonic clock wakes it.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from datetime import UTC, datetime
+from typing import Any, Final
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from msgspec import Struct
 
-REVOCATION_SECONDS: Final = 30
+WATCH_SECONDS: Final = 1.0
+# A tick that is later than so many of its intervals has been forgotten.
+LATE_TICKS: Final = 3
 
 _log = structlog.get_logger("keyturn.scheduler")
 
 
+class Job(Struct, frozen=True):
+    """What is done again and again. ``work`` says how much there was to do."""
+
+    name: str
+    seconds: float
+    work: Callable[[], Awaitable[int]]
+
+
+class Ticks:
+    """The ticks of this process."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._scheduler = AsyncIOScheduler(timezone=UTC)
+        self._jobs = {job.name: job for job in jobs}
+        self._last = dict.fromkeys(self._jobs, time.monotonic())
+        self._running: set[str] = set()
+
+    @property
+    def late_by(self) -> float:
+        """Seconds by which the latest job is later than its interval says."""
+        now = time.monotonic()
+        return max(now - self._last[name] - job.seconds for name, job in self._jobs.items())
+
+    def start(self) -> None:
+        for job in self._jobs.values():
+            self._scheduler.add_job(
+                self._tick,
+                "interval",
+                id=job.name,
+                args=[job],
+                seconds=job.seconds,
+                max_instances=1,
+                coalesce=True,
+                misfire_grace_time=None,
+                next_run_time=datetime.now(UTC),
+            )
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """Tick no more; what runs is finished by its own deadline."""
+        self._scheduler.shutdown(wait=False)
+
+    async def watch(self) -> None:
+        """Wake what the wall clock has put to sleep."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            now = time.monotonic()
+            for name, job in self._jobs.items():
+                late = now - self._last[name] > LATE_TICKS * max(job.seconds, WATCH_SECONDS)
+                if late and name not in self._running:
+                    _log.warning("tick_was_asleep", job=name)
+                    self.entry(name).modify(next_run_time=datetime.now(UTC))
+
+    def entry(self, name: str) -> Any:  # noqa: ANN401 - apscheduler has no types
+        """What apscheduler knows of a job."""
+        return self._scheduler.get_job(name)
+
+    async def _tick(self, job: Job) -> None:
+        self._running.add(job.name)
+        try:
+            done = await job.work()
+        except Exception as error:  # noqa: BLE001 - apscheduler would log its text, which may hold anything
+            _log.warning("tick_failed", job=job.name, error=type(error).__name__)
+        else:
+            if done:
+                _log.info("tick", job=job.name, number=done)
+        finally:
+            self._running.discard(job.name)
+            self._last[job.name] = time.monotonic()
+
+
 @asynccontextmanager
-async def ticking(retry_revocations: Callable[[], Awaitable[int]]) -> AsyncIterator[None]:
-    """Tick for as long as this is open; what runs at its end is finished by its own deadline."""
-    scheduler = AsyncIOScheduler()
-    scheduler.add_job(
-        _told,
-        "interval",
-        args=[retry_revocations],
-        seconds=REVOCATION_SECONDS,
-        max_instances=1,
-        coalesce=True,
-        misfire_grace_time=None,
-    )
-    scheduler.start()
+async def ticking(jobs: Sequence[Job]) -> AsyncIterator[Ticks]:
+    """Tick for as long as this is open."""
+    ticks = Ticks(jobs)
+    ticks.start()
+    watch = asyncio.create_task(ticks.watch())
     try:
-        yield
+        yield ticks
     finally:
-        scheduler.shutdown(wait=False)
-
-
-async def _told(work: Callable[[], Awaitable[int]]) -> None:
-    try:
-        done = await work()
-    except Exception as error:  # noqa: BLE001 - apscheduler would log its text, which may hold anything
-        _log.warning("tick_failed", error=type(error).__name__)
-        return
-    if done:
-        _log.info("revocations_tried", number=done)
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+        ticks.stop()

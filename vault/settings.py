@@ -32,6 +32,7 @@ class VaultSettings(msgspec.Struct, frozen=True, kw_only=True):
     owner_database_url: Secret | None = None
     worker_database_url: Secret | None = None
     data_dir: Path | None = None
+    spool_dir: Path | None = None
     kek: Secret | None = None
     deployment_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}(?!\n)$")] | None = None
     egress_allow: str = ""

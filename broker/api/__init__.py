@@ -19,6 +19,7 @@ from broker.api import (
     providers,
     resolve,
     settings,
+    tokens,
     users,
     workspaces,
 )
@@ -29,6 +30,7 @@ ROUTERS: Final[tuple[Router, ...]] = (
     users.router,
     integrations.router,
     connections.router,
+    tokens.router,
     connect_sessions.router,
     audit_events.router,
     settings.router,

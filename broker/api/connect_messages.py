@@ -20,6 +20,7 @@ from vault.consent import (
     ValueReference,
 )
 from vault.errors import Invalid
+from vault.lifecycle.schedule import Policy
 from vault.model import PRODUCTION, USER_ID_PATTERN, Caller, Environment
 from vault.oauth.app import ClientAuth
 from vault.secret import Secret
@@ -59,6 +60,7 @@ class IntegrationIn(Message, frozen=True, kw_only=True):
     authorize_params: Annotated[dict[str, Text], Meta(max_length=20)] = field(default_factory=dict)
     redirect_uri: Text | None = None
     share_connections: bool = False
+    refresh_policy: Policy = "active"
 
     def registration(self) -> Registration:
         given = self.client_secret
@@ -73,6 +75,7 @@ class IntegrationIn(Message, frozen=True, kw_only=True):
             authorize_params=self.authorize_params,
             redirect_uri=self.redirect_uri,
             share_connections=self.share_connections,
+            refresh_policy=self.refresh_policy,
         )
 
 
@@ -92,6 +95,7 @@ class IntegrationOut(Message, frozen=True, kw_only=True):
     authorize_params: dict[str, str]
     redirect_uri: str
     share_connections: bool
+    refresh_policy: Policy
     created_at: Instant
     updated_at: Instant
 
@@ -116,6 +120,7 @@ class IntegrationOut(Message, frozen=True, kw_only=True):
             authorize_params=told.authorize_params,
             redirect_uri=told.redirect_uri or vault.callback_url(provider, found.integration),
             share_connections=told.share_connections,
+            refresh_policy=told.refresh_policy,
             created_at=found.created_at,
             updated_at=found.updated_at,
         )

@@ -16,6 +16,8 @@ from vault.errors import VaultError
 from vault.vault import Vault
 
 CHECK_SECONDS: Final = 3.0
+# A tick comes every second; a replica whose ticks are so late keeps nothing alive.
+MAX_LATE: Final = 60.0
 
 
 @get("/livez", summary="Is the process alive?", responses=problems())
@@ -30,14 +32,19 @@ async def livez() -> Liveness:
     responses={503: ResponseSpec(Readiness, description="Not now; `checks` says why.")},
 )
 async def readyz(vault: NamedDependency[Vault], state: State) -> Response[Readiness]:
-    """Database, schema, root key, and whether the replica is about to stop."""
+    """Database, schema, root key, what keeps tokens alive, and whether the replica stops."""
     checks = list(
         await asyncio.gather(
             _check("database", vault.check_database()),
             _check("schema", vault.check_schema()),
             _check("root_key", vault.check_root_key()),
+            _check("refreshing", vault.check_refreshing()),
         )
     )
+    if (ticks := state.ticks) is not None:
+        late = ticks.late_by > MAX_LATE
+        reason = "What is done in the background is not done." if late else None
+        checks.append(Check(name="scheduler", ok=not late, reason=reason))
     draining = state.gate.draining
     checks.append(
         Check(name="draining", ok=not draining, reason="The replica stops." if draining else None)
@@ -50,6 +57,7 @@ async def readyz(vault: NamedDependency[Vault], state: State) -> Response[Readin
 async def metrics(vault: NamedDependency[Vault], metrics: NamedDependency[Metrics]) -> bytes:
     """Counters and histograms of this replica."""
     idle, size = vault.connections()
+    metrics.refreshes_under_way.set(vault.refreshes_under_way)
     metrics.connections.labels("idle").set(idle)
     metrics.connections.labels("busy").set(size - idle)
     return metrics.text()

@@ -208,7 +208,7 @@ class AuditEventOut(Message, frozen=True, kw_only=True):
         )
 
 
-CheckName = Literal["database", "schema", "root_key", "draining"]
+CheckName = Literal["database", "schema", "root_key", "refreshing", "scheduler", "draining"]
 
 
 class Check(Message, frozen=True, kw_only=True):

@@ -49,6 +49,7 @@ async def checks(mine: Api) -> tuple[int, dict[str, str | None]]:
         "database",
         "schema",
         "root_key",
+        "refreshing",
         "draining",
     ]
     return reply.status, {

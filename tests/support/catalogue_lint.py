@@ -10,6 +10,8 @@ from typing import Any, Final
 # Tables that belong to no workspace.
 GLOBAL: Final = {
     "vault.deployment": "one row: what this deployment is",
+    "vault.high_water": "one row: how far the deployment has come",
+    "vault.refreshing.replicas": "the processes of the deployment, and which of them live",
     "vault.schema_lock": "one row: lets one migration through at a time",
     "vault.schema_migrations": "which files were applied",
 }
@@ -26,6 +28,7 @@ OTHER_POLICIES: Final = {
     "vault.connect_flows: lookup_bearer for keyturn_auth",
     # What is due is found in all workspaces; no ciphertext is in that table.
     "vault.revocations: worker for keyturn_worker",
+    "vault.connection_lives: worker for keyturn_worker",
 }
 # What the owner of the definer functions may touch, column by column.
 AUTH_MAY: Final = {
@@ -48,7 +51,14 @@ AUTH_MAY: Final = {
 }
 # What the worker may see of what is due, column by column.
 WORKER_MAY: Final = {
-    f"vault.revocations.{column}" for column in ("workspace_id", "revocation_id", "due_at")
+    *(f"vault.revocations.{column}" for column in ("workspace_id", "revocation_id", "due_at")),
+    *(
+        f"vault.connection_lives.{column}"
+        for column in (
+            *("workspace_id", "connection_id", "integration", "environment"),
+            *("used_at", "access_ends", "due_at", "lease_owner"),
+        )
+    ),
 }
 APPEND_ONLY: Final = {"vault.audit_events"}
 BYPASS: Final = {"keyturn_backup"}

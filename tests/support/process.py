@@ -193,6 +193,7 @@ class Deployment:
             mode="development",
             kek=self.root_key.as_uri(),
             database_url=self.login("keyturn_app").reveal(),
+            worker_database_url=self.login("keyturn_worker").reveal(),
             **settings,
         )
         self._replicas: list[Replica] = []
@@ -211,7 +212,8 @@ class Deployment:
         return Deployment(self.folder, self.postgres, name)
 
     async def migrate(self) -> None:
-        await migrate(self.owner, [Login(self.login("keyturn_app"), "keyturn_app")])
+        roles = ("keyturn_app", "keyturn_worker")
+        await migrate(self.owner, [Login(self.login(role), role) for role in roles])
 
     def start(self, **settings: object) -> Replica:
         """Start one more replica; ``await replica.ready()`` waits for it."""

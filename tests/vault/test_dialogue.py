@@ -544,7 +544,7 @@ async def test_an_app_asks_anew_in_its_own_name() -> None:
         assert got.tokens.access_token == Secret("ghs_1")
         assert got.tokens.expires_at == NOW + timedelta(hours=1)
         assert (server.header("Authorization") or "").startswith("Bearer ey")
-        assert can_refresh(app, got.tokens)
+        assert can_refresh(app.provider, got.tokens)
         server.will_say({"token": "ghs_2"}, 201)
         again = await dialogue.refresh(app, got.tokens, now=NOW)
         assert again.access_token == Secret("ghs_2")

@@ -31,9 +31,11 @@ QUERIES = {name: one for name, one in every_query().items() if broker.app and va
 CROSSING = {
     "vault.api_keys.lookup",
     "vault.connect.lookup",
+    "vault.lives.due",
+    "vault.lives.leased",
     "vault.revocations.due",
-    "vault.workspaces.list",
     "vault.workspaces.any",
+    "vault.workspaces.list",
 }
 
 PYTHON_TYPES = {
@@ -121,7 +123,9 @@ async def _may_be_null(
         targets = statement.targetList
     else:
         targets = statement.returningClause.exprs
-    [plain] = [_name(one.val) for one in targets if column in (one.name, _name(one.val))] or [None]
+    [plain] = [_name(one.val) for one in targets if column == (one.name or _name(one.val))] or [
+        None
+    ]
     if plain in _equated(getattr(statement, "whereClause", None)):
         return False
     found = await application.fetch(

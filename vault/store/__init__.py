@@ -203,6 +203,31 @@ class Store:
         key = (await self._key_of(workspace, sealed)).for_user(user_key)
         return open_sealed(key, context, sealed)
 
+    async def owner_key(
+        self, sealing: WorkspaceSeal, user_id: str, sealed_user_key: bytes
+    ) -> SealingKey:
+        """What seals a user's rows now, where the user's key has just been read."""
+        return sealing.key.for_user(
+            await self.open(
+                sealing.workspace, _user_key_context(sealing.workspace, user_id), sealed_user_key
+            )
+        )
+
+    async def open_owned(
+        self,
+        workspace: WorkspaceId,
+        user_id: str,
+        sealed_user_key: bytes,
+        context: Context,
+        sealed: bytes,
+    ) -> bytes:
+        """Open one value of a user, where the user's key has just been read with it."""
+        user_key = await self.open(
+            workspace, _user_key_context(workspace, user_id), sealed_user_key
+        )
+        key = (await self._key_of(workspace, sealed)).for_user(user_key)
+        return open_sealed(key, context, sealed)
+
     async def user(self, workspace: WorkspaceId, user_id: UserId) -> User | None:
         row = await self._user_row(workspace, user_id)
         return await self._opened(workspace, row, user_id) if row else None
@@ -325,7 +350,7 @@ def _index_key_context(workspace: WorkspaceId) -> Context:
     return Context(workspace=workspace, table="index_keys", row="", field="sealed", generation=1)
 
 
-def _user_key_context(workspace: WorkspaceId, user_id: UserId) -> Context:
+def _user_key_context(workspace: WorkspaceId, user_id: str) -> Context:
     return Context(
         workspace=workspace, table="user_keys", row=user_id, field="sealed", generation=1
     )

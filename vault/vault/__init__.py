@@ -7,9 +7,11 @@
 * Things of other workspaces do not exist: ``NotFound``, as for anything that never was.
 """
 
+import asyncio
 import hmac
 import os
 from datetime import datetime
+from pathlib import Path
 from typing import Final, Self
 
 from msgspec import Struct
@@ -29,6 +31,7 @@ from vault.vault.calls import Calls
 from vault.vault.catalogue import Providers
 from vault.vault.connect import Connect
 from vault.vault.door import Deployment
+from vault.vault.refreshing import Refreshing
 from vault.vault.secrets import Secrets
 from vault.vault.tenants import Tenants
 from vault.vault.variables import Variables
@@ -61,11 +64,11 @@ _schema_version: Final = Query("deployment", "schema_version", _SchemaVersion)
 _bearer_lookup: Final = Query("api_keys", "lookup", _Bearer)
 
 
-class Vault(Connect, Tenants, Variables, Secrets, Authentication, Calls, Providers):
+class Vault(Connect, Refreshing, Tenants, Variables, Secrets, Authentication, Calls, Providers):
     """Keeps credentials for many workspaces, and gives them to whom they belong."""
 
     @classmethod
-    async def open(
+    async def open(  # noqa: PLR0913 - the parts that a vault is made of
         cls,
         database: Database,
         root: RootKey,
@@ -76,12 +79,14 @@ class Vault(Connect, Tenants, Variables, Secrets, Authentication, Calls, Provide
         origin: str = "http://127.0.0.1",
         worker: Database | None = None,
         loopback_returns: bool = False,
+        spool_dir: Path | None = None,
     ) -> Self:
         """Open the vault of this database; the first process to come makes its pepper.
 
         Without an ``egress`` it calls public hosts only. ``origin`` is where people and providers
         reach us. ``worker`` is a second login, which finds what is due in all workspaces; without
-        one nothing is retried by itself. ``close`` closes what it was given, too.
+        one nothing is done by itself. In ``spool_dir`` answers of providers survive a database that
+        is away. ``close`` closes what it was given, too.
         """
         found = await _deployment_get.lookup(database)
         if found is None:
@@ -117,10 +122,11 @@ class Vault(Connect, Tenants, Variables, Secrets, Authentication, Calls, Provide
                 loopback_returns=loopback_returns,
             ),
             worker,
+            spool_dir,
         )
 
     async def close(self) -> None:
-        await self.end_fetching()
+        await asyncio.gather(self.end_fetching(), self.end_refreshing())
         if self._worker is not None:
             await self._worker.close()
         await self._egress.aclose()

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Final, TypeVar
 
 from msgspec import Struct
@@ -57,6 +58,7 @@ class Door:
         catalogue: Catalogue,
         deployment: Deployment,
         worker: Database | None,
+        spool_dir: Path | None = None,
     ) -> None:
         self.deployment_id = deployment.deployment_id
         self.origin = deployment.origin
@@ -67,6 +69,7 @@ class Door:
         self._pepper = deployment.pepper
         self._loopback_returns = deployment.loopback_returns
         self._worker = worker
+        self._spool_dir = spool_dir
         self._store = Store(database, keyring)
 
     @cached_property

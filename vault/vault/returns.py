@@ -74,7 +74,10 @@ class Returns(Integrations):
         if returned.outcome == "retrying" and returned.held:
             context = rows.revocation_context(sealing.workspace, returned.id)
             sealed = seal(sealing.key, context, rows.packed(returned.held))
-            await rows.insert_revocation(tx, returned.id, returned.connection, sealed)
+            one = returned.connection
+            await rows.insert_revocation(
+                tx, returned.id, one.connection_id, one.integration, one.environment, sealed
+            )
 
     async def _give_back(self, caller: Caller, returned: Return) -> Revoked:
         """Try it at once; what fails is tried again by the worker."""

@@ -40,6 +40,7 @@ from vault.store import connections as rows
 from vault.store import get_workspace
 from vault.store import tries as try_rows
 from vault.store.connections import IntegrationRow
+from vault.store.refreshing import begin_life
 from vault.vault.connections import Connections, New, Place
 from vault.vault.door import found
 
@@ -176,6 +177,9 @@ class Tries(Connections):
             way.caller, way.session, flow.flow_id, flow.generation + 1, rows.packed(received)
         )
 
+        sealing = await self._store.seal_of(way.caller.workspace)
+        user_ref = sealing.user_ref(way.session.user_id)
+
         async def work(tx: Transaction) -> Flow | None:
             if not await try_rows.advance_flow(
                 tx,
@@ -186,7 +190,7 @@ class Tries(Connections):
                 lifetime=FLOW_SECONDS,
             ):
                 return None
-            await rows.await_connection(
+            waiting = await rows.await_connection(
                 tx,
                 new_id("conn"),
                 way.session,
@@ -195,6 +199,8 @@ class Tries(Connections):
                 needs,
                 sorted(set(received.asked_scopes)),
             )
+            if waiting is not None:
+                await begin_life(tx, waiting, flow.integration, way.session.environment, user_ref)
             await audit.record(
                 tx,
                 way.caller,

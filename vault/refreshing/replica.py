@@ -1,0 +1,220 @@
+"""This process among its like: who lives, who is dead, and has the database been rolled back?
+
+* A replica holds a session advisory lock and writes a line every second. Dead is who does neither:
+  a connection that broke is no death, a process that sleeps is none either.
+* Where the database keeps no such locks nobody is believed dead; leases end by time there.
+* The deployment has a mark that grows with its refreshes. A database that says less than this
+  process or a file outside of it has seen is an older state: no refresh is made on it, since its
+  refresh tokens may have been used up. Only a restore moves on.
+"""
+
+import asyncio
+import secrets
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from vault.database import Database, SessionLock, Transaction
+from vault.errors import Misconfigured, NotReady, VaultError
+from vault.model import new_id
+from vault.refreshing.spool import write_durably
+from vault.sql import Query
+
+BEAT_SECONDS: Final = 1.0
+# Three beats in a row are missed by nobody who is well.
+SILENCE: Final = timedelta(seconds=3)
+
+_log = structlog.get_logger("keyturn.replica")
+
+
+class RolledBack(NotReady):
+    """This database is older than what this deployment has done, so nothing is refreshed."""
+
+
+class Moment(Struct, frozen=True):
+    """What one transaction sees: its time, since when the server runs, the deployment's mark."""
+
+    now: datetime
+    server_started_at: datetime
+    mark: int
+
+
+class _Replica(Struct, frozen=True):
+    replica_id: str
+    lock_key: int
+    locked: bool
+    heard: bool
+
+
+class _Id(Struct, frozen=True):
+    id: str
+
+
+class _Mark(Struct, frozen=True):
+    mark: int
+
+
+class _Written(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the file beside the root key holds."""
+
+    deployment: str
+    mark: int
+
+
+moment: Final = Query("replicas", "moment", Moment)
+_join: Final = Query("replicas", "join", _Id)
+_beat: Final = Query("replicas", "beat", _Id)
+_leave: Final = Query("replicas", "leave", _Id)
+_forget_old: Final = Query("replicas", "forget_old", _Id)
+_list: Final = Query("replicas", "list", _Replica)
+_advance: Final = Query("replicas", "advance", _Mark)
+
+
+class Replica:
+    """This process. ``file``: where the mark is kept outside of the database, if anywhere."""
+
+    def __init__(self, database: Database, deployment: str, file: Path | None) -> None:
+        self.id = new_id("rep")
+        self._database = database
+        self._deployment = deployment
+        self._file = file
+        self._key = 0
+        self._lock: SessionLock | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._seen = self._written()
+        self._moved = False
+        self._joining = asyncio.Lock()
+
+    @property
+    def joined(self) -> bool:
+        return self._task is not None
+
+    async def join(self) -> None:
+        """Be seen by the others; at the first refresh, or before."""
+        async with self._joining:
+            if self._task is not None:
+                return
+            await self._take_lock()
+            await _join.lookup(
+                self._database,
+                replica_id=self.id,
+                lock_key=self._key,
+                locked=self._lock is not None,
+            )
+            self._task = asyncio.create_task(self._beating())
+
+    async def leave(self) -> None:
+        """Be gone, in order: nothing of ours is under way any more."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        with suppress(VaultError):
+            await self._advance_mark()
+            await _leave.lookup(self._database, replica_id=self.id)
+        if self._lock is not None:
+            await self._lock.close()
+
+    async def living(self) -> list[str]:
+        """The ids of all replicas that live, as far as can be known."""
+        held = await self._database.session_locks()
+        return _living(await _list.lookup_all(self._database, silence=SILENCE), held)
+
+    async def living_in(self, tx: Transaction) -> list[str]:
+        """The same, within a transaction: as of after it has locked what it asks for."""
+        held = await tx.session_locks()
+        return _living(await _list.all(tx, silence=SILENCE), held)
+
+    # The mark
+
+    def check(self, mark: int) -> None:
+        """Refuse a database that is behind what has been done; asked in each claim."""
+        if mark < self._seen:
+            raise RolledBack
+        self._seen = mark
+
+    async def check_database(self) -> None:
+        """The same, outside of a claim."""
+        found = await moment.lookup(self._database)
+        if found is not None:
+            self.check(found.mark)
+
+    def moves(self) -> None:
+        """A refresh was made: the mark has to grow."""
+        self._moved = True
+
+    async def _advance_mark(self) -> None:
+        if not self._moved:
+            return
+        self._moved = False
+        found = await moment.lookup(self._database)
+        if found is None:
+            return
+        self.check(found.mark)
+        advanced = await _advance.lookup(self._database)
+        if advanced is not None:
+            self._seen = max(self._seen, advanced.mark)
+            await asyncio.to_thread(self._write)
+
+    def _written(self) -> int:
+        if self._file is None or not self._file.exists():
+            return 0
+        try:
+            found = msgspec.json.decode(self._file.read_bytes(), type=_Written)
+        except (OSError, msgspec.DecodeError):
+            raise Misconfigured(f"{self._file} cannot be read as a high-water mark.") from None
+        # Of another deployment on the same disk: it says nothing of this one.
+        return found.mark if found.deployment == self._deployment else 0
+
+    def _write(self) -> None:
+        if self._file is None:
+            return
+        try:
+            write_durably(self._file, msgspec.json.encode(_Written(self._deployment, self._seen)))
+        except OSError as error:
+            _log.error("high_water_mark_not_written", reason=error.strerror)
+
+    # The beat
+
+    async def _beating(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            try:
+                await self._one_beat()
+            except RolledBack as error:
+                _log.error("database_rolled_back", reason=error.message)
+            except VaultError:
+                continue  # the database is away; whoever can, goes on
+
+    async def _one_beat(self) -> None:
+        if self._lock is not None and not await self._lock.holds():
+            await self._lock.close()
+            self._lock = None
+        if self._lock is None:
+            await self._take_lock()
+        arguments = {
+            "replica_id": self.id,
+            "lock_key": self._key,
+            "locked": self._lock is not None,
+        }
+        if await _beat.lookup(self._database, **arguments) is None:
+            await _join.lookup(self._database, **arguments)
+            await _forget_old.lookup(self._database)
+        await self._advance_mark()
+
+    async def _take_lock(self) -> None:
+        key = secrets.randbits(31)
+        try:
+            self._lock = await self._database.session_lock(key)
+        except NotReady:
+            return
+        self._key = key
+
+
+def _living(every: list[_Replica], held: set[int]) -> list[str]:
+    return [one.replica_id for one in every if one.heard or not one.locked or one.lock_key in held]

@@ -1,0 +1,97 @@
+"""Answers of providers survive a dead or full database: one fsynced file each.
+
+* A file appears whole or not at all: it is written beside its place, synced, and renamed.
+* What is in it is sealed; its name says nothing but an id of ours.
+* A file goes when its answer is in the database. What cannot be read is put aside, never deleted.
+* Many processes may share the folder: working an answer off twice changes nothing.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from vault.errors import NotReady
+
+SUFFIX: Final = ".answer"
+_ASIDE: Final = ".unreadable"
+# A sealed token set is some kilobytes; more would be no file of ours.
+MAX_FILE: Final = 4 * 1024 * 1024
+
+
+class Spooled(Struct, frozen=True, kw_only=True, array_like=True):
+    """One answer, and whose it is. ``sealed``: a ``vault.consent.Held``."""
+
+    deployment: str
+    workspace: str
+    connection_id: str
+    user_id: str
+    integration: str
+    environment: str
+    fence: int
+    sealed: bytes
+
+
+_bytes: Final = msgspec.msgpack.Encoder().encode
+_from: Final = msgspec.msgpack.Decoder(Spooled).decode
+
+
+class Spool:
+    """A folder of answers that are not in the database yet."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def keep(self, answer: Spooled) -> Path:
+        """Write an answer down; it is on the disk when this returns."""
+        file = self._folder / f"{answer.connection_id}.{answer.fence}{SUFFIX}"
+        try:
+            write_durably(file, _bytes(answer))
+        except OSError as error:
+            raise NotReady(f"The spool cannot be written: {error.strerror}.") from None
+        return file
+
+    def remove(self, file: Path) -> None:
+        file.unlink(missing_ok=True)
+
+    def answers(self, deployment: str) -> Iterator[tuple[Path, Spooled]]:
+        """All that waits, of this deployment, oldest first."""
+        files = sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda one: one.stat().st_mtime)
+        for file in files:
+            try:
+                content = file.read_bytes() if file.stat().st_size <= MAX_FILE else b""
+                answer = _from(content)
+            except FileNotFoundError:
+                continue  # another process was faster
+            except (OSError, msgspec.DecodeError):
+                file.rename(file.with_suffix(_ASIDE))
+                continue
+            if answer.deployment == deployment:
+                yield file, answer
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._folder.glob(f"*{SUFFIX}"))
+
+
+def write_durably(file: Path, content: bytes) -> None:
+    """Replace a file as a whole; the name and the bytes are on the disk when this returns."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())
+        beside.replace(file)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,21 @@
+-- A token endpoint as one app registration reaches it.
+
+-- name: lock
+select standing, learned
+  from vault.token_endpoints
+ where workspace_id = :workspace_id and integration = :integration and environment = :environment
+   for no key update;
+
+-- name: write
+insert into vault.token_endpoints
+       (workspace_id, integration, environment, standing, resting_until, learned)
+values (:workspace_id, :integration, :environment, :standing, :resting_until, :learned)
+on conflict (workspace_id, integration, environment) do update
+   set standing = excluded.standing, resting_until = excluded.resting_until, learned = excluded.learned;
+
+-- name: of_integration
+select environment, standing, resting_until, learned
+  from vault.token_endpoints
+ where workspace_id = :workspace_id and integration = :integration
+ order by environment
+   for no key update;
