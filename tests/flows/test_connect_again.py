@@ -109,4 +109,4 @@ async def test_one_browser_that_begins_many_times_at_once_is_never_told_that_the
             *(vault.begin(link, "acme", browser, {}) for _ in range(2)), return_exceptions=True
         )
         assert [getattr(one, "status", one) for one in stages] == ["go", "go"]
-    assert await vault.begin(link, "acme", Secret("c" * 43), {}) == "used"
+    assert await vault.begin(link, "acme", Secret("c" * 43), {}) == "wrong_browser"
