@@ -23,6 +23,7 @@ CATALOGUE: Final[set[Action]] = {"provider.list", "provider.read"}
 CONNECTING: Final[set[Action]] = {
     *("integration.list", "integration.read"),
     *("connection.list", "connection.read", "connection.delete", "connection.refresh"),
+    *("connect_session.list", "connect_session.read", "connect_session.delete"),
 }
 # The same, but it takes credentials in, or says for whom: nothing that an operator does.
 OWN_CONNECTING: Final[set[Action]] = {
