@@ -59,8 +59,14 @@ def configure(level: str, *, stream: TextIO = sys.stderr) -> None:
     root.handlers = [handler]
     root.setLevel(level.upper())
     # These log requests or URLs on their own at INFO; our access log says what is safe to say.
-    others = ("aiohttp.access", "apscheduler", "httpx")
-    for chatty in ("uvicorn", "uvicorn.access", "uvicorn.error", *others):
+    for chatty in (
+        "uvicorn",
+        "uvicorn.access",
+        "uvicorn.error",
+        "aiohttp.access",
+        "httpx",
+        "apscheduler",
+    ):
         logging.getLogger(chatty).handlers = []
         logging.getLogger(chatty).propagate = True
         logging.getLogger(chatty).setLevel(logging.WARNING)
