@@ -325,6 +325,12 @@ ATTACKS: Final[dict[str, tuple[Attack, ...]]] = {
             body={"user_id": "{user}", "environment": "{id}"},
         ),
     ),
+    "GET /v1/connect-sessions": (
+        *_walked("connect_session"),
+        _listed("user", "user_id={id}"),
+    ),
+    "GET /v1/connect-sessions/{session_id:str}": (Attack(success=200, kind="connect_session"),),
+    "DELETE /v1/connect-sessions/{session_id:str}": (Attack(success=204, kind="connect_session"),),
     "POST /v1/connect-sessions/{session_id:str}/complete": (
         Attack(success=404, kind="connect_session", body={"code": "x", "user_id": "{user}"}),
         Attack(
