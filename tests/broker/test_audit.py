@@ -273,8 +273,8 @@ async def test_a_deed_whose_line_cannot_be_written_is_not_done(
     await vault.put_integration(tenant.caller, "unused", keys)
     typed = Import(environment="production", values={"api_key": Secret("k")})
     used = await vault.import_connection(tenant.caller, UserId("ada"), "used", typed)
-    new_session = NewSession(user_id="ada", environment="production")
-    invited, _ = await vault.create_connect_session(tenant.caller, new_session)
+    invited = NewSession(user_id="ada", environment="production")
+    session, _ = await vault.create_connect_session(tenant.caller, invited)
     before = [(await tenant.api.get(path)).json for path in paths]
     deeds: list[Callable[[], Awaitable[object]]] = [
         lambda: vault.create_key(tenant.caller, NewKey(name="n", scopes=("mint",))),
@@ -293,8 +293,9 @@ async def test_a_deed_whose_line_cannot_be_written_is_not_done(
         lambda: vault.import_connection(tenant.caller, UserId("new"), "used", typed),
         lambda: vault.import_connection(tenant.caller, UserId("ada"), "unused", typed),
         lambda: vault.delete_connection(tenant.caller, used.connection_id),
-        lambda: vault.create_connect_session(tenant.caller, new_session),
-        lambda: vault.cancel_connect_session(tenant.caller, invited.session_id),
+        lambda: vault.fresh_tokens(tenant.caller, [used.connection_id]),
+        lambda: vault.create_connect_session(tenant.caller, invited),
+        lambda: vault.cancel_connect_session(tenant.caller, session.session_id),
         lambda: vault.use_configuration(tenant.caller, set(), {secret}, "production"),
         lambda: vault.show_configuration(tenant.caller, set(), {secret}, "production"),
         lambda: vault.delete_workspace(Caller.operator("tests"), tenant.id),
