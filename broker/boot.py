@@ -19,6 +19,7 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
+from broker.events import Courier
 from broker.settings import Settings
 from vault.database import Database, hosts_of
 from vault.egress import Egress, Endpoint, parse_allow
@@ -37,6 +38,8 @@ DEFAULT_DATA_DIR: Final = Path(".keyturn")
 REFRESH_SECONDS: Final = 1.0
 SPOOL_SECONDS: Final = 10.0
 REVOCATION_SECONDS: Final = 30.0
+EVENT_SECONDS: Final = 1.0
+FORGET_SECONDS: Final = 60.0
 BOOTSTRAP_SCOPES: Final[tuple[Scope, ...]] = ("manage", "mint", "connect")
 
 _PR_SET_DUMPABLE: Final = 4
@@ -50,6 +53,7 @@ class House(Struct, frozen=True):
     settings: Settings
     vault: Vault
     egress: Egress
+    courier: Courier
 
 
 class Addresses(Struct, frozen=True):
@@ -99,9 +103,11 @@ async def house(settings: Settings) -> AsyncIterator[House]:
                 await worker.close()
             await database.close()
             raise
+        courier = Courier(vault, egress)
         try:
-            yield House(settings, vault, egress)
+            yield House(settings, vault, egress, courier)
         finally:
+            await courier.drain()
             await vault.close()
 
 
@@ -158,12 +164,15 @@ def spool_dir(settings: Settings) -> Path | None:
     return folder
 
 
-def jobs(vault: Vault) -> list[Job]:
+def jobs(house: House) -> list[Job]:
     """What is done in the background."""
+    vault = house.vault
     return [
         Job("refresh", REFRESH_SECONDS, vault.refresh_due),
         Job("spool", SPOOL_SECONDS, vault.replay_spool),
         Job("revocations", REVOCATION_SECONDS, vault.retry_revocations),
+        Job("events", EVENT_SECONDS, house.courier.deliver_due),
+        Job("old_events", FORGET_SECONDS, vault.forget_events),
     ]
 
 

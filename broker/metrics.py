@@ -4,6 +4,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from broker.events import Attempt
 from vault import __version__
 from vault.refreshing import Observed
 
@@ -70,6 +71,18 @@ class Metrics:
             "Refreshes of this process that have not ended.",
             registry=self.registry,
         )
+        self.event_attempts = Counter(
+            "keyturn_event_attempts_total",
+            "Attempts to deliver an event that have ended, by outcome.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self.event_seconds = Histogram(
+            "keyturn_event_attempt_duration_seconds",
+            "Time that an attempt to deliver an event took.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
         build = Gauge(
             "keyturn_build_info", "Always 1; the version.", ("version",), registry=self.registry
         )
@@ -80,6 +93,11 @@ class Metrics:
         self.refreshes.labels(seen.provider, seen.outcome).inc()
         self.refresh_seconds.labels(seen.provider).observe(seen.seconds)
         self.refresh_lag.observe(seen.late_by)
+
+    def delivered(self, seen: Attempt) -> None:
+        """Count an attempt to deliver an event."""
+        self.event_attempts.labels(seen.outcome).inc()
+        self.event_seconds.observe(seen.seconds)
 
     def text(self) -> bytes:
         """Write all of it in Prometheus' format."""

@@ -31,8 +31,10 @@ QUERIES = {name: one for name, one in every_query().items() if broker.app and va
 CROSSING = {
     "vault.api_keys.lookup",
     "vault.connect.lookup",
+    "vault.event_deliveries.due",
     "vault.lives.due",
     "vault.lives.leased",
+    "vault.outbox.old",
     "vault.revocations.due",
     "vault.workspaces.any",
     "vault.workspaces.list",
