@@ -40,7 +40,8 @@ from vault.vault import Vault
 
 Id = Annotated[str, examples.path("ep_01k9v7q3x8w2r5t6y7z8a9b0c1")]
 InState = Annotated[
-    State | None, QueryParameter(description="Only the deliveries that have come to this.")
+    State | None,
+    QueryParameter(name="state", description="Only the deliveries that have come to this."),
 ]
 
 
@@ -180,13 +181,13 @@ async def deliveries(
     endpoint_id: Id,
     caller: NamedDependency[Caller],
     vault: NamedDependency[Vault],
-    state: InState = None,
+    in_state: InState = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> Listing[DeliveryOut]:
     """Newest first."""
     page = page_of(limit, cursor)
-    found = await vault.event_deliveries(caller, endpoint_id, page, state=state)
+    found = await vault.event_deliveries(caller, endpoint_id, page, state=in_state)
     data = [DeliveryOut.of(one) for one in found[:limit]]
     return Listing(data=data, next_cursor=next_cursor([one.event_id for one in found], limit))
 
