@@ -120,13 +120,16 @@ class Courier:
             begun = time.monotonic()
             turn = await self._vault.begin_turn(one)
             if turn is not None:
-                await self._vault.end_turn(turn, await self._delivered(turn, begun))
+                await self._vault.end_turn(turn, await self.tried_in(turn, begun))
         except VaultError as error:
             # The turn runs out, and what it sent may be sent again.
             _log.warning("turn_failed", endpoint=one.endpoint_id, error=type(error).__name__)
 
-    async def _delivered(self, turn: Turn, begun: float) -> list[Tried]:
-        """Try what there is, a few at a time, in order."""
+    async def tried_in(self, turn: Turn, begun: float | None = None) -> list[Tried]:
+        """Try what there is in a turn, a few at a time, in order; ``begun``: when it was asked for,
+        by the monotonic clock.
+        """
+        begun = time.monotonic() if begun is None else begun
         waiting = iter(turn.deliveries)
         tried: list[Tried] = []
 
