@@ -26,7 +26,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from vault.deliveries import GONE, Delivery, Tried, Turn, Waiting
+from vault.deliveries import GONE, TURN_DELIVERIES, Delivery, Tried, Turn, Waiting
 from vault.egress import Egress, Request, Timeouts
 from vault.errors import EgressDenied, TooLarge, VaultError
 from vault.model import WorkspaceId
@@ -37,6 +37,7 @@ TIMEOUTS: Final = Timeouts(connect=5.0, wait=5.0, read=10.0, total=10.0)
 MAX_ANSWER: Final = 64 * 1024  # bytes; the status is what counts
 # A turn lasts a minute for the others: no attempt begins so late that it could outlast it.
 BEGIN_WITHIN: Final = 20.0
+SERVED_WITHIN: Final = 10.0  # then others come first
 AT_ONCE: Final = 4  # attempts, at one endpoint
 MAX_ENDPOINTS: Final = 64
 MAX_OF_WORKSPACE: Final = 4
@@ -69,18 +70,14 @@ class Courier:
 
     async def deliver_due(self) -> int:
         """Begin to serve the endpoints that something waits for; returns how many."""
-        if self._draining:
-            return 0
-        chosen = self._chosen(await self._vault.endpoints_waiting())
+        waiting = await self._vault.endpoints_waiting()
+        chosen = [] if self._draining else self._chosen(waiting)
         for one in chosen:
             key = (one.workspace_id, one.endpoint_id)
             task = asyncio.create_task(self._served(one))
             self._serving[key] = (one, task)
             task.add_done_callback(partial(self._ended, key))
         return len(chosen)
-
-    def _ended(self, key: tuple[WorkspaceId, str], _task: asyncio.Task[None]) -> None:
-        del self._serving[key]
 
     async def drain(self, seconds: float = DRAIN_SECONDS) -> None:
         """Begin no more; let what is under way end."""
@@ -115,15 +112,33 @@ class Courier:
             chosen.append(one)
         return chosen
 
+    def _ended(self, key: tuple[WorkspaceId, str], task: asyncio.Task[None]) -> None:
+        del self._serving[key]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("delivering_broke", endpoint=key[1], exc_info=error)
+
     async def _served(self, one: Waiting) -> None:
+        """One turn after the other, as long as all arrives and more may wait."""
+        enough = time.monotonic() + SERVED_WITHIN
         try:
-            begun = time.monotonic()
-            turn = await self._vault.begin_turn(one)
-            if turn is not None:
-                await self._vault.end_turn(turn, await self.tried_in(turn, begun))
+            while await self._turn(one) and time.monotonic() < enough:
+                pass
         except VaultError as error:
             # The turn runs out, and what it sent may be sent again.
             _log.warning("turn_failed", endpoint=one.endpoint_id, error=type(error).__name__)
+
+    async def _turn(self, one: Waiting) -> bool:
+        begun = time.monotonic()
+        turn = await self._vault.begin_turn(one)
+        if turn is None:
+            return False
+        tried = await self.tried_in(turn, begun)
+        await self._vault.end_turn(turn, tried)
+        return (
+            len(tried) == TURN_DELIVERIES
+            and all(one.arrived for one in tried)
+            and not self._draining
+        )
 
     async def tried_in(self, turn: Turn, begun: float | None = None) -> list[Tried]:
         """Try what there is in a turn, a few at a time, in order; ``begun``: when it was asked for,

@@ -29,6 +29,9 @@ SHORTEST_PAUSE: Final = timedelta(seconds=1)
 KEPT: Final = timedelta(days=3)
 # So long a secret that was replaced signs beside the new one.
 FORMER_SIGNS: Final = timedelta(days=1)
+# So many deliveries are one turn at an endpoint, and so long it lasts at the most.
+TURN_DELIVERIES: Final = 50
+TURN_SECONDS: Final = 60
 GONE: Final = 410
 _MOST_DOUBLINGS: Final = 20
 

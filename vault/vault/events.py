@@ -22,6 +22,8 @@ from vault.database import Transaction
 from vault.deliveries import (
     FORMER_SIGNS,
     KEPT,
+    TURN_DELIVERIES,
+    TURN_SECONDS,
     Attempted,
     Delivery,
     EventEndpoint,
@@ -49,10 +51,9 @@ MAX_ENDPOINTS: Final = 20  # of a workspace
 MAX_FORMERS: Final = 2
 MAX_REPLAY: Final = 10_000  # events a request
 SECRET_SIZE: Final = 32
-TURN_SECONDS: Final = 60
-TURN_DELIVERIES: Final = 50
 DUE_ENDPOINTS: Final = 500
-FORGET_ROWS: Final = 1_000
+FORGET_ROWS: Final = 2_000
+FORGET_ROUNDS: Final = 20
 
 _log = structlog.get_logger("keyturn.events")
 
@@ -291,10 +292,14 @@ class Events(Door):
             return 0
         kept = int(KEPT.total_seconds())
         forgotten = 0
-        for workspace in await rows.with_old_events(self._worker, kept, FORGET_ROWS):
-            forgotten += await self._database.run(
-                workspace, lambda tx: rows.forget_events(tx, kept, FORGET_ROWS)
-            )
+        for _ in range(FORGET_ROUNDS):
+            workspaces = await rows.with_old_events(self._worker, kept, FORGET_ROWS)
+            if not workspaces:
+                break
+            for workspace in workspaces:
+                forgotten += await self._database.run(
+                    workspace, lambda tx: rows.forget_events(tx, kept, FORGET_ROWS)
+                )
         return forgotten
 
     # Details
