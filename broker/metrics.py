@@ -71,22 +71,9 @@ class Metrics:
             "Refreshes of this process that have not ended.",
             registry=self.registry,
         )
-        self.event_attempts = Counter(
-            "keyturn_event_attempts_total",
-            "Attempts to deliver an event that have ended, by outcome.",
-            ("outcome",),
-            registry=self.registry,
-        )
-        self.event_seconds = Histogram(
-            "keyturn_event_attempt_duration_seconds",
-            "Time that an attempt to deliver an event took.",
-            buckets=SECONDS,
-            registry=self.registry,
-        )
-        build = Gauge(
-            "keyturn_build_info", "Always 1; the version.", ("version",), registry=self.registry
-        )
-        build.labels(__version__).set(1)
+        self._deliveries = _Deliveries(self.registry)
+        info = ("keyturn_build_info", "Always 1; the version.", ("version",))
+        Gauge(*info, registry=self.registry).labels(__version__).set(1)
 
     def refreshed(self, seen: Observed) -> None:
         """Count a call of a token endpoint."""
@@ -96,9 +83,27 @@ class Metrics:
 
     def delivered(self, seen: Attempt) -> None:
         """Count an attempt to deliver an event."""
-        self.event_attempts.labels(seen.outcome).inc()
-        self.event_seconds.observe(seen.seconds)
+        self._deliveries.attempts.labels(seen.outcome).inc()
+        self._deliveries.seconds.observe(seen.seconds)
 
     def text(self) -> bytes:
         """Write all of it in Prometheus' format."""
         return generate_latest(self.registry)
+
+
+class _Deliveries:
+    """What is counted of events on their way."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.attempts = Counter(
+            "keyturn_event_attempts_total",
+            "Attempts to deliver an event that have ended, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "keyturn_event_attempt_duration_seconds",
+            "Time that an attempt to deliver an event took.",
+            buckets=SECONDS,
+            registry=registry,
+        )
