@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from faults.refreshing import Run, Site, SiteRun, a_run, a_site
+from msgspec.structs import replace
 from support.refresh_history import NONE, Findings
 
 from broker.sandbox import Faults
@@ -129,15 +130,16 @@ async def test_a_provider_that_takes_longer_than_tokens_have_left(site: Site) ->
 
 async def test_a_provider_slower_than_any_lock_is_called_once_by_two_processes(site: Site) -> None:
     """Nango's published failure, with a lock of ten seconds, lost the connection."""
-    async with a_run(site, users=1, size=2, faults=Faults(hold=11)) as run:
-        run.begin(clients=4, min_ttl=3600)
+    async with a_run(site, users=1, size=2, faults=Faults(hold=11, times=2)) as run:
+        run.provider.state.issuing = replace(run.provider.state.issuing, lifetime=3600)
+        run.begin(clients=4)
         await run.until(2)
-        before = time.monotonic()
+        begun = time.monotonic()
         await run.until(2, "answered")
-        slow = time.monotonic() - before
-        events = run.provider.state.history.events()
-        assert sum(one.what == "used" for one in events) == 2, "one call for each connection"
-        assert slow > 10
+        assert time.monotonic() - begun > 10
+        told = len(run.record.handed)
+        await run.told(told + 2 * ENOUGH)
+        assert run.refreshes == 2, "one call for each connection"
         found = await run.verdict()
         assert found.faults == NONE, found
 
