@@ -153,6 +153,12 @@ class Site:
         finally:
             await admin.close()
 
+    async def until(self, statement: str, column: list[str], *arguments: object) -> None:
+        """Wait until this is what the database says."""
+        async with asyncio.timeout(PATIENCE):
+            while await self.ask(statement, *arguments) != column:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.1)
+
     async def busy(self) -> Member:
         """A replica that has claimed something just now."""
         async with asyncio.timeout(PATIENCE):
