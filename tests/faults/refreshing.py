@@ -10,10 +10,12 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -84,6 +86,7 @@ _ISSUING: Final = {
     "graceful": Issuing(lifetime=LIFETIME, rotation="grace", grace=GRACE, replay_revokes=True),
 }
 
+_log = logging.getLogger("faults")
 _CHANCE: Final = random.Random(0)  # noqa: S311 - spreads load, hides nothing
 
 _HELD: Final = "select connection_id from vault.connection_lives where lease_owner = $1"
@@ -319,7 +322,17 @@ class Run:
                 wire.close()
         history = self.provider.state.history
         assert history.page(0, 1).dropped == 0, "a part of the history is no history"
-        return check(self.record, history.events())
+        found = check(self.record, history.events())
+        in_flight = [len(one.held) for one in self.record.killed]
+        _log.info(
+            "%s; %d refreshes, %d tokens handed out, %s in flight at kills, answers %s",
+            found.faults,
+            found.refreshes,
+            found.handed,
+            in_flight,
+            dict(Counter(self.answers)),
+        )
+        return found
 
     async def _prove(self, one: Connected) -> None:
         """Refresh once more, and take the token to the provider."""

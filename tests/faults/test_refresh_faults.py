@@ -48,9 +48,8 @@ async def test_replicas_that_are_told_to_stop_under_load(site: Site) -> None:
     async with a_run(site, faults=Faults(hold=0.5)) as run:
         run.begin()
         for _ in range(2):
-            await run.until(ENOUGH)
+            await asyncio.gather(site.grow(3), run.until(ENOUGH))
             assert await run.terminate(await site.busy()) == 0
-            await site.grow(3)
         await run.until(ENOUGH)
         assert_nothing_happened(await run.verdict())
 
@@ -60,9 +59,8 @@ async def test_replicas_that_are_killed_where_the_provider_has_a_grace(site: Sit
         run.begin()
         held = 0
         for _ in range(3):
-            await run.until(ENOUGH)
+            await asyncio.gather(site.grow(3), run.until(ENOUGH))
             held += await run.kill(await site.busy())
-            await site.grow(3)
         await run.until(ENOUGH)
         assert held, "something was in flight"
         assert_nothing_happened(await run.verdict())
@@ -73,9 +71,8 @@ async def test_replicas_that_are_killed_where_the_provider_has_none(site: Site) 
     async with a_run(site, faults=Faults(hold=0.5)) as run:
         run.begin()
         for _ in range(3):
-            await run.until(ENOUGH)
+            await asyncio.gather(site.grow(3), run.until(ENOUGH))
             await run.kill(await site.busy())
-            await site.grow(3)
         await run.until(ENOUGH)
         found = await run.verdict()
         in_flight = set().union(*(one.held for one in run.record.killed))
