@@ -115,6 +115,11 @@ class Site:
         self.members: list[Member] = []
 
     @property
+    def spool(self) -> Path:
+        """Where answers wait for a database."""
+        return Path(self.deployment.env["KEYTURN_SPOOL_DIR"])
+
+    @property
     def ports(self) -> list[int]:
         return [one.replica.port for one in self.members]
 
@@ -170,6 +175,36 @@ class Site:
                     if await self.held(member):
                         return member
                 await asyncio.sleep(0.01)
+
+    # Faults
+
+    async def kill(self, member: Member) -> Killed:
+        """SIGKILL; says what that replica had in hand."""
+        self.members.remove(member)
+        member.replica.process.kill()
+        at = time.monotonic()
+        member.replica.kill()
+        return Killed(at=at, held=frozenset(await self.held(member)))
+
+    async def terminate(self, member: Member) -> int:
+        """SIGTERM; returns the exit code."""
+        self.members.remove(member)
+        return await member.replica.stop()
+
+    @contextlib.contextmanager
+    def asleep(self, member: Member) -> Iterator[None]:
+        """A replica that is stopped, and goes on later."""
+        self.members.remove(member)
+        os.kill(member.replica.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(member.replica.process.pid, signal.SIGCONT)
+            self.members.append(member)
+
+    async def let_leases_end(self, member: Member) -> None:
+        """What would take the rest of a minute and a half is over now."""
+        await self.ask(_LEASES_END, member.owner)
 
     async def crash_database(self, down: float = 0.0) -> None:
         """The server dies at once, and comes back."""
@@ -384,7 +419,7 @@ def _path(one: Connected) -> str:
 
 
 class SiteRun(Run):
-    """A run on a site, and what can be done to it meanwhile."""
+    """A run on a site."""
 
     def __init__(self, site: Site, provider: Provider) -> None:
         super().__init__(provider, site.keys, lambda: site.ports)
@@ -419,38 +454,6 @@ class SiteRun(Run):
         for one in self.record.connected:
             reply = await self.site.api(self.site.keys[one.workspace]).delete(_path(one))
             assert reply.status < 300, reply.body
-
-    # Faults
-
-    async def kill(self, member: Member) -> int:
-        """SIGKILL; returns how many refreshes that replica had in hand."""
-        self.site.members.remove(member)
-        member.replica.process.kill()
-        at = time.monotonic()
-        member.replica.kill()
-        held = await self.site.held(member)
-        self.record.killed.append(Killed(at=at, held=frozenset(held)))
-        return len(held)
-
-    async def terminate(self, member: Member) -> int:
-        """SIGTERM; returns the exit code."""
-        self.site.members.remove(member)
-        return await member.replica.stop()
-
-    @contextlib.contextmanager
-    def asleep(self, member: Member) -> Iterator[None]:
-        """A replica that is stopped, and goes on later."""
-        self.site.members.remove(member)
-        os.kill(member.replica.process.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(member.replica.process.pid, signal.SIGCONT)
-            self.site.members.append(member)
-
-    async def let_leases_end(self, member: Member) -> None:
-        """What would take the rest of a minute and a half is over now."""
-        await self.site.ask(_LEASES_END, member.owner)
 
 
 def a_consent(provider: Provider, client: str) -> tuple[str, Any]:

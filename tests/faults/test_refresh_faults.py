@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from support.refresh_history import NONE, Findings
 
 from broker.sandbox import Faults
+from vault.lifecycle.takeover import LEASE
 
 TOLD = """
 select type from vault.outbox
@@ -49,7 +50,7 @@ async def test_replicas_that_are_told_to_stop_under_load(site: Site) -> None:
         run.begin()
         for _ in range(2):
             await asyncio.gather(site.grow(3), run.until(ENOUGH))
-            assert await run.terminate(await site.busy()) == 0
+            assert await site.terminate(await site.busy()) == 0
         await run.until(ENOUGH)
         assert_nothing_happened(await run.verdict())
 
@@ -60,7 +61,9 @@ async def test_replicas_that_are_killed_where_the_provider_has_a_grace(site: Sit
         held = 0
         for _ in range(3):
             await asyncio.gather(site.grow(3), run.until(ENOUGH))
-            held += await run.kill(await site.busy())
+            killed = await site.kill(await site.busy())
+            run.record.killed.append(killed)
+            held += len(killed.held)
         await run.until(ENOUGH)
         assert held, "something was in flight"
         assert_nothing_happened(await run.verdict())
@@ -72,7 +75,7 @@ async def test_replicas_that_are_killed_where_the_provider_has_none(site: Site) 
         run.begin()
         for _ in range(3):
             await asyncio.gather(site.grow(3), run.until(ENOUGH))
-            await run.kill(await site.busy())
+            run.record.killed.append(await site.kill(await site.busy()))
         await run.until(ENOUGH)
         found = await run.verdict()
         in_flight = set().union(*(one.held for one in run.record.killed))
@@ -106,6 +109,8 @@ async def test_a_database_that_is_away_for_longer_than_answers_wait(site: Site) 
         await site.crash_database(down=4)
         await run.until(ENOUGH)
         assert_nothing_happened(await run.verdict())
+        assert any("answer_spooled" in one.replica.stderr for one in site.members)
+        assert list(site.spool.glob("*.answer")) == []
 
 
 async def test_a_replica_that_sleeps_past_its_lease(site: Site) -> None:
@@ -113,11 +118,25 @@ async def test_a_replica_that_sleeps_past_its_lease(site: Site) -> None:
         run.begin()
         await run.until(ENOUGH)
         member = await site.busy()
-        with run.asleep(member):
+        with site.asleep(member):
             assert await site.held(member)
-            await run.let_leases_end(member)
+            await site.let_leases_end(member)
             await run.until(ENOUGH)
             await asyncio.sleep(2)
+        await run.until(ENOUGH)
+        assert_nothing_happened(await run.verdict())
+
+
+@pytest.mark.soak
+async def test_a_replica_that_really_sleeps_past_its_lease(site: Site) -> None:
+    """Past the deadline of its call, too: it wakes up with the answer in its socket."""
+    async with a_run(site, faults=Faults(hold=1.0)) as run:
+        run.begin()
+        await run.until(ENOUGH)
+        member = await site.busy()
+        with site.asleep(member):
+            assert await site.held(member)
+            await asyncio.sleep(LEASE.total_seconds() + 15)
         await run.until(ENOUGH)
         assert_nothing_happened(await run.verdict())
 

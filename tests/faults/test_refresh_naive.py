@@ -33,7 +33,7 @@ async def table(fresh_database: Secret) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-def ports(table: Any, fresh_database: Secret, provider: Provider) -> Iterator[list[int]]:  # noqa: ARG001 - it has to be there
+def ports(table: Any, fresh_database: Secret, provider: Provider) -> Iterator[list[int]]:
     """Two processes of the naive design."""
     found = [free_port() for _ in range(2)]
     environment = {
