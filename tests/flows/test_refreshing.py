@@ -353,3 +353,5 @@ async def test_the_timeline_tells_the_whole_story(connect: Connect) -> None:
     assert told["attempts"][1]["http_status"] == 400
     assert told["connection"]["state"] == "active"
     assert told["due_at"] is not None
+    lines = await ada.api.get("/v1/audit-events?action=connection.refresh")
+    assert [one["target"]["id"] for one in lines.json["data"]] == [ada.connection] * 2

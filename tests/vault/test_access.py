@@ -22,7 +22,7 @@ CATALOGUE: Final[set[Action]] = {"provider.list", "provider.read"}
 # What a platform's own service does day by day; who sets a workspace up may do it, too.
 CONNECTING: Final[set[Action]] = {
     *("integration.list", "integration.read"),
-    *("connection.list", "connection.read", "connection.delete"),
+    *("connection.list", "connection.read", "connection.delete", "connection.refresh"),
 }
 # The same, but it takes credentials in, or says for whom: nothing that an operator does.
 OWN_CONNECTING: Final[set[Action]] = {
@@ -46,7 +46,7 @@ POLICY: Final[dict[Scope | None, set[Action]]] = {
     "audit:read": {"audit.read"},
     "mint": set(),
     "connect": {*SHARED},
-    "tokens:read": set(),
+    "tokens:read": {"connection.token"},
     "tools:invoke": {"configuration.show", "configuration.use"},
     "redeem": set(),
     "runtime": set(),
