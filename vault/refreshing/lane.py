@@ -215,6 +215,8 @@ class Lane:
         scopes = None if tokens.scopes is None else sorted(set(tokens.scopes))
         if tokens.scopes != before.tokens.scopes:
             await rows.set_scopes(tx, one.connection_id, scopes)
+            if scopes is not None and set(before.tokens.scopes or ()) - set(scopes):
+                page.scope_reduced(row, one.user_id)
         return save.generation, clocks(
             one.outlet.terms,
             issued_at=tokens.obtained_at,

@@ -226,6 +226,10 @@ class Page:
                 kind = events.OF_CONNECTION[intent.news]
                 self.news.append(self._news(kind, row, user_id, intent.reason))
 
+    def scope_reduced(self, row: LifeRow, user_id: str) -> None:
+        """Less was granted than before."""
+        self.news.append(self._news("connection.scope_reduced", row, user_id, None))
+
     def _news(self, kind: events.Type, row: LifeRow, user_id: str, reason: str | None) -> News:
         return News(
             type=kind,
