@@ -248,8 +248,8 @@ class Alive:
 
     @property
     def calls(self) -> int:
-        """Requests that the provider's token endpoint has taken."""
-        return len(self.sandbox.token_calls)
+        """Requests to the token endpoint that came as far as the wire."""
+        return self.wire.asked
 
     async def told(self, connection: str) -> Explanation:
         return await self.left.explain_connection(self.caller, connection)
@@ -341,7 +341,7 @@ class Alive:
         """Let the access tokens of these end, and nothing else pass."""
         await self.over.admin.execute(
             "update vault.connection_lives set access_ends = now() - interval '1 second',"
-            " due_at = now() - interval '1 second' where connection_id = any($1::text[])",
+            " issued_at = now() - interval '1 hour', due_at = now() - interval '1 second' where connection_id = any($1::text[])",
             list(connections),
         )
 
