@@ -80,6 +80,12 @@ def admit(
     )
 
 
+def is_probing(endpoint: Endpoint, now: datetime) -> bool:
+    """Is one call under way that may end the waiting of all others at any moment?"""
+    probes = (endpoint.standing.probing_until, endpoint.breaker.probing_until)
+    return any(until is not None and now < until for until in probes)
+
+
 def heard(
     endpoint: Endpoint,
     now: datetime,

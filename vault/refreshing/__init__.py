@@ -110,6 +110,7 @@ class Refresher:
         self._outlets: dict[Place, tuple[float, asyncio.Task[Outlet]]] = {}
         self._flights: dict[tuple[str, str], asyncio.Task[Outcome]] = {}
         self._waiting: dict[str, int] = {}  # the generation that is not good enough
+        self._deadlines: dict[str, float] = {}  # until when somebody waits, by the monotonic clock
         self._draining = False
         self.observe: Observe = lambda _: None
 
@@ -120,9 +121,12 @@ class Refresher:
     ) -> Outcome | None:
         """Tokens newer than ``generation``, within ``wait`` seconds; ``None``: it takes longer.
 
-        Neither a deadline nor a cancel ends the call.
+        Neither a deadline nor a cancel ends the call. A call for which there is no room in time is
+        not made.
         """
         self._waiting[connection_id] = max(generation, self._waiting.get(connection_id, 0))
+        deadline = time.monotonic() + wait
+        self._deadlines[connection_id] = max(deadline, self._deadlines.get(connection_id, 0))
         task = self._flight(place, connection_id)
         await asyncio.wait({task}, timeout=wait)
         if not task.done():
@@ -221,6 +225,7 @@ class Refresher:
     def _landed(self, key: tuple[str, str], place: Place, task: asyncio.Task[Outcome]) -> None:
         del self._flights[key]
         self._waiting.pop(key[1], None)
+        self._deadlines.pop(key[1], None)
         lane = self._lanes.get(place)
         if lane is not None and lane.idle:
             del self._lanes[place]
@@ -258,7 +263,8 @@ class Refresher:
             if isinstance(granted, Granted):
                 return await self._main_and_further(lane, granted, wanted)
             again = granted.why in ("busy", "no_room", "not_due")
-            if not again or connection_id not in self._waiting or time.monotonic() > give_up:
+            patient = time.monotonic() + granted.seconds < self._deadlines.get(connection_id, 0)
+            if not again or not patient or time.monotonic() > give_up:
                 return Outcome(why=None if granted.why == "current" else granted.why)
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
