@@ -267,7 +267,9 @@ class Alive:
     def lives(self, found: Fresh) -> bool:
         """Does the provider know this access token?"""
         assert found.tokens is not None
-        token = self.sandbox.state.ledger.alive(found.tokens.access_token.reveal(), "")
+        access = found.tokens.access_token
+        assert access is not None
+        token = self.sandbox.state.ledger.alive(access.reveal(), "")
         return token is not None
 
     def well(self) -> bool:
@@ -341,7 +343,8 @@ class Alive:
         """Let the access tokens of these end, and nothing else pass."""
         await self.over.admin.execute(
             "update vault.connection_lives set access_ends = now() - interval '1 second',"
-            " issued_at = now() - interval '1 hour', due_at = now() - interval '1 second' where connection_id = any($1::text[])",
+            " issued_at = now() - interval '1 hour', due_at = now() - interval '1 second'"
+            " where connection_id = any($1::text[])",
             list(connections),
         )
 
