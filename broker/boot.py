@@ -37,6 +37,7 @@ DEFAULT_DATA_DIR: Final = Path(".keyturn")
 REFRESH_SECONDS: Final = 1.0
 SPOOL_SECONDS: Final = 10.0
 REVOCATION_SECONDS: Final = 30.0
+ABANDONED_SECONDS: Final = 60.0
 BOOTSTRAP_SCOPES: Final[tuple[Scope, ...]] = ("manage", "mint", "connect")
 
 _PR_SET_DUMPABLE: Final = 4
@@ -164,6 +165,7 @@ def jobs(vault: Vault) -> list[Job]:
         Job("refresh", REFRESH_SECONDS, vault.refresh_due),
         Job("spool", SPOOL_SECONDS, vault.replay_spool),
         Job("revocations", REVOCATION_SECONDS, vault.retry_revocations),
+        Job("abandoned", ABANDONED_SECONDS, vault.end_abandoned),
     ]
 
 

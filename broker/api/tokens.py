@@ -23,7 +23,7 @@ Id = Annotated[str, examples.path("conn_01k9v7q3x8w2r5t6y7z8a9b0c1")]
     "/v1/connections/{connection_id:str}/token",
     guards=requires("connection.token"),
     status_code=200,
-    responses=guarded("malformed", "not_found", "invalid"),
+    responses=guarded("malformed", "not_found", "too_large", "invalid"),
     summary="Get a live token",
 )
 async def token(

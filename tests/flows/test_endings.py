@@ -13,6 +13,7 @@ from support.sandbox import Provider
 from support.visitor import Shown, Visitor, visiting
 
 from broker.sandbox import Client, Consent, Faults, Issuing
+from vault.vault import Vault
 
 
 @pytest.fixture(autouse=True)
@@ -257,3 +258,44 @@ async def test_every_end_is_in_the_record(tenant: Tenant, provider: Provider) ->
         await returned(somebody, await invited(tenant))
     events = made(await tenant.api.get("/v1/audit-events?action=connect.end"))["data"]
     assert [one["outcome"] for one in events] == ["denied"]
+
+
+async def test_another_browser_begins_while_the_first_is_under_way(
+    tenant: Tenant, ada: Visitor, grace: Visitor
+) -> None:
+    session = await invited(tenant)
+    back = await ada.follow(await left(ada, session))
+    end = await grace.submit(await grace.get(session["url"]))
+    assert (end.status, end.title) == (403, "Please finish where you began")
+    assert query_of((await ada.follow(back)).location)["status"] == "pending"
+
+
+async def test_the_last_look_names_the_user_the_account_and_what_is_allowed(
+    tenant: Tenant, ada: Visitor
+) -> None:
+    made(await tenant.api.put("/v1/users/ada", {"name": "Ada Lovelace"}))
+    page = await returned(ada, await invite(tenant.api))
+    for told in ("Ada Lovelace (ada)", "ada@example.com", "Acme"):
+        assert told in page.text
+    listed = page.text.partition("<ul")[2].partition("</ul>")[0]
+    assert "See your e-mail address" in listed
+
+
+async def test_what_nobody_confirms_is_given_back(
+    tenant: Tenant, provider: Provider, ada: Visitor, vault: Vault, clock: Clock
+) -> None:
+    session = await invited(tenant)
+    await returned(ada, session)
+    assert (await connection(tenant.api))["state"] == "pending"
+    await clock.do(
+        "update vault.connect_sessions set expires_at = now() - interval '2 hours'"
+        " where session_id = $1",
+        session["id"],
+    )
+    await vault.end_abandoned()
+    assert made(await tenant.api.get("/v1/connections"))["data"] == []
+    assert [one.ended for one in provider.state.ledger.rows()] == ["revoked"]
+    assert await outcome_of(tenant, session) == ("failed", "expired")
+    [end] = made(await tenant.api.get("/v1/audit-events?action=connect.end"))["data"]
+    assert end["outcome"] == "expired"
+    assert await vault.end_abandoned() == 0

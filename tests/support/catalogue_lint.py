@@ -29,6 +29,7 @@ OTHER_POLICIES: Final = {
     # What is due is found in all workspaces; no ciphertext is in that table.
     "vault.revocations: worker for keyturn_worker",
     "vault.connection_lives: worker for keyturn_worker",
+    "vault.connect_sessions: worker for keyturn_worker",
 }
 # What the owner of the definer functions may touch, column by column.
 AUTH_MAY: Final = {
@@ -51,6 +52,10 @@ AUTH_MAY: Final = {
 }
 # What the worker may see of what is due, column by column.
 WORKER_MAY: Final = {
+    *(
+        f"vault.connect_sessions.{column}"
+        for column in ("workspace_id", "session_id", "expires_at", "waits")
+    ),
     *(f"vault.revocations.{column}" for column in ("workspace_id", "revocation_id", "due_at")),
     *(
         f"vault.connection_lives.{column}"

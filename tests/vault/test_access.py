@@ -113,7 +113,8 @@ def test_the_widest_key_is_no_operator() -> None:
 def test_the_operator_works_on_workspaces_outside_and_inside_only_where_it_named_one() -> None:
     operator = Caller.operator("op")
     assert allowed(operator) == POLICY[None] | CATALOGUE
-    never = POLICY[None] | CATALOGUE | POLICY["tools:invoke"] | OWN_CONNECTING
+    never = POLICY[None] | CATALOGUE | OWN_CONNECTING
+    never |= POLICY["tools:invoke"] | POLICY["tokens:read"]
     assert allowed(operator.within(WORKSPACE)) == set(ACTIONS) - never
 
 

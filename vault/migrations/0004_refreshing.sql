@@ -191,3 +191,9 @@ grant select (workspace_id, connection_id, integration, environment, used_at, ac
               lease_owner)
     on vault.connection_lives to keyturn_worker;
 create policy worker on vault.connection_lives for select to keyturn_worker using (true);
+
+-- What waits in a session for a choice or a confirmation is given back when nobody comes any more.
+alter table vault.connect_sessions add column waits boolean not null default false;
+create index connect_sessions_waiting on vault.connect_sessions (expires_at) where waits;
+grant select (workspace_id, session_id, expires_at, waits) on vault.connect_sessions to keyturn_worker;
+create policy worker on vault.connect_sessions for select to keyturn_worker using (true);

@@ -13,6 +13,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -110,7 +111,8 @@ class Refresher:
         self._outlets: dict[Place, tuple[float, asyncio.Task[Outlet]]] = {}
         self._flights: dict[tuple[str, str], asyncio.Task[Outcome]] = {}
         self._waiting: dict[str, int] = {}  # the generation that is not good enough
-        self._deadlines: dict[str, float] = {}  # until when somebody waits, by the monotonic clock
+        self._waiters: Counter[str] = Counter()
+        self._patience: dict[str, float] = {}  # until when they wait, by the monotonic clock
         self._draining = False
         self.observe: Observe = lambda _: None
 
@@ -124,11 +126,19 @@ class Refresher:
         Neither a deadline nor a cancel ends the call. A call for which there is no room in time is
         not made.
         """
-        self._waiting[connection_id] = max(generation, self._waiting.get(connection_id, 0))
-        deadline = time.monotonic() + wait
-        self._deadlines[connection_id] = max(deadline, self._deadlines.get(connection_id, 0))
         task = self._flight(place, connection_id)
-        await asyncio.wait({task}, timeout=wait)
+        self._waiting[connection_id] = max(generation, self._waiting.get(connection_id, 0))
+        self._waiters[connection_id] += 1
+        until = time.monotonic() + wait
+        self._patience[connection_id] = max(until, self._patience.get(connection_id, 0))
+        try:
+            await asyncio.wait({task}, timeout=wait)
+        finally:
+            self._waiters[connection_id] -= 1
+            if not self._waiters[connection_id]:
+                del self._waiters[connection_id]  # a call goes on, a wish without a call ends
+                self._waiting.pop(connection_id, None)
+                self._patience.pop(connection_id, None)
         if not task.done():
             return None
         if task.cancelled():
@@ -225,7 +235,7 @@ class Refresher:
     def _landed(self, key: tuple[str, str], place: Place, task: asyncio.Task[Outcome]) -> None:
         del self._flights[key]
         self._waiting.pop(key[1], None)
-        self._deadlines.pop(key[1], None)
+        self._patience.pop(key[1], None)
         lane = self._lanes.get(place)
         if lane is not None and lane.idle:
             del self._lanes[place]
@@ -262,9 +272,9 @@ class Refresher:
             granted = await lane.claims.do(wanted)
             if isinstance(granted, Granted):
                 return await self._main_and_further(lane, granted, wanted)
-            again = granted.why in ("busy", "no_room", "not_due")
-            patient = time.monotonic() + granted.seconds < self._deadlines.get(connection_id, 0)
-            if not again or not patient or time.monotonic() > give_up:
+            again = granted.why in ("busy", "no_room", "not_due") and not self._draining
+            in_time = time.monotonic() + granted.seconds < self._patience.get(connection_id, 0)
+            if not again or not in_time or time.monotonic() > give_up:
                 return Outcome(why=None if granted.why == "current" else granted.why)
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)

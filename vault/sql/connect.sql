@@ -39,6 +39,25 @@ returning session_id as id;
 delete from vault.connect_sessions
  where workspace_id = :workspace_id and expires_at < now() - interval '1 day';
 
+-- name: wait
+update vault.connect_sessions
+   set waits = true
+ where workspace_id = :workspace_id and session_id = :session_id and not waits;
+
+-- name: abandoned
+-- crosses workspaces: the worker's look-up, which sees no more than this of any of them
+-- Every try in it has ended by then, or waits for somebody who will not come.
+select workspace_id, session_id as id
+  from vault.connect_sessions
+ where waits and expires_at < now() - interval '1 hour'
+ order by expires_at
+ limit :limit;
+
+-- name: settle
+update vault.connect_sessions
+   set waits = false
+ where workspace_id = :workspace_id and session_id = :session_id;
+
 -- name: flows
 select flow_id, session_id, integration, browser_hash, code_hash, status, outcome, generation,
        sealed, expires_at <= now() as expired

@@ -45,7 +45,9 @@ class Sibling(Struct, frozen=True):
     environment: str
 
 
-class DueRevocation(Struct, frozen=True):
+class Due(Struct, frozen=True):
+    """What is to be done, and in which workspace."""
+
     workspace_id: WorkspaceId
     id: str
 
@@ -88,7 +90,7 @@ _connection_delete: Final = Query("connections", "delete", _Id)
 _connection_forget_pending: Final = Query("connections", "forget_pending", Nothing)
 _revocation_insert: Final = Query("revocations", "insert", Nothing)
 _revocation_insert_tokens: Final = Query("revocations", "insert_tokens", Nothing)
-_revocation_due: Final = Query("revocations", "due", DueRevocation)
+_revocation_due: Final = Query("revocations", "due", Due)
 _revocation_get: Final = Query("revocations", "get", RevocationRow)
 _revocation_claim: Final = Query("revocations", "claim", _Id)
 _revocation_sealed: Final = Query("revocations", "sealed", _Sealed)
@@ -355,7 +357,7 @@ async def insert_revocation(
     )
 
 
-async def due_revocations(worker: Database, limit: int) -> list[DueRevocation]:
+async def due_revocations(worker: Database, limit: int) -> list[Due]:
     """What is due in all workspaces; asked with the worker's login."""
     return await _revocation_due.lookup_all(worker, limit=limit)
 

@@ -12,7 +12,7 @@ from vault.database import Database, Transaction
 from vault.model import Page, WorkspaceId
 from vault.seal import Context
 from vault.sql import Nothing, Query
-from vault.store.connections import hidden
+from vault.store.connections import Due, hidden
 
 
 class FoundBearer(Struct, frozen=True):
@@ -37,6 +37,9 @@ _session_insert: Final = Query("connect", "insert", _Times)
 _session_get: Final = Query("connect", "get", Session)
 _session_list: Final = Query("connect", "list", Session)
 _session_delete: Final = Query("connect", "delete", _Id)
+_session_wait: Final = Query("connect", "wait", Nothing)
+_session_abandoned: Final = Query("connect", "abandoned", Due)
+_session_settle: Final = Query("connect", "settle", Nothing)
 _session_forget_old: Final = Query("connect", "forget_old", Nothing)
 _flow_list: Final = Query("connect", "flows", Flow)
 _flow_get: Final = Query("connect", "flow", Flow)
@@ -125,6 +128,21 @@ async def delete_session(tx: Transaction, session_id: str) -> bool:
     """Delete an invitation, and with it every try that is under way."""
     gone = await _session_delete.maybe(tx, workspace_id=tx.workspace, session_id=session_id)
     return gone is not None
+
+
+async def session_waits(tx: Transaction, session_id: str) -> None:
+    """Something in it waits for somebody."""
+    await _session_wait.run(tx, workspace_id=tx.workspace, session_id=session_id)
+
+
+async def abandoned_sessions(worker: Database, limit: int) -> list[Due]:
+    """Those in which something has waited in vain; asked with the worker's login."""
+    return await _session_abandoned.lookup_all(worker, limit=limit)
+
+
+async def settle_session(tx: Transaction, session_id: str) -> None:
+    """Nothing in it waits any more."""
+    await _session_settle.run(tx, workspace_id=tx.workspace, session_id=session_id)
 
 
 async def list_flows(tx: Transaction, session_id: str) -> list[Flow]:

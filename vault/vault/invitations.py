@@ -28,7 +28,7 @@ from vault.consent import (
     Stage,
 )
 from vault.database import Transaction
-from vault.errors import Conflict, Invalid, NotFound
+from vault.errors import Conflict, Invalid, NotFound, VaultError
 from vault.model import Caller, Once, Page, UserId, WorkspaceId, new_id
 from vault.providers.schema import Provider
 from vault.secret import Secret
@@ -146,6 +146,25 @@ class Invitations(Tries):
 
         await self._database.run(caller.workspace, work)
 
+    async def end_abandoned(self, *, limit: int = 20) -> int:
+        """Give back what waits for somebody who does not come; returns how many links had it."""
+        if self._worker is None:
+            return 0
+        due = await try_rows.abandoned_sessions(self._worker, limit)
+        for one in due:
+            await self._end_waiting(person(one.workspace_id, one.id))
+        return len(due)
+
+    async def _end_waiting(self, caller: Caller) -> None:
+        session, flows = await self._session(caller, caller.actor_id)
+        for flow in flows:
+            if flow.status in ("choice", "confirm"):
+                with suppress(VaultError):  # what cannot be ended now does not hold the others up
+                    await self._fail(await self._way(caller, session, flow, Secret("")), "expired")
+        await self._database.run(
+            caller.workspace, lambda tx: try_rows.settle_session(tx, session.session_id)
+        )
+
     async def _session(self, caller: Caller, session_id: str) -> tuple[Session, list[Flow]]:
         async def work(tx: Transaction) -> tuple[Session, list[Flow]]:
             session = found(await try_rows.get_session(tx, session_id))
@@ -193,7 +212,7 @@ class Invitations(Tries):
             return workspace.name, flows, every
 
         name, flows, every = await self._database.run(caller.workspace, work)
-        finished = {one.integration for one in flows if _is_finished(one)}
+        finished = {one.integration for one in flows if is_finished(one)}
         items = [
             await self._item(caller.workspace, row, done=row.integration in finished)
             for row in every
@@ -257,7 +276,7 @@ class Invitations(Tries):
         )
 
 
-def _is_finished(flow: Flow) -> bool:
+def is_finished(flow: Flow) -> bool:
     waits_for_backend = flow.status == "confirm" and flow.code_hash is not None
     return flow.status == "done" or waits_for_backend
 

@@ -27,7 +27,7 @@ from vault.secret import Secret
 from vault.store import WorkspaceSeal
 from vault.store import connections as rows
 from vault.store.connections import (
-    DueRevocation,
+    Due,
     IntegrationRow,
     RevocationRow,
     TokensRow,
@@ -211,7 +211,7 @@ class Returns(Integrations):
 
         await self._database.run(caller.workspace, work)
 
-    async def _retried(self, due: DueRevocation) -> None:
+    async def _retried(self, due: Due) -> None:
         caller = Caller(kind="worker", actor_id="revocations", workspace=due.workspace_id)
         with suppress(TimeoutError, VaultError):  # the claim has already put the next try off
             await self._retry(caller, due.id)

@@ -190,6 +190,7 @@ class Tries(Connections):
                 lifetime=FLOW_SECONDS,
             ):
                 return None
+            await try_rows.session_waits(tx, way.session.session_id)
             waiting = await rows.await_connection(
                 tx,
                 new_id("conn"),
@@ -267,14 +268,25 @@ class Tries(Connections):
         return is_over
 
     async def _discard(self, way: Way, held: Held) -> None:
-        revoke = way.provider.revoke
-        if revoke is None or revoke.kills == "grant":
-            return  # the account's other connections, here or elsewhere, would die with it
+        if await self._is_lived_on(way, held):
+            return
         with suppress(VaultError, TimeoutError):
             environment = way.session.environment
             app = await self._app_with(way.caller, way.integration, environment, held)
             async with asyncio.timeout(DISCARD_SECONDS):
                 await self._dialogue.revoke(app, held.tokens, now=await self._time())
+
+    async def _is_lived_on(self, way: Way, held: Held) -> bool:
+        """Would giving this back end a connection that is there? Where it cannot be told: yes."""
+        revoke = way.provider.revoke
+        if revoke is None or revoke.kills != "grant":
+            return revoke is None
+        if held.account is None:
+            return True
+        sealing = await self._store.seal_of(way.caller.workspace)
+        account = self._account_index(sealing, way.provider.id, held.account.id)
+        place = (way.flow.integration, way.session.environment)
+        return await self._has_siblings(way.caller, account, place)
 
     async def _is_another_account(self, way: Way, account: Account | None) -> bool:
         """Is it another account than the one that was connected before?"""

@@ -1,0 +1,62 @@
+"""Ticks come whatever the clock does and however the last one ended."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+from vault.scheduler import Job, ticking
+
+
+class Work:
+    """Counts how often it was done; every second time it fails."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    async def __call__(self) -> int:
+        self.done += 1
+        if self.done % 2 == 0:
+            raise ValueError("canary")
+        return 0
+
+    async def reaches(self, number: int) -> None:
+        async with asyncio.timeout(15):
+            while self.done < number:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.02)
+
+
+async def test_a_tick_that_fails_is_followed_by_the_next() -> None:
+    work = Work()
+    async with ticking([Job("work", 0.05, work)]):
+        await work.reaches(4)
+    done = work.done
+    await asyncio.sleep(0.2)
+    assert work.done == done, "who stops ticks no more"
+
+
+async def test_a_clock_that_goes_back_puts_nothing_to_sleep() -> None:
+    work = Work()
+    async with ticking([Job("work", 0.05, work)]) as ticks:
+        await work.reaches(1)
+        # What apscheduler makes of a clock that has gone back by an hour.
+        ticks.entry("work").modify(next_run_time=datetime.now(UTC) + timedelta(hours=1))
+        done = work.done
+        await asyncio.sleep(0.3)
+        assert work.done <= done + 1
+        assert ticks.late_by > 0
+        await work.reaches(done + 3)
+
+
+async def test_no_tick_begins_before_the_last_has_ended() -> None:
+    running, most = 0, 0
+
+    async def slow() -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.2)
+        running -= 1
+        return 1
+
+    async with ticking([Job("slow", 0.05, slow)]):
+        await asyncio.sleep(0.7)
+    assert most == 1
