@@ -150,6 +150,7 @@ class Refresher:
         if self._worker is None or self._draining:
             return 0
         await self.replica.join()
+        await self.replica.check_database()
         due = await rows.due(self._worker, SWEEP_ROWS)
         living = await self.replica.living()
         left = await rows.left_by_the_dead(self._worker, living, SWEEP_ROWS)
