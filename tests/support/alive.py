@@ -118,6 +118,9 @@ class Replicas(Struct, frozen=True):
         finally:
             await vault.close()
 
+    def address(self, user: str) -> str:
+        return address(self.postgres, self.name, user).reveal()
+
     def spooled(self) -> list[Path]:
         return list(self.spool.glob("*.answer"))
 
@@ -130,6 +133,7 @@ async def opened(
     *,
     root: RootKey | None = None,
     size: int = 5,
+    spool: Path | None = None,
 ) -> Vault:
     """Open one replica's vault."""
     application = address(postgres, name, "keyturn_app")
@@ -140,7 +144,7 @@ async def opened(
         egress=Egress(allow=parse_allow("127.0.0.1", development=True)),
         catalogue=Catalogue(folder / "providers"),
         worker=await Database.open(worker, size=1, statement_cache=10),
-        spool_dir=folder / "spool",
+        spool_dir=spool or folder / "spool",
     )
 
 
