@@ -33,6 +33,7 @@ CROSSING = {
     "vault.connect.abandoned",
     "vault.connect.lookup",
     "vault.lives.due",
+    "vault.lives.due_in_turn",
     "vault.lives.leased",
     "vault.revocations.due",
     "vault.workspaces.any",

@@ -55,6 +55,8 @@ DRAIN_SECONDS: Final = 85.0
 POLL_SECONDS: Final = (0.05, 0.5)
 MAX_FLIGHTS: Final = 1_000
 SWEEP_ROWS: Final = 500
+# Where there is more, it may all be of one workspace: so many others have their turn, with so much.
+TURNS: Final = (100, 5)
 # A registration that cannot be used is looked at again after so long.
 UNUSABLE_SECONDS: Final = 60
 
@@ -113,6 +115,7 @@ class Refresher:
         self._waiting: dict[str, int] = {}  # the generation that is not good enough
         self._waiters: Counter[str] = Counter()
         self._patience: dict[str, float] = {}  # until when they wait, by the monotonic clock
+        self._turn = ""  # the workspace that had the last one
         self._draining = False
         self.observe: Observe = lambda _: None
 
@@ -152,6 +155,9 @@ class Refresher:
         await self.replica.join()
         await self.replica.check_database()
         due = await rows.due(self._worker, SWEEP_ROWS)
+        if len(due) == SWEEP_ROWS:
+            in_turn_too, self._turn = await rows.due_in_turn(self._worker, self._turn, *TURNS)
+            due += in_turn_too
         living = await self.replica.living()
         left = await rows.left_by_the_dead(self._worker, living, SWEEP_ROWS)
         by_id = {one.connection_id: one for one in (*due, *left) if self._is_new(one)}
