@@ -239,6 +239,27 @@ async def test_a_database_behind_what_a_replica_has_done_makes_no_call_at_once(
     await alive.left.check_refreshing()
 
 
+async def test_one_replica_that_notices_stops_the_others_that_run(
+    alive: Alive, tmp_path: Path
+) -> None:
+    await alive.integrate()
+    ada, grace = await alive.people(2)
+    await alive.token(ada, rejected=True)
+    before = await learned(alive)
+    async with (
+        alive.over.another(spool=tmp_path) as third,
+        alive.over.another(spool=tmp_path) as fourth,
+    ):
+        await fourth.check_refreshing()
+        await alive.token(ada, at=third, rejected=True)
+        await forget_a_second(alive, before)
+        assert (await alive.token(ada, at=third, rejected=True, wait=1)).degraded
+        assert (await alive.token(grace, at=fourth, rejected=True)).generation == 2
+        await asyncio.sleep(2.5)  # a replica writes its mark every second
+        with pytest.raises(RolledBack):
+            await fourth.check_refreshing()
+
+
 async def test_an_integration_that_is_made_anew_is_no_older_database(alive: Alive) -> None:
     await alive.integrate()
     ada = await alive.connect()

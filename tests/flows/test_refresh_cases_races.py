@@ -90,6 +90,9 @@ async def test_what_is_deleted_during_its_refresh_stays_so_and_its_tokens_go_bac
         await alive.state(ada)
     await alive.over.admin.execute("update vault.revocations set due_at = now()")
     await alive.left.retry_revocations()
+    revoked = [one for one in alive.sandbox.state.requests if one.path == "/oauth/revoke"]
+    given_back = {one.fields["token"] for one in revoked}
+    assert len(given_back) == 2, "the tokens of before, and those that came too late"
     given = [one for one in alive.sandbox.state.history.events() if one.what == "issued"]
     ended = {one.family for one in alive.sandbox.state.history.events() if one.what == "ended"}
     assert {one.family for one in given} <= ended, "nothing that was given lives on"

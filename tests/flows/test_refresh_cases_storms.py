@@ -4,6 +4,7 @@ Whatever one replica has learned of a token endpoint, the other one knows.
 """
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -46,6 +47,19 @@ async def test_retry_after_stops_everybody_at_every_replica(
     await alive.passes(seconds=6)
     await alive.sweep()
     assert await alive.generation(joan) == 2
+
+
+async def test_who_would_wait_in_vain_for_an_endpoint_is_answered_at_once(alive: Alive) -> None:
+    await alive.integrate()
+    ada, grace = await alive.people(2)
+    alive.sandbox.misbehave(Faults(status=429, retry_after=60, times=1))
+    await alive.token(ada, rejected=True)
+    began = time.monotonic()
+    assert (await alive.token(grace, rejected=True, wait=10)).degraded
+    await alive.end_access(grace)
+    found = await alive.token(grace, wait=10)
+    assert (found.tokens, found.reason) == (None, "provider_unavailable")
+    assert time.monotonic() - began < 5, "and not after twice ten seconds"
 
 
 async def test_retry_after_is_capped_at_an_hour_and_never_under_a_second(alive: Alive) -> None:
@@ -207,7 +221,7 @@ async def test_a_provider_that_flaps_for_a_minute_loses_nobody_and_is_not_storme
     await alive.integrate("steady", refresh_policy="eager")
     every = await alive.people(60)
     await alive.end_access(*every)
-    alive.wire.flapping = True
+    alive.wire.down = 5
     for _ in range(30):
         await asyncio.gather(alive.left.refresh_due(), alive.right.refresh_due())
         await alive.settled()
@@ -216,7 +230,7 @@ async def test_a_provider_that_flaps_for_a_minute_loses_nobody_and_is_not_storme
     ended = [await alive.outcomes(one) for one in every]
     wasted = sum(bool(one) and one[0] != "refreshed" for one in ended)
     assert wasted > 5, "it did flap"
-    alive.wire.flapping = False
+    alive.wire.down = 0
     for _ in range(90):
         await alive.passes(seconds=10)
         await alive.sweep()
@@ -224,6 +238,22 @@ async def test_a_provider_that_flaps_for_a_minute_loses_nobody_and_is_not_storme
             break
     assert {await alive.state(one) for one in every} == {"active"}
     assert alive.calls <= 1.1 * (len(every) + wasted) + IN_A_MINUTE
+
+
+async def test_retries_that_nobody_waits_for_are_a_tenth_of_the_first_tries(alive: Alive) -> None:
+    """It is down for three of ten requests, which is too few for the breaker."""
+    await alive.integrate("steady", refresh_policy="eager")
+    every = await alive.people(100)
+    await alive.end_access(*every)
+    alive.wire.down = 3
+    for _ in range(30):
+        await asyncio.gather(alive.left.refresh_due(), alive.right.refresh_due())
+        await alive.settled()
+        await alive.passes(seconds=2)
+    ended = [await alive.outcomes(one) for one in every]
+    first = sum(bool(one) for one in ended)
+    assert first == len(every), "nobody's first try waits for another's retry"
+    assert alive.calls - first <= 0.1 * first + 10 + 60 * 0.1 + 1
 
 
 async def _registration(alive: Alive) -> Any:

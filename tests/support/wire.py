@@ -29,8 +29,9 @@ SEEN: Final[dict[Cut, bool]] = {
     "in_the_head": True,
     "in_the_body": True,
 }
-# In how many of ten requests a flapping provider is down; spread, so that no run is all good.
-_FLAPS: Final = (True, False, False, True, False, True, True, False, True, False)
+# In which of ten requests a provider is down that is so in ``down`` of them; spread, so that no run
+# of them is all good.
+_FLAPS: Final = (0, 5, 9, 1, 6, 2, 4, 7, 3, 8)
 _DOWN: Final = b"HTTP/1.1 503 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -47,7 +48,7 @@ class Wire:
         self.port = 0
         self.asked = 0  # for tokens
         self.cut: Cut | None = None
-        self.flapping = False
+        self.down = 0  # in so many of ten requests for tokens
 
     @property
     def base(self) -> str:
@@ -90,7 +91,7 @@ class Wire:
         self.asked += request.startswith(b"POST /oauth/token")
         if self.cut == "lost_on_the_way":
             return
-        if self.flapping and _FLAPS[self.asked % len(_FLAPS)]:
+        if _FLAPS[self.asked % len(_FLAPS)] < self.down:
             writer.write(_DOWN)
         else:
             answer = await self._passed_on(request)
