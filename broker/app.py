@@ -32,6 +32,7 @@ TAGS: Final = {
     "integrations": "App registrations at providers.",
     "connections": "What users have connected.",
     "connect-sessions": "Links that invite a user to connect.",
+    "events": "Signed webhooks: where events go to, and how they fare.",
     "audit": "Who did what.",
     "environments": "Environment variables and environments, as at ElevenLabs.",
     "secrets": "The workspace's secrets, as at ElevenLabs.",
@@ -59,7 +60,6 @@ class Service(Struct, frozen=True):
 def create_service(vault: Vault, settings: Settings) -> Service:
     """Put the parts together."""
     metrics = Metrics()
-    vault.observe_refreshes(metrics.refreshed)
     gate = Gate(metrics)
     return Service(_litestar(vault, settings, metrics, gate), gate, metrics)
 
@@ -76,6 +76,7 @@ def _litestar(vault: Vault, settings: Settings, metrics: Metrics, gate: Gate) ->
         state=State({"door": Door(vault, settings.operator_keys), "gate": gate, "ticks": None}),
         request_max_body_size=MAX_BODY,
         openapi_config=_openapi(),
+        on_startup=[lambda: vault.observe_refreshes(metrics.refreshed)],
         logging_config=None,
         debug=False,
     )

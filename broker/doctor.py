@@ -59,10 +59,11 @@ def _settings(environ: Mapping[str, str]) -> Finding:
 
 def _advice(settings: Settings) -> list[Finding]:
     database = "given by KEYTURN_DATABASE_URL" if settings.database_url else "embedded"
-    spool = settings.spool_dir or settings.data_dir
+    default = boot.DEFAULT_DATA_DIR if settings.development else None
+    spool = settings.spool_dir or settings.data_dir or default
     kept = (
         f"below {spool}; it has to outlive the process"
-        if spool or settings.development
+        if spool
         else (
             "none: set KEYTURN_SPOOL_DIR, or answers are lost with a process whose database is away"
         )
@@ -72,7 +73,7 @@ def _advice(settings: Settings) -> list[Finding]:
         Finding("mode", ok=True, text=settings.mode),
         Finding("database address", ok=True, text=database),
         Finding("operator key", ok=True, text=operator),
-        Finding("spool", ok=True, text=kept, warning=not (spool or settings.development)),
+        Finding("spool", ok=True, text=kept, warning=spool is None),
     ]
 
 

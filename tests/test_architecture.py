@@ -27,7 +27,7 @@ STEPS: Final = """
     vault.seal vault.bearer vault.kms vault.kms.file vault.keyring
     vault.database vault.embedded.programs vault.embedded.files vault.embedded
     vault.sql vault.migrations
-    vault.egress.address vault.egress.names vault.egress vault.certificates
+    vault.egress.address vault.egress.names vault.egress vault.egress.certificates
     vault.providers.schema vault.providers.check vault.providers.derived
     vault.providers.failures vault.providers
     vault.oauth.app vault.oauth.keys vault.oauth.paths vault.oauth.replies vault.oauth
@@ -36,27 +36,38 @@ STEPS: Final = """
     vault.oauth.assertions vault.oauth.authorize vault.oauth.callbacks vault.oauth.accounts
     vault.oauth.oauth1 vault.oauth.renewing vault.oauth.revoking vault.oauth.typed
     vault.oauth.requests vault.oauth.reading
-    vault.metadata vault.dialogue vault.consent
+    vault.lifecycle vault.lifecycle.terms vault.lifecycle.life vault.lifecycle.events
+    vault.lifecycle.intents vault.lifecycle.backoff vault.lifecycle.takeover
+    vault.lifecycle.machine vault.lifecycle.clocks vault.lifecycle.schedule
+    vault.lifecycle.handout vault.lifecycle.turns vault.lifecycle.window
+    vault.lifecycle.breaker vault.lifecycle.rate vault.lifecycle.retries
+    vault.lifecycle.standing vault.lifecycle.endpoint
+    vault.dialogue.clients vault.dialogue.metadata vault.dialogue vault.consent
     vault.environments
-    vault.audit vault.idempotency
+    vault.audit vault.idempotency vault.events
     vault.store vault.store.environments vault.store.auth_tokens
-    vault.store.connections vault.store.tries
-    vault.authenticate vault.access vault.scheduler
+    vault.store.connections vault.store.tries vault.store.refreshing vault.store.answers
+    vault.authenticate
+    vault.refreshing.batches vault.refreshing.spool vault.refreshing.replica
+    vault.refreshing.page vault.refreshing.consents vault.refreshing.lane vault.refreshing
+    vault.access vault.scheduler
     vault.vault.door vault.vault.tenants vault.vault.variables vault.vault.secrets
     vault.vault.authentication vault.vault.calls vault.vault.catalogue
-    vault.vault.integrations vault.vault.returns vault.vault.connections vault.vault.tries
+    vault.vault.integrations vault.vault.returns vault.vault.connections
+    vault.vault.refreshing vault.vault.tries
     vault.vault.invitations vault.vault.connect vault.vault
 
     broker broker.settings broker.logs broker.metrics
     broker.resolve.templates broker.resolve.meanings broker.resolve.urls
     broker.resolve.bodies broker.resolve.configs broker.resolve broker.invoke
     broker.api.messages broker.api.provider_messages broker.api.resolve_messages
-    broker.api.connect_messages
+    broker.api.connect_messages broker.api.token_messages
     broker.api.problems broker.api.requests broker.api.responses
     broker.api.examples broker.api.gate
     broker.api.workspaces broker.api.keys broker.api.users broker.api.audit_events
     broker.api.settings broker.api.resolve broker.api.providers
-    broker.api.integrations broker.api.connections broker.api.connect_sessions
+    broker.api.integrations broker.api.connections broker.api.tokens
+    broker.api.connect_sessions
     broker.api.convai.errors broker.api.convai.messages
     broker.api.convai.environment_variables broker.api.convai.environments
     broker.api.convai.secrets broker.api.convai.auth_connections broker.api.convai
@@ -105,7 +116,7 @@ REVEALING: Final = {
     "vault.database": "asyncpg wants an address with its password; logins are made from it",
     "vault.egress": "credentials leave in headers and bodies of outbound calls",
     "vault.kms": "the root key's address may hold a credential",
-    "vault.certificates": "a client's certificate and key go into a TLS context",
+    "vault.egress.certificates": "a client's certificate and key go into a TLS context",
     "vault.oauth": "an assertion is signed, and goes into the body of a token request",
     "vault.oauth.replies": "the claims of a token that was given are read",
     "vault.oauth.accounts": "a part of a token may name the account",
@@ -118,6 +129,7 @@ REVEALING: Final = {
     "vault.oauth.typed": "what a person typed goes into a request, or is too long",
     "vault.authenticate": "a fetched token becomes a header, and is sealed",
     "vault.store.connections": "tokens, and what a person typed, are sealed",
+    "vault.refreshing.lane": "an answer that could not be read is sealed as it came",
     "vault.vault.secrets": "the value of a secret is sealed",
     "vault.vault.integrations": "the value of a label becomes part of an app registration",
     "vault.vault.connect": "state and nonce go into the address of a consent page",
@@ -130,6 +142,7 @@ REVEALING: Final = {
     "broker.api.requests": "an operator's key is compared",
     "broker.api.messages": "a key just made is answered, once",
     "broker.api.connect_messages": "a link just made is answered, once",
+    "broker.api.token_messages": "a token is answered, to who may read it",
     "broker.web.people": "a browser's cookie is set; the state stands in the page's own form",
     "broker.cli": "a key just made is printed, once",
 }

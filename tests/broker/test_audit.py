@@ -186,11 +186,11 @@ async def test_one_persons_pseudonym_differs_from_workspace_to_workspace(
 ) -> None:
     seen = []
     for one in (tenant, stranger):
-        await one.api.put("/v1/users/ada", {})
-        [event] = await events(one.api, "&user_id=ada")
+        await one.api.put("/v1/users/grace", {})
+        [event] = await events(one.api, "&user_id=grace")
         seen.append(event["user"])
     assert seen[0] != seen[1]
-    assert all("ada" not in pseudonym for pseudonym in seen)
+    assert all("grace" not in pseudonym for pseudonym in seen)
 
 
 async def test_no_line_holds_a_name_an_id_of_a_user_or_a_key(tenant: Tenant) -> None:
@@ -266,13 +266,15 @@ async def test_a_deed_whose_line_cannot_be_written_is_not_done(
     paths = (
         *("/v1/keys", "/v1/users", "/v1/convai/secrets", "/v1/convai/environments"),
         *("/v1/convai/environment-variables", "/v1/settings"),
-        *("/v1/integrations", "/v1/connections"),
+        *("/v1/integrations", "/v1/connections", "/v1/connect-sessions"),
     )
     keys = Registration(provider="api-key")
     await vault.put_integration(tenant.caller, "used", keys)
     await vault.put_integration(tenant.caller, "unused", keys)
     typed = Import(environment="production", values={"api_key": Secret("k")})
     used = await vault.import_connection(tenant.caller, UserId("ada"), "used", typed)
+    invited = NewSession(user_id="ada", environment="production")
+    session, _ = await vault.create_connect_session(tenant.caller, invited)
     before = [(await tenant.api.get(path)).json for path in paths]
     deeds: list[Callable[[], Awaitable[object]]] = [
         lambda: vault.create_key(tenant.caller, NewKey(name="n", scopes=("mint",))),
@@ -291,9 +293,9 @@ async def test_a_deed_whose_line_cannot_be_written_is_not_done(
         lambda: vault.import_connection(tenant.caller, UserId("new"), "used", typed),
         lambda: vault.import_connection(tenant.caller, UserId("ada"), "unused", typed),
         lambda: vault.delete_connection(tenant.caller, used.connection_id),
-        lambda: vault.create_connect_session(
-            tenant.caller, NewSession(user_id="ada", environment="production")
-        ),
+        lambda: vault.fresh_tokens(tenant.caller, [used.connection_id]),
+        lambda: vault.create_connect_session(tenant.caller, invited),
+        lambda: vault.cancel_connect_session(tenant.caller, session.session_id),
         lambda: vault.use_configuration(tenant.caller, set(), {secret}, "production"),
         lambda: vault.show_configuration(tenant.caller, set(), {secret}, "production"),
         lambda: vault.delete_workspace(Caller.operator("tests"), tenant.id),
@@ -353,4 +355,5 @@ def test_every_action_that_changes_something_is_tested_here() -> None:
         "connection.refresh",  # in tests/flows/test_refreshing.py, where there is a provider
         "connect_session.write",
         "connect_session.complete",
+        "connect_session.delete",
     }

@@ -61,7 +61,8 @@ class Api:
         sent = dict(headers or {})
         if self._key is not None:
             sent.setdefault("Authorization", f"Bearer {self._key}")
-        data: bytes | io.BytesIO | None = raw if raw is None else io.BytesIO(raw)
+        # A body that comes in pieces is sent in pieces.
+        data: Any = io.BytesIO(raw) if isinstance(raw, bytes) else raw
         if body is not None:
             data = json.dumps(body).encode()
         if data is not None:

@@ -27,9 +27,9 @@ from support.jwts import keys
 from support.sandbox import Provider as Running
 from vault.auth_kinds import Algorithm
 from vault.dialogue import Dialogue
+from vault.dialogue.metadata import Metadata
 from vault.egress import Reply, Request
 from vault.errors import VaultError
-from vault.metadata import Metadata
 from vault.oauth import authorize
 from vault.oauth.app import Account, App, Granted, TokenSet
 from vault.oauth.lifetimes import DEFAULT_LIFETIME

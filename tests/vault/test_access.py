@@ -23,6 +23,7 @@ CATALOGUE: Final[set[Action]] = {"provider.list", "provider.read"}
 CONNECTING: Final[set[Action]] = {
     *("integration.list", "integration.read"),
     *("connection.list", "connection.read", "connection.delete", "connection.refresh"),
+    *("connect_session.list", "connect_session.read", "connect_session.delete"),
 }
 # The same, but it takes credentials in, or says for whom: nothing that an operator does.
 OWN_CONNECTING: Final[set[Action]] = {
@@ -41,6 +42,8 @@ POLICY: Final[dict[Scope | None, set[Action]]] = {
         *("secret.list", "secret.read", "secret.write", "secret.delete"),
         *("auth_connection.list", "auth_connection.write", "auth_connection.delete"),
         *("integration.write", "integration.delete", "integration.check"),
+        *("event_endpoint.list", "event_endpoint.read", "event_endpoint.write"),
+        *("event_endpoint.delete", "event_endpoint.rotate", "event_endpoint.replay"),
         *SHARED,
     },
     "audit:read": {"audit.read"},

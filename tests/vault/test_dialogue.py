@@ -18,8 +18,8 @@ from support.engine import CATALOGUE, NOW, RSA, app_of, tokens_of
 from support.loopback import Listener, assert_hides, calling, listening
 
 from vault.dialogue import Dialogue
+from vault.dialogue.metadata import Metadata
 from vault.errors import CredentialRefused, Invalid, Unreachable, UpstreamFailed
-from vault.metadata import Metadata
 from vault.oauth.app import App, Endpoints, TokenSet
 from vault.oauth.id_token import IdTokenRefused
 from vault.oauth.renewing import can_refresh, further_tokens

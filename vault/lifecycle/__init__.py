@@ -4,7 +4,7 @@
   that it needs, and gives back a new value. What happened can be replayed.
 * ``machine`` is the heart: ``step(life, event, terms)`` says what the connection is now and what
   has to be done; the caller stores the one and does the other, in one transaction.
-* ``docs/explanation/refreshing.md`` draws it and says why.
+* ``docs/reference/states.md`` draws it, and says how long everything takes.
 
 | module | says |
 |---|---|

@@ -73,6 +73,8 @@ def replay(events: Iterable[AnyEvent], terms: Terms, life: Life = NEW) -> Life:
 
 
 def _connected(life: Life, event: Connected, _: Terms) -> Step:
+    if life.gone:
+        return _not_now(life, "gone")  # whoever consents anew begins another connection
     if life.generation and not event.same_account:
         return _not_now(life, "other_account")
     # Answers to calls with the former consent's tokens are older than this fence.

@@ -11,10 +11,10 @@ from msgspec import Struct
 from vault import bearer
 from vault.database import Database
 from vault.dialogue import Dialogue
+from vault.dialogue.metadata import Metadata
 from vault.egress import Egress
 from vault.errors import Conflict, NotFound, NotReady
 from vault.keyring import Keyring
-from vault.metadata import Metadata
 from vault.providers import Catalogue
 from vault.secret import Secret
 from vault.sql import Query

@@ -193,17 +193,21 @@ class Refreshing(Connections):
         access.permit(caller, "connection.read")
         connection = await self._connection(caller, connection_id)
 
-        async def work(tx: Transaction) -> tuple[lives.LifeRow, list[AttemptRow]]:
-            row = (await lives.lock_lives(tx, [connection_id])).get(connection_id)
-            return found(row), await answers.attempts(tx, connection_id, MAX_ATTEMPTS)
+        async def work(tx: Transaction) -> tuple[lives.LifeRow, str, list[AttemptRow]]:
+            # In the order of a claim, which locks the endpoints first.
+            stands = await lives.endpoints_of(tx, connection.integration)
+            row = found((await lives.lock_lives(tx, [connection_id])).get(connection_id))
+            here = [one.standing for one in stands if one.environment == row.environment]
+            standing = here[0] if here else "open"
+            return row, standing, await answers.attempts(tx, connection_id, MAX_ATTEMPTS)
 
-        row, attempts = await self._database.run(caller.workspace, work)
+        row, standing, attempts = await self._database.run(caller.workspace, work)
         times = row.clocks()
         return Explanation(
             connection=connection,
             state=row.state,
             expiring=times is not None and is_expiring(times, await self._time()),
-            why=_why(row),
+            why=_why(row, standing),
             due_at=row.due_at,
             next_try_at=row.next_try_at,
             idle_ends=row.idle_ends,
@@ -414,10 +418,12 @@ def _error(outcome: Outcome | None) -> VaultError:
             return NotReady("There is no newer token yet.")
 
 
-def _why(row: lives.LifeRow) -> str:
-    """One sentence for the state."""
+def _why(row: lives.LifeRow, standing: str) -> str:
+    """One sentence for the state, or for that of the integration, where that is in the way."""
     if row.verdict is not None:
         return _VERDICTS[row.verdict]
+    if standing in _STANDINGS and row.state != "pending":
+        return _STANDINGS[standing]
     if row.state == "active" and not row.renewable:
         return "Nothing refreshes it: it has no end, or the platform brings new tokens."
     return _STATES.get(row.state, "It is well.")
@@ -429,6 +435,10 @@ _STATES: Final = {
     "backoff": "The last call failed; it is tried again.",
     "uncertain": "Nobody knows how the last call ended; it is tried again when that is safe.",
     "suspect": "The provider calls the grant dead; that is believed when it has lasted a while.",
+}
+_STANDINGS: Final = {
+    "held": "The provider calls many grants at once dead: nobody is believed to be, and few asked.",
+    "paused": "The provider refuses the app: whoever set the integration up has to mend it.",
 }
 _VERDICTS: Final = {
     "refused": "The provider ended the grant: the person has to connect again.",

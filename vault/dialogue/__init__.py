@@ -12,12 +12,14 @@
 """
 
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from msgspec.structs import replace
 
+from vault.dialogue.clients import attempt, first_attempt, with_secrets
+from vault.dialogue.metadata import Metadata
 from vault.egress import Egress, Reply, Request
 from vault.errors import (
     CredentialRefused,
@@ -28,7 +30,6 @@ from vault.errors import (
     UpstreamFailed,
     VaultError,
 )
-from vault.metadata import Metadata
 from vault.model import new_id
 from vault.oauth import accounts, authorize, device, id_token, oauth1, reading, requests, signatures
 from vault.oauth.accounts import Claims, Evidence
@@ -38,25 +39,13 @@ from vault.oauth.filling import asked_scopes, filling, with_query
 from vault.oauth.reading import Read
 from vault.oauth.renewing import OWN_GRANTS, check_age, further_tokens
 from vault.oauth.replies import SERVER_ERROR, UNAUTHORIZED, Failure, NoToken, failure_of, succeeded
-from vault.oauth.requests import Attempt
 from vault.oauth.revoking import Revoked, given_back
 from vault.oauth.typed import typed_tokens
 from vault.providers.schema import Identity, OAuth1, Provider
 from vault.secret import Secret
 
-# What a provider calls a client whose secret it does not take, or that it does not know.
-REFUSED_CLIENT: Final = frozenset(
-    {
-        "bad_client_secret",
-        "incorrect_client_credentials",
-        "invalid_client",
-        "invalid_client_secret",
-    }
-)
 REFUSED: Final = frozenset({400, 401, 403, 404})
 NO_CODE: Final = Secret("keyturn-checks-this-app")
-
-T = TypeVar("T")
 
 
 class Dialogue:
@@ -76,11 +65,11 @@ class Dialogue:
         if not authorize.is_pushed(app):
             return with_query(url, asked)
 
-        async def attempt(secret: Secret | None) -> str:
-            request = requests.push_request(app, _attempt(now, secret), asked)
+        async def ask(secret: Secret | None) -> str:
+            request = requests.push_request(app, attempt(now, secret), asked)
             return authorize.pushed_url(app, url, await self._call(request), now=now)
 
-        return await _with_secrets(app, attempt)
+        return await with_secrets(app, ask)
 
     # A person consented
 
@@ -113,13 +102,13 @@ class Dialogue:
     async def _exchanged(
         self, app: App, code: Secret, verifier: Secret | None, now: datetime
     ) -> Read:
-        async def attempt(secret: Secret | None) -> Read:
+        async def ask(secret: Secret | None) -> Read:
             request = requests.exchange_request(
-                app, _attempt(now, secret), code=code, verifier=verifier
+                app, attempt(now, secret), code=code, verifier=verifier
             )
             return reading.token_set(app, await self._call(request), now=now)
 
-        return await _with_secrets(app, attempt)
+        return await with_secrets(app, ask)
 
     async def client_grant(
         self, app: App, *, now: datetime, callback: Mapping[str, str] | None = None
@@ -162,11 +151,15 @@ class Dialogue:
         reply = read.document
         for step in app.provider.steps:
             if step.gives == "tokens":
-                answer = await self._call(requests.step_request(app, _now(app, now), step, tokens))
+                answer = await self._call(
+                    requests.step_request(app, first_attempt(app, now), step, tokens)
+                )
                 longer = reading.token_set(app, answer, now=now, former=tokens)
                 tokens, reply = longer.tokens, {**reply, **longer.document}
             elif step.gives == "extras":
-                answer = await self._asked(requests.step_request(app, _now(app, now), step, tokens))
+                answer = await self._asked(
+                    requests.step_request(app, first_attempt(app, now), step, tokens)
+                )
                 found = reading.step_extras(app, step, answer, now=now, former=tokens)
                 tokens = replace(tokens, extras={**tokens.extras, **found})
         tokens = await self._with_further_tokens(app, tokens, now)
@@ -266,7 +259,7 @@ class Dialogue:
         has_to_work: bool,
     ) -> Any:  # noqa: ANN401 - any JSON
         """What the provider says of the account; ``None`` where it may not say it."""
-        request = requests.identity_request(app, _now(app, now), identity, tokens)
+        request = requests.identity_request(app, first_attempt(app, now), identity, tokens)
         if request is None:
             return None
         reply = await self._asked(request)
@@ -281,7 +274,9 @@ class Dialogue:
         for step in app.provider.steps:
             if step.gives != "choices":
                 continue
-            reply = await self._asked(requests.step_request(app, _now(app, now), step, tokens))
+            reply = await self._asked(
+                requests.step_request(app, first_attempt(app, now), step, tokens)
+            )
             found = reading.step_choices(app, step, reply, now=now, former=tokens)
             if not found:
                 raise UpstreamFailed("This account reaches nothing that could be chosen.")
@@ -297,7 +292,7 @@ class Dialogue:
         tokens = typed_tokens(app, values, now=now)
         identity, account = app.provider.identity, None
         if identity is not None and identity.source == "userinfo":
-            request = requests.identity_request(app, _now(app, now), identity, tokens)
+            request = requests.identity_request(app, first_attempt(app, now), identity, tokens)
             if request is not None:
                 reply = await self._asked(request)
                 if reply.status in REFUSED:
@@ -323,8 +318,8 @@ class Dialogue:
         if name is not None and more is None:
             raise Invalid("This provider gives no such token.")
 
-        async def attempt(secret: Secret | None) -> TokenSet:
-            request = requests.refresh_request(app, _attempt(now, secret), tokens, name=name)
+        async def ask(secret: Secret | None) -> TokenSet:
+            request = requests.refresh_request(app, attempt(now, secret), tokens, name=name)
             reply = await self._call(request)
             try:
                 if more is not None:
@@ -336,7 +331,7 @@ class Dialogue:
                 raise
             return read.tokens
 
-        return await _with_secrets(app, attempt)
+        return await with_secrets(app, ask)
 
     async def revoke(self, app: App, tokens: TokenSet, *, now: datetime) -> tuple[Revoked, ...]:
         """Give the tokens back; empty where the provider takes none. Raises for no failure."""
@@ -348,13 +343,13 @@ class Dialogue:
         return tuple([await self._revoked(app, tokens, now, name) for name in names])
 
     async def _revoked(self, app: App, tokens: TokenSet, now: datetime, name: str) -> Revoked:
-        async def attempt(secret: Secret | None) -> Revoked:
+        async def ask(secret: Secret | None) -> Revoked:
             found = {one.token: one for one in _revocations(app, tokens, now, secret)}
             reply = await self._call(found[name].request)
             return given_back(app, reply, name, now=now)
 
         try:
-            return await _with_secrets(app, attempt)
+            return await with_secrets(app, ask)
         except VaultError as error:
             return Revoked(token=name, outcome="failed", failure=failure_of(error))
 
@@ -366,31 +361,31 @@ class Dialogue:
             app = replace(app, values={**app.values, **told})
         signed = app.provider.assertion is not None
 
-        async def attempt(secret: Secret | None) -> Read:
-            reply = await self._call(requests.client_grant_request(app, _attempt(now, secret)))
+        async def ask(secret: Secret | None) -> Read:
+            reply = await self._call(requests.client_grant_request(app, attempt(now, secret)))
             kind: reading.Kind = "first" if former is None else "refresh"
             return reading.token_set(app, reply, now=now, former=former, kind=kind, asserted=signed)
 
-        return await _with_secrets(app, attempt)
+        return await with_secrets(app, ask)
 
     # The device flow and OAuth 1.0a
 
     async def device_code(self, app: App, *, now: datetime) -> device.Started:
         """Ask for a code that the person types in elsewhere."""
 
-        async def attempt(secret: Secret | None) -> device.Started:
-            request = requests.device_request(app, _attempt(now, secret))
+        async def ask(secret: Secret | None) -> device.Started:
+            request = requests.device_request(app, attempt(now, secret))
             plain = request.url.startswith("http://")  # egress decides whether that may be
             return device.started(await self._call(request), now=now, plain=plain)
 
-        return await _with_secrets(app, attempt)
+        return await with_secrets(app, ask)
 
     async def device_poll(
         self, app: App, started: device.Started, *, interval: int, now: datetime
     ) -> tuple[device.Polled, Granted | None]:
         """Ask once whether the person has consented."""
         request = requests.device_token_request(
-            app, _now(app, now), device_code=started.device_code
+            app, first_attempt(app, now), device_code=started.device_code
         )
         try:
             reply = await self._call(request)
@@ -454,36 +449,11 @@ class Dialogue:
         return await self._call(request) if reply.status >= SERVER_ERROR else reply
 
 
-async def _with_secrets(app: App, attempt: Callable[[Secret | None], Awaitable[T]]) -> T:
-    """Try with each client secret in turn, as long as the client is what is refused."""
-    for secret in app.client_secrets[:-1]:
-        try:
-            return await attempt(secret)
-        except NoToken as error:
-            if not _refuses_client(error.failure):
-                raise
-    return await attempt(app.client_secrets[-1] if app.client_secrets else None)
-
-
-def _refuses_client(failure: Failure) -> bool:
-    unnamed = failure.error is None and failure.status == UNAUTHORIZED
-    return failure.error in REFUSED_CLIENT or (failure.outcome == "client" and unnamed)
-
-
-def _attempt(now: datetime, secret: Secret | None) -> Attempt:
-    return Attempt(now=now, jti=new_id("jti"), secret=secret)
-
-
-def _now(app: App, now: datetime) -> Attempt:
-    """An attempt with the secret that comes first."""
-    return _attempt(now, app.client_secrets[0] if app.client_secrets else None)
-
-
 def _revocations(
     app: App, tokens: TokenSet, now: datetime, secret: Secret | None
 ) -> tuple[requests.Revocation, ...]:
     secret = secret or (app.client_secrets[0] if app.client_secrets else None)
-    return requests.revoke_requests(app, _attempt(now, secret), tokens)
+    return requests.revoke_requests(app, attempt(now, secret), tokens)
 
 
 def _oauth1(provider: Provider) -> OAuth1:
