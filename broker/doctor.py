@@ -57,11 +57,20 @@ def _settings(environ: Mapping[str, str]) -> Finding:
 
 def _advice(settings: Settings) -> list[Finding]:
     database = "given by KEYTURN_DATABASE_URL" if settings.database_url else "embedded"
+    spool = settings.spool_dir or settings.data_dir
+    kept = (
+        f"below {spool}; it has to outlive the process"
+        if spool or settings.development
+        else (
+            "none: set KEYTURN_SPOOL_DIR, or answers are lost with a process whose database is away"
+        )
+    )
     operator = "set" if settings.operator_keys else "not set: operator routes answer 403"
     return [
         Finding("mode", ok=True, text=settings.mode),
         Finding("database address", ok=True, text=database),
         Finding("operator key", ok=True, text=operator),
+        Finding("spool", ok=True, text=kept, warning=not (spool or settings.development)),
     ]
 
 

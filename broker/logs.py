@@ -59,7 +59,14 @@ def configure(level: str, *, stream: TextIO = sys.stderr) -> None:
     root.handlers = [handler]
     root.setLevel(level.upper())
     # These log requests or URLs on their own at INFO; our access log says what is safe to say.
-    for chatty in ("uvicorn", "uvicorn.access", "uvicorn.error", "aiohttp.access", "httpx"):
+    for chatty in (
+        "uvicorn",
+        "uvicorn.access",
+        "uvicorn.error",
+        "aiohttp.access",
+        "httpx",
+        "apscheduler",
+    ):
         logging.getLogger(chatty).handlers = []
         logging.getLogger(chatty).propagate = True
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -123,7 +123,7 @@ RULES: Final[dict[Action, Rule]] = {
     "connection.write": Rule("connect", operator=False, others=("manage",)),
     "connection.delete": Rule("manage", operator=True, others=("connect",)),
     "connection.token": Rule("tokens:read", operator=False),
-    "connection.refresh": Rule("manage", operator=True, others=("connect", "tokens:read")),
+    "connection.refresh": Rule("manage", operator=True, others=("connect",)),
     "connect_session.write": Rule("connect", operator=False, others=("manage",)),
     "connect_session.complete": Rule("connect", operator=False, others=("manage",)),
     "connect_session.list": Rule("connect", operator=True, others=("manage",)),

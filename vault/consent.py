@@ -280,6 +280,8 @@ class Stage(Struct, frozen=True, kw_only=True):
     outcome: Outcome | None = None
     url: str | None = None
     account: Account | None = None
+    user_name: str = ""  # of the user for whom this is, where the platform has given one
+    scopes: tuple[str, ...] = ()
     choices: tuple[Choice, ...] = ()
     missing_scopes: tuple[str, ...] = ()
     code: Secret | None = None

@@ -231,6 +231,8 @@ class ImportIn(Message, frozen=True, kw_only=True):
         if self.expires_in is not None and self.expires_at is not None:
             raise Invalid("Give expires_in or expires_at, not both.", pointer="/expires_at")
         typed = {"api_key": self.api_key, "username": self.username, "password": self.password}
+        if self.access_token is not None and any(one is not None for one in typed.values()):
+            raise Invalid("Give tokens, or what a person types, not both.", pointer="/access_token")
         values = {**self.values, **{name: one for name, one in typed.items() if one is not None}}
         return Import(
             environment=self.environment,

@@ -358,9 +358,15 @@ def _confirmation(stage: Stage, browser: _Browser) -> ConfirmPage:
         leaves_to=_back(stage),
         hidden={"_state": stage.state.reveal()},
         provider=service_name(stage.provider, stage.integration),
-        user=stage.session.user_id,
+        user=_user(stage),
         account=_account(stage),
+        scopes=scopes_in_words(stage.provider, stage.scopes),
     )
+
+
+def _user(stage: Stage) -> str:
+    user_id = stage.session.user_id
+    return f"{stage.user_name} ({user_id})" if stage.user_name else user_id
 
 
 def _device(stage: Stage, link: str, request: AnyRequest) -> DevicePage:

@@ -99,11 +99,13 @@ async def test_every_change_of_connecting_leaves_one_line_and_no_reading_does(
         *(f"/v1/connections/{connection}", "/v1/users/canary-user/connections"),
     ):
         assert (await api.get(path)).status == 200, path
+    assert (await api.post(f"/v1/connections/{connection}/token", {})).json["active"]
     for path in (f"/v1/connections/{connection}", "/v1/integrations/keys", "/v1/users/canary-user"):
         assert (await api.delete(path)).status in {200, 204}, path
     assert await actions(api) == [
         *("integration.write", "user.write", "connection.import", "connect_session.write"),
-        *("integration.check", "connection.delete", "integration.delete", "user.delete"),
+        *("integration.check", "connection.token", "connection.delete"),
+        *("integration.delete", "user.delete"),
     ]
     [event] = await events(api, "&action=connection.import")
     assert event["target"] == {"kind": "connection", "id": connection}
@@ -347,6 +349,8 @@ def test_every_action_that_changes_something_is_tested_here() -> None:
         "integration.check",
         "connection.write",
         "connection.delete",
+        "connection.token",
+        "connection.refresh",  # in tests/flows/test_refreshing.py, where there is a provider
         "connect_session.write",
         "connect_session.complete",
     }

@@ -257,3 +257,24 @@ async def test_every_end_is_in_the_record(tenant: Tenant, provider: Provider) ->
         await returned(somebody, await invited(tenant))
     events = made(await tenant.api.get("/v1/audit-events?action=connect.end"))["data"]
     assert [one["outcome"] for one in events] == ["denied"]
+
+
+async def test_another_browser_begins_while_the_first_is_under_way(
+    tenant: Tenant, ada: Visitor, grace: Visitor
+) -> None:
+    session = await invited(tenant)
+    back = await ada.follow(await left(ada, session))
+    end = await grace.submit(await grace.get(session["url"]))
+    assert (end.status, end.title) == (403, "Please finish where you began")
+    assert query_of((await ada.follow(back)).location)["status"] == "pending"
+
+
+async def test_the_last_look_names_the_user_the_account_and_what_is_allowed(
+    tenant: Tenant, ada: Visitor
+) -> None:
+    made(await tenant.api.put("/v1/users/ada", {"name": "Ada Lovelace"}))
+    page = await returned(ada, await invite(tenant.api))
+    for told in ("Ada Lovelace (ada)", "ada@example.com", "Acme"):
+        assert told in page.text
+    listed = page.text.partition("<ul")[2].partition("</ul>")[0]
+    assert "See your e-mail address" in listed

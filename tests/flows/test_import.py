@@ -133,7 +133,6 @@ async def test_a_caller_that_refreshes_itself_says_so_and_updates_by_put(tenant:
     ("body", "place"),
     [
         ({"refresh_token": "rt"}, "/access_token"),
-        ({"access_token": "at", "expires_in": 60}, "/refresh_token"),
         ({"access_token": "at", "expires_at": "2020-01-01T00:00:00Z"}, "/expires_at"),
         ({**TOKENS, "expires_at": "2030-01-01T00:00:00Z"}, "/expires_at"),
         ({**TOKENS, "expires_in": 0}, "/expires_in"),
@@ -142,6 +141,7 @@ async def test_a_caller_that_refreshes_itself_says_so_and_updates_by_put(tenant:
         ({**TOKENS, "refresh": "somebody"}, "/refresh"),
         ({**TOKENS, "scopes": ["a b"]}, "/scopes/0"),
         ({**TOKENS, "extra": 1}, "/extra"),
+        ({"access_token": "at", "api_key": "k"}, "/access_token"),
     ],
 )
 async def test_what_no_import_can_be_is_refused_by_its_place(

@@ -12,7 +12,7 @@ import pytest
 from conftest import Tenant
 from msgspec import Struct
 from support.api import Api, Running
-from support.connecting import integrate
+from support.connecting import SECRET, integrate
 from support.sandbox import Provider, providing
 
 from broker.sandbox import Faults, Issuing
@@ -80,6 +80,10 @@ class Ada(Struct, frozen=True):
         assert reply.status == 200, reply.body
         found: dict[str, Any] = reply.json
         return found
+
+    async def attempts(self) -> int:
+        """Calls that were made, also those that a fault of the sandbox kept from being counted."""
+        return len((await self.timeline())["attempts"])
 
     def lives_at_the_provider(self, token: dict[str, Any]) -> bool:
         return self.provider.state.ledger.alive(token["access_token"], "") is not None
@@ -199,9 +203,8 @@ async def test_a_provider_that_is_down_does_not_touch_a_living_token(connect: Co
     assert found["degraded"]
     assert found["generation"] == 1
     assert await ada.state() == "uncertain"
-    calls = ada.calls
     assert (await ada.token(rejected=True))["degraded"]
-    assert ada.calls == calls, "nobody calls again before it is time"
+    assert await ada.attempts() == 1, "nobody calls again before it is time"
 
 
 async def test_a_caller_that_goes_away_ends_no_refresh(connect: Connect) -> None:
@@ -250,7 +253,7 @@ async def test_what_the_platform_refreshes_is_left_to_it(connect: Connect) -> No
     assert ada.calls == 0
 
 
-async def test_an_unknown_client_is_no_connections_fault(connect: Connect) -> None:
+async def test_an_unknown_client_is_no_connections_fault(connect: Connect, admin: Any) -> None:
     ada = await connect()
     secret = ada.provider.state.clients["app"]
     ada.provider.state.clients.clear()
@@ -258,7 +261,53 @@ async def test_an_unknown_client_is_no_connections_fault(connect: Connect) -> No
     assert reply.status == 503
     assert await ada.state() == "active"
     assert (await ada.token())["active"]
+    calls = ada.calls
+    assert (await ada.refresh()).status == 503
+    assert ada.calls <= calls + 1, "paused, but for a probe"
     ada.provider.state.clients["app"] = secret
+    await admin.execute(
+        "update vault.connection_lives set next_try_at = null where connection_id = $1",
+        ada.connection,
+    )
+    integration = (await ada.api.get("/v1/integrations/acme")).json
+    changed = {name: integration[name] for name in ("provider", "client_id", "variables", "scopes")}
+    body = {**changed, "client_secret": SECRET}
+    assert (await ada.api.put("/v1/integrations/acme", body)).status == 200
+    assert (await ada.refresh()).status == 200, "who mends it need not wait"
+
+
+async def test_too_many_requests_stops_everybody_for_as_long_as_the_provider_says(
+    connect: Connect, migrated: Embedded, root_key_file: Path
+) -> None:
+    ada, grace = await connect("ada"), await connect("grace")
+    ada.provider.misbehave(Faults(status=429, retry_after="+17"))
+    assert (await ada.refresh()).status == 503
+    async with another(migrated, root_key_file) as other:
+        [found] = await other.fresh_tokens(
+            grace.tenant.caller, [grace.connection], rejected=True, wait=1
+        )
+    assert found.degraded
+    assert found.tokens is not None
+    assert await ada.attempts() == 1
+    assert await grace.attempts() == 0, "nor at another replica, for another connection"
+
+
+async def test_a_mass_of_dead_grants_condemns_nobody(connect: Connect, admin: Any) -> None:
+    crowd = [await connect(f"user-{number}") for number in range(6)]
+    for family in crowd[0].provider.state.ledger.families():
+        crowd[0].provider.state.ledger.end_consent(family, "a mistake of the provider's")
+    await asyncio.gather(*(one.refresh() for one in crowd[:5]))
+    held = await admin.fetchval(
+        "select standing from vault.token_endpoints where workspace_id = $1", crowd[0].tenant.id
+    )
+    assert held == "held"
+    await admin.execute(
+        "update vault.connection_lives set suspect_since = suspect_since - interval '2 minutes',"
+        " next_try_at = now() where workspace_id = $1 and suspect_since is not null",
+        crowd[0].tenant.id,
+    )
+    await asyncio.gather(*(one.token(rejected=True, max_wait_ms=500) for one in crowd))
+    assert {await one.state() for one in crowd} <= {"suspect", "active", "refreshing"}
 
 
 async def test_a_deleted_connection_gives_its_new_tokens_back(connect: Connect, admin: Any) -> None:
@@ -353,3 +402,5 @@ async def test_the_timeline_tells_the_whole_story(connect: Connect) -> None:
     assert told["attempts"][1]["http_status"] == 400
     assert told["connection"]["state"] == "active"
     assert told["due_at"] is not None
+    lines = await ada.api.get("/v1/audit-events?action=connection.refresh")
+    assert [one["target"]["id"] for one in lines.json["data"]] == [ada.connection] * 2

@@ -68,7 +68,8 @@ PLAIN: Final = {
     # What an integration, an import and an invitation are made of
     *("client_auth", "authorize_params", "redirect_uri", "share_connections", "return_origins"),
     *("access_token", "refresh_token", "expires_in", "refresh", "verify", "api_key", "state"),
-    *("values", "return_url", "confirm", "replace_account"),
+    *("values", "return_url", "confirm", "replace_account", "refresh_policy"),
+    *("min_ttl", "max_wait_ms", "rejected"),
 }
 
 
@@ -258,6 +259,12 @@ ATTACKS: Final[dict[str, tuple[Attack, ...]]] = {
     ),
     "GET /v1/connections/{connection_id:str}": (Attack(success=200, kind="connection"),),
     "DELETE /v1/connections/{connection_id:str}": (Attack(success=200, kind="connection"),),
+    "POST /v1/connections/{connection_id:str}/token": (
+        Attack(success=200, kind="connection", body={}),
+    ),
+    # What a person typed has nothing that could be refreshed.
+    "POST /v1/connections/{connection_id:str}/refresh": (Attack(success=409, kind="connection"),),
+    "GET /v1/connections/{connection_id:str}/timeline": (Attack(success=200, kind="connection"),),
     "POST /v1/connections/import": tuple(
         Attack(success=200, missing=200, kind=kind, body={"api_key": "k", **body}, lines=True)
         for kind, body in _IMPORTS

@@ -11,7 +11,7 @@ from typing import Any, Final
 GLOBAL: Final = {
     "vault.deployment": "one row: what this deployment is",
     "vault.high_water": "one row: how far the deployment has come",
-    "vault.refreshing.replicas": "the processes of the deployment, and which of them live",
+    "vault.replicas": "the processes of the deployment, and which of them live",
     "vault.schema_lock": "one row: lets one migration through at a time",
     "vault.schema_migrations": "which files were applied",
 }

@@ -92,7 +92,8 @@ def inputs_of(app: Litestar) -> dict[str, set[str]]:
         for method, operation in methods.items():
             taken = {one["name"] for one in operation.get("parameters", []) if one["in"] != "path"}
             for content in operation.get("requestBody", {}).get("content", {}).values():
-                for one in content["schema"].get("oneOf", [content["schema"]]):
+                bodies = content["schema"].get("oneOf", [content["schema"]])
+                for one in (each for each in bodies if "$ref" in each):  # the other is null
                     name = one["$ref"].rpartition("/")[2]
                     taken |= set(document["components"]["schemas"][name]["properties"])
             found[f"{method.upper()} {path}"] = taken

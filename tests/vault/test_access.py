@@ -22,7 +22,7 @@ CATALOGUE: Final[set[Action]] = {"provider.list", "provider.read"}
 # What a platform's own service does day by day; who sets a workspace up may do it, too.
 CONNECTING: Final[set[Action]] = {
     *("integration.list", "integration.read"),
-    *("connection.list", "connection.read", "connection.delete"),
+    *("connection.list", "connection.read", "connection.delete", "connection.refresh"),
 }
 # The same, but it takes credentials in, or says for whom: nothing that an operator does.
 OWN_CONNECTING: Final[set[Action]] = {
@@ -46,7 +46,7 @@ POLICY: Final[dict[Scope | None, set[Action]]] = {
     "audit:read": {"audit.read"},
     "mint": set(),
     "connect": {*SHARED},
-    "tokens:read": set(),
+    "tokens:read": {"connection.token"},
     "tools:invoke": {"configuration.show", "configuration.use"},
     "redeem": set(),
     "runtime": set(),
@@ -113,7 +113,8 @@ def test_the_widest_key_is_no_operator() -> None:
 def test_the_operator_works_on_workspaces_outside_and_inside_only_where_it_named_one() -> None:
     operator = Caller.operator("op")
     assert allowed(operator) == POLICY[None] | CATALOGUE
-    never = POLICY[None] | CATALOGUE | POLICY["tools:invoke"] | OWN_CONNECTING
+    never = POLICY[None] | CATALOGUE | OWN_CONNECTING
+    never |= POLICY["tools:invoke"] | POLICY["tokens:read"]
     assert allowed(operator.within(WORKSPACE)) == set(ACTIONS) - never
 
 

@@ -141,7 +141,7 @@ create table vault.outbox (
 );
 
 -- The processes of this deployment. Global; holds nothing of any workspace.
-create table vault.refreshing.replicas (
+create table vault.replicas (
     replica_id text primary key,
     lock_key bigint not null, -- of a session advisory lock that it holds while it lives
     locked boolean not null,
@@ -164,7 +164,7 @@ grant select, insert, delete on vault.refresh_answers to keyturn_app;
 grant select, insert, update, delete on vault.refresh_attempts to keyturn_app;
 grant select, insert, update, delete on vault.token_endpoints to keyturn_app;
 grant select, insert, delete on vault.outbox to keyturn_app;
-grant select, insert, update, delete on vault.refreshing.replicas to keyturn_app;
+grant select, insert, update, delete on vault.replicas to keyturn_app;
 grant select, update on vault.high_water to keyturn_app;
 
 do $$

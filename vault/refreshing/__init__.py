@@ -13,6 +13,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -110,6 +111,7 @@ class Refresher:
         self._outlets: dict[Place, tuple[float, asyncio.Task[Outlet]]] = {}
         self._flights: dict[tuple[str, str], asyncio.Task[Outcome]] = {}
         self._waiting: dict[str, int] = {}  # the generation that is not good enough
+        self._waiters: Counter[str] = Counter()
         self._draining = False
         self.observe: Observe = lambda _: None
 
@@ -122,9 +124,16 @@ class Refresher:
 
         Neither a deadline nor a cancel ends the call.
         """
-        self._waiting[connection_id] = max(generation, self._waiting.get(connection_id, 0))
         task = self._flight(place, connection_id)
-        await asyncio.wait({task}, timeout=wait)
+        self._waiting[connection_id] = max(generation, self._waiting.get(connection_id, 0))
+        self._waiters[connection_id] += 1
+        try:
+            await asyncio.wait({task}, timeout=wait)
+        finally:
+            self._waiters[connection_id] -= 1
+            if not self._waiters[connection_id]:
+                del self._waiters[connection_id]  # a call goes on, a wish without a call ends
+                self._waiting.pop(connection_id, None)
         if not task.done():
             return None
         if task.cancelled():
@@ -257,7 +266,7 @@ class Refresher:
             granted = await lane.claims.do(wanted)
             if isinstance(granted, Granted):
                 return await self._main_and_further(lane, granted, wanted)
-            again = granted.why in ("busy", "no_room", "not_due")
+            again = granted.why in ("busy", "no_room", "not_due") and not self._draining
             if not again or connection_id not in self._waiting or time.monotonic() > give_up:
                 return Outcome(why=None if granted.why == "current" else granted.why)
             await asyncio.sleep(pause)

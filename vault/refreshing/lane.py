@@ -114,11 +114,11 @@ class Lane:
         row, stored = locked.get(one.connection_id), more.get(one.connection_id)
         if row is None or stored is None:
             return page.without(row, waiting=one.waiting)
-        if refused := _nothing_to_do(page, one, row, stored):
-            return refused
         life = row.life()
         dead = life.claim is not None and life.claim.owner not in living
         if not (one.waiting or dead) and (refused := page.not_due(row, stored, one.outlet)):
+            return refused
+        if refused := _nothing_to_do(page, one, row, stored):
             return refused
         event = Claimed(
             at=at.now,
@@ -309,9 +309,9 @@ def replay_of(connection_id: str, fence: int, owner: str, held: Held) -> Attempt
 
 
 def _nothing_to_do(page: Page, one: Wanted, row: LifeRow, stored: Refreshable) -> Refused | None:
-    if stored.refresh_by == "caller":
+    if stored.refresh_by == "caller" or not row.renewable:
         page.put(replace(row, due_at=None))
-        return Refused(why="caller")
+        return Refused(why="not_ours")
     if one.generation is not None and row.generation > one.generation:
         return Refused(why="current")
     return None

@@ -26,11 +26,12 @@ from vault.consent import (
     Begun,
     Outcome,
     Received,
+    Session,
     Stage,
     asked_for,
 )
 from vault.errors import CredentialRefused, Invalid, VaultError
-from vault.model import Caller
+from vault.model import Caller, UserId
 from vault.oauth import authorize, signatures
 from vault.oauth.app import App, Granted
 from vault.oauth.device import Started
@@ -46,7 +47,7 @@ from vault.secret import Secret
 from vault.store import get_workspace
 from vault.store import tries as try_rows
 from vault.vault.door import found
-from vault.vault.invitations import Invitations
+from vault.vault.invitations import Invitations, is_finished
 from vault.vault.tries import Settled, Way, random_secret, stage_of
 
 # What providers say when a person says no; anything else is a failure.
@@ -80,7 +81,7 @@ class Connect(Invitations):
         begun = replace(begun, client=client)
         flow_id = await self._begin_flow(caller, session, integration, browser, begun, state)
         if flow_id is None:
-            return "used"
+            return await self._why_not(caller, session, integration)
         flow = found(
             await self._database.run(caller.workspace, lambda tx: try_rows.get_flow(tx, flow_id))
         )
@@ -90,6 +91,13 @@ class Connect(Invitations):
         if begun.device is not None:
             return _waiting(way, begun.device)
         return await self._granted_at_once(way, app, begun, browser)
+
+    async def _why_not(self, caller: Caller, session: Session, integration: str) -> Outcome:
+        flows = await self._database.run(
+            caller.workspace, lambda tx: try_rows.list_flows(tx, session.session_id)
+        )
+        mine = [one for one in flows if one.integration == integration]
+        return "used" if any(is_finished(one) for one in mine) else "wrong_browser"
 
     async def come_back(
         self,
@@ -345,9 +353,19 @@ class Connect(Invitations):
         if moved is None:
             return "used"
         if code is None:
-            return stage_of(moved, "confirm", account=received.granted.account)
+            return await self._last_look(moved, received)
         return stage_of(
             moved, "ended", outcome="pending", code=code, missing_scopes=received.missing_scopes
+        )
+
+    async def _last_look(self, way: Way, received: Received) -> Stage:
+        """For whom, which account, and what may be done with it."""
+        user = await self._store.user(way.caller.workspace, UserId(way.session.user_id))
+        given = received.granted.tokens.scopes
+        return replace(
+            stage_of(way, "confirm", account=received.granted.account),
+            user_name=(user.profile.name if user else None) or "",
+            scopes=tuple(received.asked_scopes if given is None else given),
         )
 
 

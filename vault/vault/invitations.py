@@ -193,7 +193,7 @@ class Invitations(Tries):
             return workspace.name, flows, every
 
         name, flows, every = await self._database.run(caller.workspace, work)
-        finished = {one.integration for one in flows if _is_finished(one)}
+        finished = {one.integration for one in flows if is_finished(one)}
         items = [
             await self._item(caller.workspace, row, done=row.integration in finished)
             for row in every
@@ -257,7 +257,7 @@ class Invitations(Tries):
         )
 
 
-def _is_finished(flow: Flow) -> bool:
+def is_finished(flow: Flow) -> bool:
     waits_for_backend = flow.status == "confirm" and flow.code_hash is not None
     return flow.status == "done" or waits_for_backend
 

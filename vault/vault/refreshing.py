@@ -163,18 +163,22 @@ class Refreshing(Connections):
         connection = await self._connection(caller, connection_id)
         if connection.refresh_by == "caller":
             raise Conflict("This connection is refreshed by the platform that imported it.")
-        if connection.state == "pending":
-            raise Conflict("This connection waits for a person, and holds nothing yet.")
-        await self._database.run(
-            caller.workspace,
-            lambda tx: audit.record(
+
+        async def work(tx: Transaction) -> None:
+            row = found((await lives.lock_lives(tx, [connection_id])).get(connection_id))
+            if not row.renewable:
+                raise Conflict("There is nothing that this connection could be refreshed with.")
+            target = ("connection", connection_id)
+            await audit.record(
                 tx,
                 caller,
                 "connection.refresh",
-                target=("connection", connection_id),
-                environment=connection.environment,
-            ),
-        )
+                target=target,
+                user_ref=row.user_ref,
+                environment=row.environment,
+            )
+
+        await self._database.run(caller.workspace, work)
         place = Lane(caller.workspace, connection.integration, connection.environment)
         outcome = await self._refresher.refresh(
             place, connection_id, connection.generation, wait=REFRESH_WAIT
