@@ -17,7 +17,7 @@ from msgspec import Struct
 from bench import load, processes
 from bench.baselines import handwritten_rows, provider
 from bench.refreshers import CLIENT_ID, CLIENT_SECRET, Settings
-from broker import boot, settings
+from broker import boot, logs, settings
 from vault import bearer
 from vault.consent import Held, Registration
 from vault.database import Database, connect_as_owner
@@ -94,6 +94,7 @@ class World(Struct, frozen=True):
 @contextlib.asynccontextmanager
 async def world(connections: int, *, lasting: bool = False) -> AsyncIterator[World]:
     """Start all of it; with ``lasting`` tokens nothing is due for a long time."""
+    logs.configure("error")  # what is made here is nobody's first start
     key = bearer.generate("api_key").reveal()
     async with contextlib.AsyncExitStack() as stack:
         folder = stack.enter_context(processes.data_dir())
