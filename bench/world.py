@@ -6,6 +6,7 @@
 
 import contextlib
 import os
+import random
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -189,7 +190,7 @@ async def _connect(
     lasting: bool,  # noqa: FBT001 - of this module alone
 ) -> None:
     """Write a user and a connection for each name, as a consent would have left them."""
-    now = datetime.now(UTC)
+    luck, now = random.Random(7), datetime.now(UTC)  # noqa: S311 - scatters what is due over the pages
     ends = now + (LONG if lasting else timedelta())
     sealing = await store.seal_of(workspace)
     users, keys, connections, token_sets, lives = [], [], [], [], []
@@ -200,6 +201,7 @@ async def _connect(
         owner = await store.owner_key(sealing, user, made.user_key)
         held = Held(tokens=_token_set(name, now, ends))
         context = rows.tokens_context(workspace, name, 1, ENVIRONMENT)
+        due_at = ends - timedelta(seconds=luck.random())
         users.append((workspace, user, made.generation, made.profile))
         keys.append((workspace, user, made.user_key))
         connections.append(
@@ -209,7 +211,7 @@ async def _connect(
         lives.append(
             (
                 *(workspace, name, INTEGRATION, ENVIRONMENT, "active", 1, 1, 1, 1),
-                *(now, now, ends, True, "eager", ends, sealing.user_ref(user)),
+                *(now, now, ends, True, "eager", due_at, sealing.user_ref(user)),
             )
         )
     await _copy(admin, "users", "workspace_id user_id generation profile", users)
