@@ -313,8 +313,8 @@ class Refresher:
         )
         sealing = ending.outlet.sealing
         owner_key = await self._store.owner_key(sealing, stored.user_id, stored.user_key)
-        opened = await self._store.open_owned(
-            place.workspace, stored.user_id, stored.user_key, context, stored.sealed
+        opened = await self._store.open_with(
+            owner_key, place.workspace, stored.user_id, stored.user_key, context, stored.sealed
         )
         held = connection_rows.held_from(opened)
         app = as_given(ending.outlet.app, held.tokens, held.client)
