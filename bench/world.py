@@ -193,7 +193,8 @@ async def _connect(
     luck, now = random.Random(7), datetime.now(UTC)  # noqa: S311 - scatters what is due over the pages
     ends = now + (LONG if lasting else timedelta())
     sealing = await store.seal_of(workspace)
-    users, keys, connections, token_sets, lives = [], [], [], [], []
+    users, keys, token_sets, lives = [], [], [], []
+    connections: list[tuple[object, ...]] = []
     for number, name in enumerate(names):
         user = UserId(f"user-{number}")
         made = await store.new_or_next(sealing, user, Profile())

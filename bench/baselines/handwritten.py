@@ -16,17 +16,19 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import asyncpg
-import authlib.deprecate  # it has its warnings shown always; so it is imported first
 import msgspec
+from authlib.deprecate import AuthlibDeprecationWarning  # type: ignore[import-untyped]
 from cryptography.fernet import Fernet
 
 from bench.baselines.handwritten_rows import row_of
 from bench.refreshers import CLIENT_ID, CLIENT_SECRET, Refresh, Settings, side_by_side
 
 with warnings.catch_warnings():
-    # It would rather have httpx2, which few have yet.
-    warnings.simplefilter("ignore", authlib.deprecate.AuthlibDeprecationWarning)
-    from authlib.integrations.httpx_client import AsyncOAuth2Client
+    # It would rather have httpx2, which few have yet; and says so always, once it is imported.
+    warnings.simplefilter("ignore", AuthlibDeprecationWarning)
+    from authlib.integrations.httpx_client import (  # type: ignore[import-untyped]
+        AsyncOAuth2Client,
+    )
 
 CONCURRENCY: Final = 8
 

@@ -21,6 +21,7 @@ from bench.suite.refresh import DUE_AGAIN_SECONDS
 from bench.world import world
 
 TURNS: Final = 10
+QUICK_TURNS: Final = 3
 # What is due together in one page cannot stay there: in a small table that happens often.
 CONNECTIONS: Final = 12_000
 FULL_CONNECTIONS: Final = 50_000
@@ -47,12 +48,13 @@ async def run(options: Options) -> Outcome:
     connections = (
         FULL_CONNECTIONS if options.full else QUICK_CONNECTIONS if options.quick else CONNECTIONS
     )
+    turns = QUICK_TURNS if options.quick else TURNS
     async with world(connections) as made:
         settings = msgspec.json.encode(made.settings)
         before = {name: await _size(made.admin, table) for name, table in TABLES.items()}
         done = 0
         async with processes.worker("keyturn", made.environ, settings) as worker:
-            for _ in range(TURNS):
+            for _ in range(turns):
                 turn = 0
                 while turn < connections:
                     task = Task(first=0, count=min(SHARE, connections))
@@ -71,7 +73,7 @@ async def run(options: Options) -> Outcome:
     rounds |= {f"{name} after": [one] for name, one in after.items()}
     return Outcome(
         name="bloat",
-        notes=[f"{connections} connections, {TURNS} times over, a VACUUM after each"],
+        notes=[f"{connections} connections, {turns} times over, a VACUUM after each"],
         columns=COLUMNS,
         rounds=rounds,
         pairs=[Pair(f"{name} after", f"{name} before") for name in TABLES],
