@@ -15,7 +15,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
@@ -253,6 +253,18 @@ class Refresher:
         self, place: Place, connection_id: str, outlet: Outlet, *, left: bool
     ) -> Outcome:
         lane = self._lane(place)
+        # Who is waited for does not stand in line behind what is merely due.
+        turn = nullcontext() if connection_id in self._waiting else lane.sweeping
+        lane.flights += 1
+        try:
+            async with turn:
+                return await self._until_granted(lane, connection_id, outlet, left=left)
+        finally:
+            lane.flights -= 1
+
+    async def _until_granted(
+        self, lane: Lane, connection_id: str, outlet: Outlet, *, left: bool
+    ) -> Outcome:
         give_up = time.monotonic() + GIVE_UP_SECONDS
         pause, longest = POLL_SECONDS
         while True:
