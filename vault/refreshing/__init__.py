@@ -15,7 +15,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
@@ -266,6 +266,18 @@ class Refresher:
         self, place: Place, connection_id: str, outlet: Outlet, *, left: bool
     ) -> Outcome:
         lane = self._lane(place)
+        # Who is waited for does not stand in line behind what is merely due.
+        turn = nullcontext() if connection_id in self._waiting else lane.sweeping
+        lane.flights += 1
+        try:
+            async with turn:
+                return await self._until_granted(lane, connection_id, outlet, left=left)
+        finally:
+            lane.flights -= 1
+
+    async def _until_granted(
+        self, lane: Lane, connection_id: str, outlet: Outlet, *, left: bool
+    ) -> Outcome:
         give_up = time.monotonic() + GIVE_UP_SECONDS
         pause, longest = POLL_SECONDS
         while True:
@@ -327,8 +339,8 @@ class Refresher:
         )
         sealing = ending.outlet.sealing
         owner_key = await self._store.owner_key(sealing, stored.user_id, stored.user_key)
-        opened = await self._store.open_owned(
-            place.workspace, stored.user_id, stored.user_key, context, stored.sealed
+        opened = await self._store.open_with(
+            owner_key, place.workspace, stored.user_id, stored.user_key, context, stored.sealed
         )
         held = connection_rows.held_from(opened)
         app = as_given(ending.outlet.app, held.tokens, held.client)
