@@ -116,7 +116,7 @@ async def vault(
 ) -> AsyncIterator[Vault]:
     database = await Database.open(migrated.dsn("keyturn_app"), size=5, statement_cache=200)
     worker = await Database.open(migrated.dsn("keyturn_worker"), size=1, statement_cache=10)
-    egress = Egress(allow=parse_allow("127.0.0.1,localhost", development=True))
+    egress = Egress(allow=parse_allow("127.0.0.1,127.64.0.0/10,localhost", development=True))
     opened = await Vault.open(
         database,
         open_root_key(root_key_file.as_uri()),

@@ -6,6 +6,7 @@
 """
 
 import os
+import threading
 import time
 from datetime import datetime
 from typing import Annotated, Final, Literal, NewType, Self, get_args
@@ -63,9 +64,28 @@ _CROCKFORD: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _ULID_LENGTH: Final = 26
 
 
+class _Ulids:
+    """Numbers that grow: by the millisecond, and within one by chance."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._lock = threading.Lock()
+
+    def next(self) -> int:
+        value = int(time.time() * 1000) << 80 | int.from_bytes(os.urandom(10), "big")
+        with self._lock:
+            if value <= self._last:  # of the same millisecond, or a clock that was set back
+                value = self._last + 1 + int.from_bytes(os.urandom(4), "big")
+            self._last = value
+        return value
+
+
+_next_ulid: Final = _Ulids().next
+
+
 def new_id(prefix: str) -> str:
-    """Make an id that sorts by the time it was made, to the millisecond."""
-    value = int(time.time() * 1000) << 80 | int.from_bytes(os.urandom(10), "big")
+    """Make an id that sorts by when it was made; those of one process exactly so."""
+    value = _next_ulid()
     digits = [_CROCKFORD[value >> 5 * place & 31] for place in range(_ULID_LENGTH)]
     return f"{prefix}_{''.join(reversed(digits))}"
 

@@ -186,11 +186,11 @@ async def test_one_persons_pseudonym_differs_from_workspace_to_workspace(
 ) -> None:
     seen = []
     for one in (tenant, stranger):
-        await one.api.put("/v1/users/ada", {})
-        [event] = await events(one.api, "&user_id=ada")
+        await one.api.put("/v1/users/grace", {})
+        [event] = await events(one.api, "&user_id=grace")
         seen.append(event["user"])
     assert seen[0] != seen[1]
-    assert all("ada" not in pseudonym for pseudonym in seen)
+    assert all("grace" not in pseudonym for pseudonym in seen)
 
 
 async def test_no_line_holds_a_name_an_id_of_a_user_or_a_key(tenant: Tenant) -> None:
@@ -266,7 +266,7 @@ async def test_a_deed_whose_line_cannot_be_written_is_not_done(
     paths = (
         *("/v1/keys", "/v1/users", "/v1/convai/secrets", "/v1/convai/environments"),
         *("/v1/convai/environment-variables", "/v1/settings"),
-        *("/v1/integrations", "/v1/connections"),
+        *("/v1/integrations", "/v1/connections", "/v1/connect-sessions"),
     )
     keys = Registration(provider="api-key")
     await vault.put_integration(tenant.caller, "used", keys)

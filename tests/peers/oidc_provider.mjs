@@ -1,6 +1,7 @@
 // A certified OpenID provider on a free loopback port, for the tests to connect accounts at.
-// The first line of stdin is what to make: {"clients": [...], "pushedOnly": false}. The first line of
-// stdout says where it is: {"base": "http://127.0.0.1:..."}. It lives as long as stdin is open.
+// The first line of stdin is what to make: {"clients": [...], "pushedOnly": false, "host": "..."}.
+// The first line of stdout says where it is: {"base": "http://..."}. It lives as long as stdin is
+// open.
 //
 // Who signs in is whatever is typed; the address is that name at example.com. PKCE is compulsory,
 // every refresh rotates, and a refresh token that comes twice ends its whole grant.
@@ -12,11 +13,11 @@ import { Provider } from "oidc-provider";
 const lines = createInterface({ input: process.stdin });
 lines.on("close", () => process.exit());
 const { value } = await lines[Symbol.asyncIterator]().next();
-const { clients, pushedOnly } = JSON.parse(value);
+const { clients, pushedOnly, host } = JSON.parse(value);
 
 const server = createServer();
-await new Promise((ready) => server.listen(0, "127.0.0.1", ready));
-const base = `http://127.0.0.1:${server.address().port}`;
+await new Promise((ready) => server.listen(0, host, ready));
+const base = `http://${host}:${server.address().port}`;
 
 const provider = new Provider(base, {
   clients,

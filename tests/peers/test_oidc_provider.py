@@ -336,15 +336,16 @@ async def test_an_answer_that_another_server_gave_brings_its_code_to_nobody(
 
 
 async def test_a_server_that_is_called_otherwise_than_it_calls_itself_is_refused(
-    tenant: Tenant, issuer: str, ada: Visitor
+    tenant: Tenant, service: Running, ada: Visitor
 ) -> None:
-    called = issuer.replace("127.0.0.1", "localhost")
-    await integrate(tenant.api, called)
-    check = await tenant.api.post("/v1/integrations/acme/check", {})
-    [finding] = check.json["findings"]
-    assert (finding["what"], finding["ok"]) == ("discovery", False)
-    assert "another issuer" in finding["detail"]
-    assert (await begun(tenant.api, ada)).title == "That did not work"
+    registered = clients(f"{service.base}/oauth/oidc/acme/callback")
+    async with certified(registered, host="127.0.0.1") as issuer:
+        await integrate(tenant.api, issuer.replace("127.0.0.1", "localhost"))
+        check = await tenant.api.post("/v1/integrations/acme/check", {})
+        [finding] = check.json["findings"]
+        assert (finding["what"], finding["ok"]) == ("discovery", False)
+        assert "another issuer" in finding["detail"]
+        assert (await begun(tenant.api, ada)).title == "That did not work"
 
 
 async def test_the_id_token_belongs_to_this_sign_in(

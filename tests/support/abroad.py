@@ -166,7 +166,7 @@ DIALECTS: Final = {
         endpoints=[
             *_flow(
                 {**PKCE, "nonce": "{nonce}"},
-                {"code_verifier": "{verifier}"},
+                {"code_verifier": "{verifier}", "client_id": "{client_id}"},
                 {"access_token": "{access_token}", "id_token": "{id_token}"},
                 Authorization="Basic {basic}",
             ),

@@ -68,7 +68,7 @@ PLAIN: Final = {
     # What an integration, an import and an invitation are made of
     *("client_auth", "authorize_params", "redirect_uri", "share_connections", "return_origins"),
     *("access_token", "refresh_token", "expires_in", "refresh", "verify", "api_key", "state"),
-    *("values", "return_url", "confirm", "replace_account", "refresh_policy"),
+    *("values", "return_url", "confirm", "replace_account", "account", "refresh_policy"),
     *("min_ttl", "max_wait_ms", "rejected"),
 }
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -39,9 +40,16 @@ def has_certified() -> bool:
     return int(said.stdout.removeprefix("v").partition(".")[0]) >= CERTIFIED_NODE
 
 
+def own_host() -> str:
+    """An address that no server had before: what one publishes is remembered for an hour, and a
+    port of this machine is somebody else's before that.
+    """
+    return f"127.{64 + secrets.randbelow(64)}.{secrets.randbelow(256)}.{1 + secrets.randbelow(254)}"
+
+
 @asynccontextmanager
 async def certified(
-    clients: Sequence[Mapping[str, Any]], *, pushed_only: bool = False
+    clients: Sequence[Mapping[str, Any]], *, pushed_only: bool = False, host: str | None = None
 ) -> AsyncIterator[str]:
     """Run npm's oidc-provider with these clients; gives its address."""
     process = await asyncio.create_subprocess_exec(
@@ -55,7 +63,8 @@ async def certified(
     assert process.stdin
     assert process.stdout
     assert process.stderr
-    asked = {"clients": list(clients), "pushedOnly": pushed_only}
+    host = host or own_host()
+    asked = {"clients": list(clients), "pushedOnly": pushed_only, "host": host}
     process.stdin.write(json.dumps(asked).encode() + b"\n")
     line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
     assert line, (await process.stderr.read()).decode()
@@ -71,7 +80,7 @@ async def mocked(*options: str) -> AsyncIterator[str]:
     """Run PyPI's oidc-provider-mock with these options; gives its address."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-W", "ignore", "-m", "oidc_provider_mock", "--host", "127.0.0.1", "--port", "0"),
+        *("-W", "ignore", "-m", "oidc_provider_mock", "--host", own_host(), "--port", "0"),
         *options,
         env={**os.environ, "NO_COLOR": "1"},
         stderr=asyncio.subprocess.PIPE,
