@@ -16,7 +16,7 @@ from vault.lifecycle.handout import Ask, hand_out, wanted_ttl
 from vault.lifecycle.intents import Announce, Call, NotNow
 from vault.lifecycle.life import NEW, Claim, Life
 from vault.lifecycle.machine import replay, step
-from vault.lifecycle.schedule import Use, is_expiring, next_look, notice_due
+from vault.lifecycle.schedule import ASLEEP_LOOK, Use, is_expiring, next_look, notice_due
 from vault.lifecycle.terms import Terms, terms_of
 from vault.lifecycle.turns import Candidate, in_turn
 from vault.providers import Catalogue
@@ -28,6 +28,7 @@ SECOND, MINUTE, HOUR, DAY = (
     timedelta(hours=1),
     timedelta(days=1),
 )
+LEASE: Final = takeover.LEASE
 STRICT: Final = Terms()
 GRACEFUL: Final = Terms(rotation="grace", grace=30 * SECOND)
 KILLING: Final = Terms(kills_old_access=True)
@@ -118,7 +119,34 @@ def test_after_a_restart_of_the_database_nobody_is_believed_dead() -> None:
     assert at == NOW + takeover.LEASE
 
 
+@pytest.mark.parametrize(
+    ("terms", "holder", "taken_over"),
+    [
+        (STRICT, {"holder_seen": True}, LEASE + takeover.ASLEEP),
+        (STRICT, {"holder_seen": False}, LEASE),
+        (GRACEFUL, {"holder_seen": True}, LEASE + takeover.ASLEEP),
+        (Terms(rotation="grace", grace=HOUR), {"holder_seen": True}, LEASE),
+        (Terms(rotation="none"), {"holder_seen": True}, LEASE),
+    ],
+)
+def test_who_sleeps_past_his_lease_keeps_what_cannot_be_repeated(
+    terms: Terms, holder: dict[str, bool], taken_over: timedelta
+) -> None:
+    life = claimed(ALIVE, NOW, terms)
+    almost = claimed(life, NOW + taken_over - SECOND, terms, **holder)
+    assert almost.claim == life.claim
+    assert claimed(life, NOW + taken_over, terms, **holder).claim != life.claim
+
+
 # Clocks and schedule
+
+
+def test_a_claim_whose_lease_has_ended_is_looked_at_now_and_again() -> None:
+    life = claimed(ALIVE, NOW)
+    for after, at in [(timedelta(), LEASE), (LEASE + SECOND, LEASE + SECOND + ASLEEP_LOOK)]:
+        look = next_look(life, times(), STRICT, Use(), "eager", now=NOW + after, luck=0.5)
+        assert look is not None
+        assert look.at == NOW + at
 
 
 def test_what_a_reply_says_of_the_refresh_token_is_the_consents_where_the_token_stays() -> None:

@@ -159,6 +159,7 @@ class Histories(RuleBasedStateMachine):
                 owner=worker.owner,
                 attempt=f"try-{len(self.events)}",
                 holder_alive=alive,
+                holder_seen=alive,
                 database_started_at=self.database_started_at,
             )
         )
@@ -380,6 +381,12 @@ class Histories(RuleBasedStateMachine):
         assert self.faults == 1
         assert self.database_started_at < START, "a restart of the database loses no answer"
         assert self.taken[token] not in self.journal
+        for worker in self.workers:
+            if worker.asleep and worker.job is not None and worker.job.token == token:
+                patience = takeover.LEASE + takeover.ASLEEP
+                assert self.now >= worker.job.claimed_at + patience, (
+                    "it may wake up with the answer"
+                )
         if self.terms.rotation == "grace":
             assert self.provider.previous[token[0]][0] == token[1]
 

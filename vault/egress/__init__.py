@@ -76,6 +76,9 @@ MAX_HEADERS: Final = 128
 # Shorter than the 5 s after which Node closes an idle connection: a POST written into a connection
 # that the other side is just closing is one of which we cannot say whether it was acted upon.
 KEEP_ALIVE: Final = 4.0
+# Who meets a deadline so much too late was stopped, or held up; then he has so long to read.
+ASLEEP: Final = 1.0
+READ_AFTER_SLEEP: Final = 5.0
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
@@ -214,8 +217,11 @@ class Egress:
         journey = _Journey()
         failure: VaultError
         token = _journey.set(journey)
-        deadline = asyncio.timeout(request.timeout.total)
+        deadline = asyncio.timeout(None)
         self._deadlines.add(deadline)
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + request.timeout.total
+        timer = loop.call_at(ends_at, _over, deadline, ends_at)
         try:
             async with deadline:
                 lane = self._lane(purpose)
@@ -227,6 +233,7 @@ class Egress:
         except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold the request
             failure = _explained(error, url, sent=journey.sent)
         finally:
+            timer.cancel()
             self._deadlines.discard(deadline)
             _journey.reset(token)
         # Raised out here so that not even its context leads to aiohttp's error, which keeps the
@@ -324,6 +331,17 @@ class _Lane:
     async def aclose(self) -> None:
         self.names.close()
         await self._session.close()
+
+
+def _over(deadline: asyncio.Timeout, ends_at: float) -> None:
+    """A deadline is over. Whoever slept past it first reads what came in the meantime.
+
+    A token that was given once may lie in the socket; it would be lost by a cancel that is as late
+    as the answer.
+    """
+    if deadline.when() is None:  # else it has been ended otherwise
+        now = asyncio.get_running_loop().time()
+        deadline.reschedule(now + READ_AFTER_SLEEP if now - ends_at > ASLEEP else now)
 
 
 async def _mark_sent(_session: object, _context: SimpleNamespace, _params: object) -> None:

@@ -30,7 +30,8 @@ class Claimed(Event, frozen=True, kw_only=True):
     """``owner`` wants to call the provider.
 
     ``holder_alive``: does the replica that holds the present claim, if any, still hold its
-    liveness lock? ``database_started_at`` is ``pg_postmaster_start_time()``: older locks are gone
+    liveness lock, as far as can be known? ``holder_seen``: and is it known that it lives?
+    ``database_started_at`` is ``pg_postmaster_start_time()``: older locks are gone
     although their owners may live. ``held_until``: when the integration was last held, or ``at``
     if it is held now.
     """
@@ -38,6 +39,7 @@ class Claimed(Event, frozen=True, kw_only=True):
     owner: str
     attempt: str
     holder_alive: bool = True
+    holder_seen: bool = False
     database_started_at: datetime | None = None
     held_until: datetime | None = None
 

@@ -93,7 +93,13 @@ def _claimed(life: Life, event: Claimed, terms: Terms) -> Step:
     if why := _closed(life):
         return _not_now(life, why)
     if life.claim is not None:
-        if event.holder_alive and event.at < life.claim.until:
+        if event.holder_alive and takeover.belongs_to_holder(
+            life.claim,
+            life.doubt or life.claim.at,
+            terms,
+            now=event.at,
+            seen=event.holder_seen,
+        ):
             return _not_now(life, "busy", life.claim.until)
         life = _presumed_lost(life, life.claim, event, terms)
     if life.next_try_at is not None and event.at < life.next_try_at:

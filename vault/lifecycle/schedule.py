@@ -34,6 +34,8 @@ USED_LATELY: Final = timedelta(hours=25)
 KEEP_ALIVE_SHARE: Final = 1 / 3
 # A kept token that ends within a minute would end in the middle of the next request.
 LAST_MINUTE: Final = timedelta(seconds=60)
+# A claim whose lease has ended stands in nobody's way meanwhile.
+ASLEEP_LOOK: Final = timedelta(seconds=10)
 # Time for a person to read it, to forget it, and to be asked again.
 NOTICES: Final = (timedelta(days=14), timedelta(days=3), timedelta(days=1))
 
@@ -74,8 +76,10 @@ def next_look(
     ``noticed``: the last of ``NOTICES`` that was given for the present consent.
     """
     if life.claim is not None:
-        # Looked at when the lease ends, in case its holder does not come back.
-        return Look(at=life.claim.until, why="retry")
+        # Looked at when the lease ends, in case its holder does not come back; and then now and
+        # again, while he sleeps.
+        at = life.claim.until if now < life.claim.until else now + ASLEEP_LOOK
+        return Look(at=at, why="retry")
     if life.state in ("pending", "needs_reauth", "revoked"):
         return None
     looks = [

@@ -6,7 +6,10 @@ Sending a rotated token twice is what providers take for theft: they answer by e
 |---|---|---|
 | ``none``, ``stays_valid`` | at once | at once |
 | ``grace``, and enough of it left | after the settle delay | after the settle delay |
-| ``strict``, or past its grace | after the settle delay | when the lease ends |
+| ``strict``, or past its grace | after the settle delay | when the lease ends, or later |
+
+Later: a holder that has not come back when its lease ends, and is seen to live, sleeps. Its answer
+may lie in its socket, and is worth more than a token that works a little sooner.
 
 "Dead" is believed of a strict claim only if its liveness lock was taken from the database that
 runs now: a restart drops the locks of the living, too.
@@ -30,10 +33,25 @@ TRAVEL: Final = timedelta(seconds=1)
 # else the earlier call would get the later token. One second lost none of 3,154 in measurements
 # on one machine.
 SETTLE: Final = SEND_WITHIN + TRAVEL
+# Who sleeps for longer has hardly an answer left to come back with.
+ASLEEP: Final = timedelta(minutes=15)
 # A short grace has to hold the settle delay and the call.
 SETTLE_SHARE: Final = 1 / 3
 # After a restart of the database: whoever holds an answer stores it before others call again.
 AFTER_RESTART: Final = timedelta(seconds=30)
+
+
+def belongs_to_holder(
+    claim: Claim, since: datetime, terms: Terms, *, now: datetime, seen: bool
+) -> bool:
+    """Is this claim its holder's alone, if he is not known to be dead?
+
+    ``seen``: he is known to live, by his lock or his beat.
+    """
+    if now < claim.until:
+        return True
+    asleep = seen and now < claim.until + ASLEEP
+    return asleep and not terms.repeatable and not _within_grace(now, since, terms)
 
 
 def repeat_at(
@@ -52,7 +70,7 @@ def repeat_at(
     if terms.repeatable:
         return now
     settled = now + settle(terms)
-    if terms.rotation == "grace" and settled + _travel(terms) < since + terms.grace:
+    if _within_grace(now, since, terms):
         return settled
     older_than_database = database_started_at is not None and claim.at <= database_started_at
     if older_than_database and database_started_at is not None:
@@ -67,6 +85,12 @@ def settle(terms: Terms) -> timedelta:
     if terms.rotation == "grace":
         return min(SETTLE, terms.grace * SETTLE_SHARE)
     return SETTLE
+
+
+def _within_grace(now: datetime, since: datetime, terms: Terms) -> bool:
+    """Would a call that settles first still find the refresh token good?"""
+    there = now + settle(terms) + _travel(terms)
+    return terms.rotation == "grace" and there < since + terms.grace
 
 
 def _travel(terms: Terms) -> timedelta:

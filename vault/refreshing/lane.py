@@ -50,7 +50,7 @@ from vault.refreshing.page import (
     attempt_of,
     scheduled,
 )
-from vault.refreshing.replica import Moment, Replica, moment
+from vault.refreshing.replica import NOBODY, Moment, Peers, Replica, moment
 from vault.seal import Context, seal
 from vault.store import Store, answers
 from vault.store import connections as connection_rows
@@ -93,10 +93,10 @@ class Lane:
             locked |= await rows.lock_due(tx, others)
         more = await rows.refreshable(tx, list(locked))
         leased = any(row.lease_owner not in (None, self._replica.id) for row in locked.values())
-        living = {self._replica.id, *(await self._replica.living_in(tx) if leased else ())}
+        peers = await self._replica.peers_in(tx) if leased else NOBODY
         # Who is waited for comes first, while there is room.
         results = {
-            one.connection_id: self._decided(page, one, locked, more, at, living)
+            one.connection_id: self._decided(page, one, locked, more, at, peers)
             for one in sorted(wanted, key=lambda one: not one.waiting)
         }
         await page.write(tx)
@@ -109,13 +109,14 @@ class Lane:
         locked: dict[str, LifeRow],
         more: dict[str, Refreshable],
         at: Moment,
-        living: set[str],
+        peers: Peers,
     ) -> Granted | Refused:
         row, stored = locked.get(one.connection_id), more.get(one.connection_id)
         if row is None or stored is None:
             return page.without(row, waiting=one.waiting)
         life = row.life()
-        dead = life.claim is not None and life.claim.owner not in living
+        holder = life.claim.owner if life.claim is not None else self._replica.id
+        dead = holder != self._replica.id and holder not in peers.living
         if not (one.waiting or dead) and (refused := page.not_due(row, stored, one.outlet)):
             return refused
         if refused := _nothing_to_do(page, one, row, stored):
@@ -125,6 +126,8 @@ class Lane:
             owner=self._replica.id,
             attempt=new_id("try"),
             holder_alive=not dead,
+            # Of its own calls a replica knows: this one is over, and did not say how it ended.
+            holder_seen=holder != self._replica.id and holder in peers.seen,
             database_started_at=at.server_started_at,
             held_until=standing.last_held(page.endpoint.standing, at.now),
         )

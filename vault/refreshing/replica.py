@@ -44,6 +44,16 @@ class Moment(Struct, frozen=True):
     mark: int
 
 
+class Peers(Struct, frozen=True):
+    """Replicas by what is known of them: who may live, and who surely does."""
+
+    living: frozenset[str]
+    seen: frozenset[str]
+
+
+NOBODY: Final = Peers(frozenset(), frozenset())
+
+
 class _Replica(Struct, frozen=True):
     replica_id: str
     lock_key: int
@@ -123,12 +133,12 @@ class Replica:
     async def living(self) -> list[str]:
         """The ids of all replicas that live, as far as can be known."""
         held = await self._database.session_locks()
-        return _living(await _list.lookup_all(self._database, silence=SILENCE), held)
+        return list(_peers(await _list.lookup_all(self._database, silence=SILENCE), held).living)
 
-    async def living_in(self, tx: Transaction) -> list[str]:
-        """The same, within a transaction: as of after it has locked what it asks for."""
+    async def peers_in(self, tx: Transaction) -> Peers:
+        """Who lives, within a transaction: as of after it has locked what it asks for."""
         held = await tx.session_locks()
-        return _living(await _list.all(tx, silence=SILENCE), held)
+        return _peers(await _list.all(tx, silence=SILENCE), held)
 
     # The mark
 
@@ -216,5 +226,7 @@ class Replica:
         self._key = key
 
 
-def _living(every: list[_Replica], held: set[int]) -> list[str]:
-    return [one.replica_id for one in every if one.heard or not one.locked or one.lock_key in held]
+def _peers(every: list[_Replica], held: set[int]) -> Peers:
+    seen = {one.replica_id for one in every if one.heard or (one.locked and one.lock_key in held)}
+    unknown = {one.replica_id for one in every if not one.locked}
+    return Peers(living=frozenset(seen | unknown), seen=frozenset(seen))
