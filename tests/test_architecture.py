@@ -72,7 +72,7 @@ STEPS: Final = """
     broker.api.convai.environment_variables broker.api.convai.environments
     broker.api.convai.secrets broker.api.convai.auth_connections broker.api.convai
     broker.api.health broker.api
-    broker.web.static broker.web broker.web.wording broker.web.endings
+    broker.web.static broker.web broker.web.wording broker.web.endings broker.web.forms
     broker.web.connect broker.web.catalogue broker.web.people
     broker.boot broker.app broker.server broker.doctor
     broker.sandbox.knobs broker.sandbox.history broker.sandbox.evil broker.sandbox.faults
