@@ -32,6 +32,7 @@ TAGS: Final = {
     "integrations": "App registrations at providers.",
     "connections": "What users have connected.",
     "connect-sessions": "Links that invite a user to connect.",
+    "events": "Signed webhooks: where events go to, and how they fare.",
     "audit": "Who did what.",
     "environments": "Environment variables and environments, as at ElevenLabs.",
     "secrets": "The workspace's secrets, as at ElevenLabs.",

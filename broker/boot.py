@@ -19,6 +19,7 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
+from broker.events import Courier
 from broker.settings import Settings
 from vault.database import Database, hosts_of
 from vault.egress import Egress, Endpoint, parse_allow
@@ -38,6 +39,8 @@ REFRESH_SECONDS: Final = 1.0
 SPOOL_SECONDS: Final = 10.0
 REVOCATION_SECONDS: Final = 30.0
 ABANDONED_SECONDS: Final = 60.0
+EVENT_SECONDS: Final = 1.0
+FORGET_SECONDS: Final = 60.0
 BOOTSTRAP_SCOPES: Final[tuple[Scope, ...]] = ("manage", "mint", "connect")
 
 _PR_SET_DUMPABLE: Final = 4
@@ -51,6 +54,7 @@ class House(Struct, frozen=True):
     settings: Settings
     vault: Vault
     egress: Egress
+    courier: Courier
 
 
 class Addresses(Struct, frozen=True):
@@ -100,9 +104,11 @@ async def house(settings: Settings) -> AsyncIterator[House]:
                 await worker.close()
             await database.close()
             raise
+        courier = Courier(vault, egress)
         try:
-            yield House(settings, vault, egress)
+            yield House(settings, vault, egress, courier)
         finally:
+            await courier.drain()
             await vault.close()
 
 
@@ -159,13 +165,16 @@ def spool_dir(settings: Settings) -> Path | None:
     return folder
 
 
-def jobs(vault: Vault) -> list[Job]:
+def jobs(house: House) -> list[Job]:
     """What is done in the background."""
+    vault = house.vault
     return [
         Job("refresh", REFRESH_SECONDS, vault.refresh_due),
         Job("spool", SPOOL_SECONDS, vault.replay_spool),
         Job("revocations", REVOCATION_SECONDS, vault.retry_revocations),
         Job("abandoned", ABANDONED_SECONDS, vault.end_abandoned),
+        Job("events", EVENT_SECONDS, house.courier.deliver_due),
+        Job("old_events", FORGET_SECONDS, vault.forget_events),
     ]
 
 

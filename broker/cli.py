@@ -32,6 +32,7 @@ from broker.api.problems import reason_of
 from broker.app import create_service
 from broker.cli_connection import connection
 from broker.cli_env import env
+from broker.cli_events import event_endpoint
 from broker.cli_integration import integration
 from broker.cli_provider import provider
 from broker.terminal import EVERYTHING, NOT_WELL, as_json, print_json, print_rows, run, say
@@ -61,6 +62,7 @@ main.add_command(env)
 main.add_command(provider)
 main.add_command(integration)
 main.add_command(connection)
+main.add_command(event_endpoint)
 
 
 @main.command()
@@ -74,6 +76,7 @@ def serve(*, no_scheduler: bool) -> None:
         async with boot.house(settings) as house:
             first_key = await boot.first_workspace(house.vault, settings)
             service = create_service(house.vault, settings)
+            house.courier.observe = service.metrics.delivered
             say(f"Keyturn {__version__} on {settings.origin}  (docs: {settings.origin}/docs)")
             if first_key is not None:
                 say("Workspace 'default' is made. Its key, shown this once:")
@@ -81,7 +84,7 @@ def serve(*, no_scheduler: bool) -> None:
             if no_scheduler:
                 await server.run(service, settings)
                 return
-            async with ticking(boot.jobs(house.vault)) as ticks:
+            async with ticking(boot.jobs(house)) as ticks:
                 service.app.state.ticks = ticks
                 await server.run(service, settings)
 
@@ -95,7 +98,7 @@ def work_command() -> None:
     async def work() -> None:
         settings = terminal.settings()
         boot.harden_process()
-        async with boot.house(settings) as house, ticking(boot.jobs(house.vault)):
+        async with boot.house(settings) as house, ticking(boot.jobs(house)):
             say(f"Keyturn {__version__} works.")
             await stopped()
 

@@ -4,6 +4,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from broker.events import Attempt
 from vault import __version__
 from vault.refreshing import Observed
 
@@ -70,10 +71,9 @@ class Metrics:
             "Refreshes of this process that have not ended.",
             registry=self.registry,
         )
-        build = Gauge(
-            "keyturn_build_info", "Always 1; the version.", ("version",), registry=self.registry
-        )
-        build.labels(__version__).set(1)
+        self._deliveries = _Deliveries(self.registry)
+        info = ("keyturn_build_info", "Always 1; the version.", ("version",))
+        Gauge(*info, registry=self.registry).labels(__version__).set(1)
 
     def refreshed(self, seen: Observed) -> None:
         """Count a call of a token endpoint."""
@@ -81,6 +81,29 @@ class Metrics:
         self.refresh_seconds.labels(seen.provider).observe(seen.seconds)
         self.refresh_lag.observe(seen.late_by)
 
+    def delivered(self, seen: Attempt) -> None:
+        """Count an attempt to deliver an event."""
+        self._deliveries.attempts.labels(seen.outcome).inc()
+        self._deliveries.seconds.observe(seen.seconds)
+
     def text(self) -> bytes:
         """Write all of it in Prometheus' format."""
         return generate_latest(self.registry)
+
+
+class _Deliveries:
+    """What is counted of events on their way."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.attempts = Counter(
+            "keyturn_event_attempts_total",
+            "Attempts to deliver an event that have ended, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "keyturn_event_attempt_duration_seconds",
+            "Time that an attempt to deliver an event took.",
+            buckets=SECONDS,
+            registry=registry,
+        )

@@ -64,6 +64,12 @@ Action = Literal[
     "connect_session.write",
     "connect_session.complete",
     "connect_session.delete",
+    "event_endpoint.list",
+    "event_endpoint.read",
+    "event_endpoint.write",
+    "event_endpoint.delete",
+    "event_endpoint.rotate",
+    "event_endpoint.replay",
 ]
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
@@ -129,6 +135,12 @@ RULES: Final[dict[Action, Rule]] = {
     "connect_session.list": Rule("connect", operator=True, others=("manage",)),
     "connect_session.read": Rule("connect", operator=True, others=("manage",)),
     "connect_session.delete": Rule("connect", operator=True, others=("manage",)),
+    "event_endpoint.list": Rule("manage", operator=True),
+    "event_endpoint.read": Rule("manage", operator=True),
+    "event_endpoint.write": Rule("manage", operator=True),
+    "event_endpoint.delete": Rule("manage", operator=True),
+    "event_endpoint.rotate": Rule("manage", operator=True),
+    "event_endpoint.replay": Rule("manage", operator=True),
 }
 
 

@@ -348,6 +348,7 @@ def _choice(stage: Stage, browser: _Browser) -> ChoicePage:
 
 
 def _confirmation(stage: Stage, browser: _Browser) -> ConfirmPage:
+    user_id = stage.session.user_id
     return ConfirmPage(
         workspace=stage.workspace,
         environment=stage.session.environment,
@@ -356,15 +357,10 @@ def _confirmation(stage: Stage, browser: _Browser) -> ConfirmPage:
         leaves_to=_back(stage),
         hidden={"_state": stage.state.reveal()},
         provider=service_name(stage.provider, stage.integration),
-        user=_user(stage),
+        user=f"{stage.user_name} ({user_id})" if stage.user_name else user_id,
         account=_account(stage),
         scopes=scopes_in_words(stage.provider, stage.scopes),
     )
-
-
-def _user(stage: Stage) -> str:
-    user_id = stage.session.user_id
-    return f"{stage.user_name} ({user_id})" if stage.user_name else user_id
 
 
 def _device(stage: Stage, link: str, request: AnyRequest) -> DevicePage:

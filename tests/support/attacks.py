@@ -4,8 +4,8 @@
   ``test_isolation.py`` with a sentence.
 * In a request ``{id}`` stands for what is attacked, ``{cursor}`` for a page after it, ``{fresh}``
   for a name that is new, ``{mine}`` for a variable of the caller's own, ``{outside}`` for a server
-  that tools may call, ``{integration}``, ``{user}`` and ``{session}`` for an integration, a
-  user and a connect session of the caller's own.
+  that tools may call, ``{integration}``, ``{user}``, ``{session}`` and ``{endpoint}`` for an
+  integration, a user, a connect session and an event endpoint of the caller's own.
 """
 
 from collections.abc import Mapping
@@ -27,6 +27,8 @@ Kind = Literal[
     "connected",  # an integration through which the side's own user is connected
     "connection",
     "connect_session",
+    "event_endpoint",
+    "news",  # an event that the side's own endpoint hears of
 ]
 # The platform chooses the names of these, so that one may stand in both workspaces.
 NAMED: Final[tuple[Kind, ...]] = ("user", "label", "environment", "integration", "connected")
@@ -70,6 +72,8 @@ PLAIN: Final = {
     *("access_token", "refresh_token", "expires_in", "refresh", "verify", "api_key", "state"),
     *("values", "return_url", "confirm", "replace_account", "account", "refresh_policy"),
     *("min_ttl", "max_wait_ms", "rejected"),
+    # What an event endpoint is made of
+    *("url", "events", "enabled", "since"),
 }
 
 
@@ -126,6 +130,7 @@ _AUTH_REF: Final = {"auth_connection_id": "{id}"}
 _VARIABLES: Final = "/v1/convai/environment-variables"
 _SECRETS: Final = "/v1/convai/secrets"
 _AUTH: Final = "/v1/workspace/auth-connections"
+_ENDPOINT: Final = "/v1/event-endpoints/{endpoint_id:str}"
 _INTEGRATION: Final = "/v1/integrations/{integration:str}"
 _OF_USER: Final = "/v1/users/{user_id:str}/connections/{integration:str}"
 _MINE: Final = {"integration": "{integration}"}
@@ -338,6 +343,31 @@ ATTACKS: Final[dict[str, tuple[Attack, ...]]] = {
             kind="user",
             path={"session_id": "{session}"},
             body={"code": "x", "user_id": "{id}"},
+        ),
+    ),
+    "POST /v1/event-endpoints": (Attack(success=201, body={"url": "https://a.example/"}),),
+    "GET /v1/event-endpoints": _walked("event_endpoint"),
+    f"GET {_ENDPOINT}": (Attack(success=200, kind="event_endpoint"),),
+    f"PATCH {_ENDPOINT}": (Attack(success=200, kind="event_endpoint", body={"events": []}),),
+    f"DELETE {_ENDPOINT}": (Attack(success=204, kind="event_endpoint"),),
+    f"POST {_ENDPOINT}/rotate-secret": (Attack(success=200, kind="event_endpoint"),),
+    f"POST {_ENDPOINT}/replay": (
+        Attack(success=200, kind="event_endpoint", body={"since": "2026-01-01T00:00:00Z"}),
+        Attack(
+            success=200,
+            kind="news",
+            path={"endpoint_id": "{endpoint}"},
+            body={"from_event_id": "{id}"},
+        ),
+    ),
+    f"GET {_ENDPOINT}/deliveries": (
+        Attack(success=200, kind="event_endpoint"),
+        Attack(
+            success=200,
+            missing=200,
+            kind="news",
+            path={"endpoint_id": "{endpoint}"},
+            query="state=delivered&cursor={cursor}",
         ),
     ),
     "GET /livez": (Attack(success=200),),

@@ -30,6 +30,10 @@ OTHER_POLICIES: Final = {
     "vault.revocations: worker for keyturn_worker",
     "vault.connection_lives: worker for keyturn_worker",
     "vault.connect_sessions: worker for keyturn_worker",
+    # Who has events waiting, and where some are too old; neither holds ciphertext.
+    "vault.event_endpoints: worker for keyturn_worker",
+    "vault.event_deliveries: worker for keyturn_worker",
+    "vault.outbox: worker for keyturn_worker",
 }
 # What the owner of the definer functions may touch, column by column.
 AUTH_MAY: Final = {
@@ -64,6 +68,12 @@ WORKER_MAY: Final = {
             *("used_at", "access_ends", "due_at", "lease_owner"),
         )
     ),
+    *(
+        f"vault.event_endpoints.{column}"
+        for column in ("workspace_id", "endpoint_id", "claimed_until", "failures", "rest_until")
+    ),
+    *(f"vault.event_deliveries.{column}" for column in ("workspace_id", "endpoint_id", "due_at")),
+    *(f"vault.outbox.{column}" for column in ("workspace_id", "at")),
 }
 APPEND_ONLY: Final = {"vault.audit_events"}
 BYPASS: Final = {"keyturn_backup"}

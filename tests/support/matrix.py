@@ -58,9 +58,12 @@ PREFIXES: Final[dict[Kind, str]] = {
     "auth_connection": "authconn",
     "connection": "conn",
     "connect_session": "cs",
+    "event_endpoint": "ep",
+    "news": "evt",
 }
 ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
 
+_ID_FIELDS: Final[dict[Kind, str]] = {"secret": "secret_id", "news": "event_id"}
 LINES: Final = {"Content-Type": "application/x-ndjson"}
 
 Scopes = tuple[Scope, ...]
@@ -140,8 +143,8 @@ class Side(Struct, frozen=True):
         if kind in NAMED:
             made = wanted
         else:
-            found = reply.json["data"][0] if kind == "event" else reply.json
-            made = found["secret_id" if kind == "secret" else "id"]
+            found = reply.json["data"][0] if kind in {"event", "news"} else reply.json
+            made = found[_ID_FIELDS.get(kind, "id")]
         self.ids.append(made)
         return made
 
@@ -157,6 +160,11 @@ class Side(Struct, frozen=True):
             return await self.api.post("/v1/convai/environment-variables", body)
         if kind in {"integration", "connected", "connection", "connect_session"}:
             return await self._made_to_connect(kind, wanted)
+        return await self._made_otherwise(kind)
+
+    async def _made_otherwise(self, kind: Kind) -> Reply:
+        if kind in {"event_endpoint", "news"}:
+            return await self._made_to_hear(kind)
         if kind == "secret":
             hosts = ["127.0.0.1", f"{self.mark}.example.com"]
             named = {"name": f"secret {self.mark}", "value": f"value {self.mark}"}
@@ -179,6 +187,14 @@ class Side(Struct, frozen=True):
         made = await self.api.put(f"/v1/integrations/{wanted}", {"provider": "api-key"})
         return await self._import(self.own["user"], wanted) if kind == "connected" else made
 
+    async def _made_to_hear(self, kind: Kind) -> Reply:
+        if kind == "event_endpoint":
+            url = f"https://{self.mark}.example.com/"
+            return await self.api.post("/v1/event-endpoints", {"url": url})
+        await self._made_to_connect("connection", "")
+        path = f"/v1/event-endpoints/{self.own['endpoint']}/deliveries"
+        return await self.api.get(f"{path}?limit=1")
+
     async def _import(self, user: str, integration: str) -> Reply:
         path = f"/v1/users/{user}/connections/{integration}"
         return await self.api.put(path, {"api_key": f"key_{self.mark}"})
@@ -189,6 +205,7 @@ class Side(Struct, frozen=True):
         await self.make("integration", self.own["integration"])
         await self.make("user", self.own["user"])
         self.own["session"] = await self.make("connect_session")
+        self.own["endpoint"] = await self.make("event_endpoint")
 
     async def make_own_variable(self) -> None:
         """One that refers to a secret, for requests that would make it refer to another."""
@@ -470,7 +487,7 @@ def _seen(reply: Reply, target: str) -> Seen:
         body = body.replace(target.encode(), b"<id>")
     body = re.sub(rb'"(request_id|[a-z_]+_at|at)":"[^"]*"', rb'"\1":"..."', body)
     body = re.sub(rb'"([a-z]+_at_unix_secs)":\d+', rb'"\1":0', body)
-    body = re.sub(rb"\b(evt|usr|envvar|conn|cs|ktc)_[0-9A-Za-z]+", rb"\1_...", body)
+    body = re.sub(rb"\b(evt|usr|envvar|conn|cs|ktc|ep|whsec)_[0-9A-Za-z+/=]+", rb"\1_...", body)
     headers = {
         (name.lower(), value)
         for name, value in reply.headers.items()

@@ -42,6 +42,8 @@ POLICY: Final[dict[Scope | None, set[Action]]] = {
         *("secret.list", "secret.read", "secret.write", "secret.delete"),
         *("auth_connection.list", "auth_connection.write", "auth_connection.delete"),
         *("integration.write", "integration.delete", "integration.check"),
+        *("event_endpoint.list", "event_endpoint.read", "event_endpoint.write"),
+        *("event_endpoint.delete", "event_endpoint.rotate", "event_endpoint.replay"),
         *SHARED,
     },
     "audit:read": {"audit.read"},

@@ -67,6 +67,7 @@ def revoked(connection: Connection) -> News:
         environment=connection.environment,
         connection_id=connection.connection_id,
         user_id=connection.user_id,
+        generation=connection.generation,
     )
 
 
@@ -77,5 +78,6 @@ def _news(new: NewTokens, announced: Announce) -> News:
         environment=new.environment,
         connection_id=new.connection_id,
         user_id=new.user_id,
+        generation=new.generation,
         reason=announced.reason,
     )

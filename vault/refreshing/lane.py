@@ -137,7 +137,7 @@ class Lane:
             return refused
         if life.claim is not None and after.claim != life.claim:
             page.attempts.append(attempt_of(one.connection_id, life.claim, "lost"))
-        page.announce(intents, row, stored.user_id)
+        page.announce(intents, row.after(after), stored.user_id)
         claimed = scheduled(row.after(after), one.outlet.terms, at.now)
         page.put(claimed)
         if call is None or after.claim is None:
@@ -189,7 +189,7 @@ class Lane:
             context = self._answer_context(one)
             sealed = seal(one.outlet.sealing.key, context, one.unread.reveal_bytes())
             await answers.keep_answer(tx, one.connection_id, one.fence, "raw", sealed)
-        page.announce(intents, row, one.user_id)
+        page.announce(intents, row.after(after), one.user_id)
         page.attempts.append(_ended_attempt(one, generation))
         if one.fence % TIDY_EVERY == 0:
             page.tidied.append(one.connection_id)

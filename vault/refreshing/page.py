@@ -233,6 +233,7 @@ class Page:
             environment=row.environment,
             connection_id=row.connection_id,
             user_id=user_id,
+            generation=row.generation,
             reason=reason,
         )
 

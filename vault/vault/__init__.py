@@ -31,6 +31,7 @@ from vault.vault.calls import Calls
 from vault.vault.catalogue import Providers
 from vault.vault.connect import Connect
 from vault.vault.door import Deployment
+from vault.vault.events import Events
 from vault.vault.refreshing import Refreshing
 from vault.vault.secrets import Secrets
 from vault.vault.tenants import Tenants
@@ -64,7 +65,9 @@ _schema_version: Final = Query("deployment", "schema_version", _SchemaVersion)
 _bearer_lookup: Final = Query("api_keys", "lookup", _Bearer)
 
 
-class Vault(Connect, Refreshing, Tenants, Variables, Secrets, Authentication, Calls, Providers):
+class Vault(
+    Connect, Refreshing, Events, Tenants, Variables, Secrets, Authentication, Calls, Providers
+):
     """Keeps credentials for many workspaces, and gives them to whom they belong."""
 
     @classmethod

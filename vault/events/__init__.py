@@ -1,6 +1,7 @@
 """News for the platform: written to the outbox in the transaction of what happened.
 
-* What is news and what happened commit together; delivery reads the outbox and is another's affair.
+* What is news and what happened commit together, and so do the deliveries to those who want to
+  hear of it. Delivering is another's affair.
 * A piece of news names things by id. It holds no credential, and no text of a provider.
 """
 
