@@ -39,6 +39,8 @@ Baseline = Literal["hello_raw", "hello_typed"]
 LogLevel = Literal["warning", "info"]
 Thread = tuple[int, int]
 
+ANSWER_SECONDS: Final = 180.0
+COUNT: Final = load.request("GET", "/count", expected=b"granted")
 READY: Final = load.request("GET", "/readyz", expected=b'"ready":true')
 
 _PR_SET_PDEATHSIG = 1
@@ -134,6 +136,64 @@ async def baseline(name: Baseline) -> AsyncIterator[Server]:
     port = free_port()
     async with _running(("-m", "bench.baselines", name, str(port)), {}, port, HELLO) as server:
         yield server
+
+
+@contextlib.asynccontextmanager
+async def provider() -> AsyncIterator[int]:
+    """Run the fake provider; its port."""
+    port = free_port()
+    words = ("-m", "bench.baselines.provider", str(port))
+    async with _running(words, {}, port, COUNT) as server:
+        yield server.port
+
+
+class Worker:
+    """A process that does things on command; see ``bench.refreshers``."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.pid = process.pid
+        self._process = process
+
+    async def ask(self, line: bytes) -> bytes:
+        """Send a line; return the line that answers it."""
+        writer, reader = self._process.stdin, self._process.stdout
+        assert writer is not None
+        assert reader is not None
+        writer.write(line + b"\n")
+        answer = await asyncio.wait_for(reader.readline(), ANSWER_SECONDS)
+        if not answer:
+            raise NotStarted("A worker ended; what it said stands above.")
+        return answer
+
+
+@contextlib.asynccontextmanager
+async def worker(name: str, environ: Mapping[str, str], settings: bytes) -> AsyncIterator[Worker]:
+    """Run a refresher, until it is ready and as long as this is open."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "bench.refreshers", name),
+        cwd=REPOSITORY,
+        env=environment(environ),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        preexec_fn=_die_with_parent,
+    )
+    try:
+        running = Worker(process)
+        await running.ask(settings)
+        yield running
+    finally:
+        await _ended(process)
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        await asyncio.wait_for(process.wait(), STOP_SECONDS)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
 
 
 @contextlib.asynccontextmanager

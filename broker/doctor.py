@@ -44,6 +44,8 @@ async def examine(environ: Mapping[str, str]) -> list[Finding]:
             found.append(await _check("database", house.vault.check_database(), "it answers"))
             found.append(await _check("schema", house.vault.check_schema(), "it is current"))
             found.append(await _check("root key", house.vault.check_root_key(), "it works"))
+            alive = house.vault.check_refreshing()
+            found.append(await _check("refreshing", alive, "nothing stands in its way"))
             found += await _fallbacks(house.vault)
     except VaultError as error:
         found.append(Finding("start", ok=False, text=error.message))

@@ -14,11 +14,13 @@ import hypothesis
 import pytest
 from msgspec import Struct
 from support.abroad import Abroad, living_abroad
+from support.alive import Alive, Replicas, leave_nothing_due, replicas, workspace_in
 from support.api import Api, Running, running
 from support.browser import MISSING, REASON, Browser, browsing
 from support.journeys import Clock
 from support.sandbox import Provider, providing
 from support.visitor import Visitor, visiting
+from support.wire import wired
 
 from broker.settings import Settings
 from vault.bearer import generate
@@ -256,3 +258,30 @@ async def fresh_database(postgres: Embedded) -> AsyncIterator[Secret]:
     await asyncio.sleep(0)
     await admin.execute(f'drop database "{name}" with (force)')
     await admin.close()
+
+
+@pytest.fixture(scope="session")
+async def two_replicas(postgres: Embedded, root_key_file: Path) -> AsyncIterator[Replicas]:
+    """Two vaults over a database of their own, in which time can be moved."""
+    import asyncpg
+
+    admin = await asyncpg.connect(postgres.dsn().reveal())
+    name = f"alive_{uuid.uuid4().hex}"
+    await admin.execute(f'create database "{name}"')
+    owner = Secret(postgres.dsn().reveal().replace("/keyturn?", f"/{name}?"))
+    with tempfile.TemporaryDirectory() as folder:
+        async with replicas(postgres, owner, root_key_file, Path(folder)) as found:
+            yield found
+    await admin.execute(f'drop database "{name}" with (force)')
+    await admin.close()
+
+
+@pytest.fixture
+async def alive(two_replicas: Replicas, provider: Provider) -> AsyncIterator[Alive]:
+    """A workspace of a test's own at two replicas, at a provider over a wire."""
+    caller = await workspace_in(two_replicas, f"alive {uuid.uuid4().hex[:8]}")
+    async with wired(provider.base) as wire:
+        found = Alive(two_replicas, caller, provider, wire)
+        yield found
+        await found.settled()
+    await leave_nothing_due(two_replicas, [caller])

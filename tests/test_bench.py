@@ -13,10 +13,13 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bench import load, processes, report, suite
 from bench.baselines import ANSWER, HELLO, QUESTION
+from bench.baselines.provider import tokens
+from bench.refreshers import Settings
 from bench.report import Bar, Column, Options, Outcome, Pair
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bench reads Linux's /proc")
@@ -90,6 +93,46 @@ async def test_idle_tells_the_service_from_its_database() -> None:
     assert cold["rss_mb"] > 0
     assert cold["postgres_rss_mb"] > 0
     assert "postgres_rss_mb" not in hello
+
+
+async def test_refreshing_is_measured_against_the_call_alone_and_a_pattern_by_hand() -> None:
+    outcome = await suite.BENCHMARKS["refresh"].run(Options(rounds=1, quick=True))
+    for [one] in outcome.rounds.values():
+        assert one["cpu_us"] == pytest.approx(one["worker_us"] + one["postgres_us"])
+        assert one["core_percent"] > 0
+    # The call alone is a part of a refresh, and stores nothing.
+    assert outcome.rounds["http client, 0 ms"][0]["postgres_us"] == 0
+    assert {one.base for one in outcome.pairs} >= {"http client, 200 ms", "keyturn, 0 ms"}
+
+
+async def test_leasing_is_measured_in_deployments_of_several_sizes() -> None:
+    outcome = await suite.BENCHMARKS["growth-refresh"].run(Options(rounds=1, quick=True))
+    assert len(outcome.rounds) == 2
+    assert [one.subject for one in outcome.pairs] == ["5 thousand"]
+    assert all(one["postgres_us"] > 0 for [one] in outcome.rounds.values())
+
+
+async def test_bloat_counts_one_update_of_the_ciphertext_a_refresh() -> None:
+    outcome = await suite.BENCHMARKS["bloat"].run(Options(rounds=1, quick=True))
+    [after] = outcome.rounds["tokens after"]
+    assert after["updates"] >= 3 * 150
+    assert 0 < after["hot_percent"] <= 100
+    assert after["heap_kb"] >= outcome.rounds["tokens before"][0]["heap_kb"]
+
+
+async def test_a_refresh_token_that_was_used_is_refused() -> None:
+    form = b"grant_type=refresh_token&refresh_token=" + tokens("ada", 0).refresh_token.encode()
+    again = load.request("POST", "/token", expected=b"a.ada.1.", body=form)
+    async with processes.provider() as port:
+        answers = await load.closed_loop(port, iter([again, again]), connections=1, seconds=5)
+        assert (answers.right, answers.refused) == (1, 1)
+
+
+async def test_a_worker_that_fails_ends_the_run() -> None:
+    settings = msgspec.json.encode(Settings(token_url="", dsn="", fernet_key="", names=[]))
+    with pytest.raises(processes.NotStarted):
+        async with processes.worker("no such", {}, settings):
+            pass
 
 
 @pytest.mark.parametrize("name", ["hello_raw", "hello_typed"])

@@ -61,7 +61,9 @@ AttributeValue = (
 )
 
 _CROCKFORD: Final = "0123456789abcdefghjkmnpqrstvwxyz"
-_ULID_LENGTH: Final = 26
+# Two digits at a time.
+_PAIRS: Final = tuple(one + other for one in _CROCKFORD for other in _CROCKFORD)
+_PLACES: Final = tuple(range(120, -1, -10))
 
 
 class _Ulids:
@@ -86,8 +88,7 @@ _next_ulid: Final = _Ulids().next
 def new_id(prefix: str) -> str:
     """Make an id that sorts by when it was made; those of one process exactly so."""
     value = _next_ulid()
-    digits = [_CROCKFORD[value >> 5 * place & 31] for place in range(_ULID_LENGTH)]
-    return f"{prefix}_{''.join(reversed(digits))}"
+    return f"{prefix}_{''.join([_PAIRS[value >> place & 1023] for place in _PLACES])}"
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):

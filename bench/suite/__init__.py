@@ -2,9 +2,17 @@
 
 from typing import Final
 
-from bench.suite import crypto, http, idle
+from bench.suite import bloat, crypto, growth_refresh, http, idle, refresh
 from bench.suite.benchmark import Benchmark
 
 BENCHMARKS: Final[dict[str, Benchmark]] = {
-    one.name: one for one in (http.BENCHMARK, idle.BENCHMARK, crypto.BENCHMARK)
+    one.name: one
+    for one in (
+        http.BENCHMARK,
+        idle.BENCHMARK,
+        crypto.BENCHMARK,
+        refresh.BENCHMARK,
+        growth_refresh.BENCHMARK,
+        bloat.BENCHMARK,
+    )
 }

@@ -372,7 +372,7 @@ async def test_a_request_of_more_than_a_mebibyte_is_not_sent() -> None:
 
 # More than one read gives.
 LENGTH = 700_000
-LONG = f"HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n".encode() + bytes(LENGTH)
+LONG_ANSWER = f"HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n".encode() + bytes(LENGTH)
 
 
 @contextlib.contextmanager
@@ -386,7 +386,7 @@ def answering_in_a_thread(after: float) -> Iterator[tuple[int, threading.Event]]
             accepted.recv(65_536)
             heard.set()
             time.sleep(after)
-            accepted.sendall(LONG)
+            accepted.sendall(LONG_ANSWER)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve, args=[listener])

@@ -34,6 +34,7 @@ CROSSING = {
     "vault.connect.lookup",
     "vault.event_deliveries.due",
     "vault.lives.due",
+    "vault.lives.due_in_turn",
     "vault.lives.leased",
     "vault.outbox.old",
     "vault.revocations.due",

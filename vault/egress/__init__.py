@@ -45,6 +45,7 @@ from vault.egress.address import (
     permits,
     vet,
 )
+from vault.egress.deadline import Deadline
 from vault.egress.names import Endpoint, Names, OwnServices, Resolver, family_of
 from vault.errors import (
     EgressDenied,
@@ -76,9 +77,6 @@ MAX_HEADERS: Final = 128
 # Shorter than the 5 s after which Node closes an idle connection: a POST written into a connection
 # that the other side is just closing is one of which we cannot say whether it was acted upon.
 KEEP_ALIVE: Final = 4.0
-# Who meets a deadline so much too late was stopped, or held up; then he has so long to read.
-ASLEEP: Final = 1.0
-READ_AFTER_SLEEP: Final = 5.0
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
@@ -157,10 +155,11 @@ class Reply(Struct, frozen=True, kw_only=True):
 class _Journey:
     """One call under way: where it may connect, and whether it may have been heard."""
 
-    __slots__ = ("addresses", "sent")
+    __slots__ = ("addresses", "deadline", "sent")
 
-    def __init__(self) -> None:
+    def __init__(self, deadline: Deadline) -> None:
         self.addresses: tuple[Address, ...] = ()
+        self.deadline = deadline
         self.sent = False
 
 
@@ -180,7 +179,7 @@ class Egress:
         ca_file: Path | None = None,
         resolver: Resolver | None = None,
         max_connections: int = 256,
-        max_per_host: int = 64,
+        max_per_host: int = 128,
     ) -> None:
         self._allow = tuple(allow)
         self._resolver = resolver
@@ -189,7 +188,7 @@ class Egress:
         self._limits = (max_connections, max_per_host)
         self._own = OwnServices(forbidden, Names(resolver))
         self._lanes: dict[Purpose, _Lane] = {}
-        self._deadlines: set[asyncio.Timeout] = set()
+        self._deadlines: set[Deadline] = set()
         self._closed = False
 
     def vet_url(self, purpose: Purpose, url: str) -> VettedUrl:
@@ -214,26 +213,22 @@ class Egress:
         """Send one request, and return the answer whatever its status is."""
         url = self.vet_url(purpose, request.url)
         headers, body = _outgoing(request)
-        journey = _Journey()
+        deadline = Deadline(total=request.timeout.total, read=request.timeout.read)
+        journey = _Journey(deadline)
         failure: VaultError
         token = _journey.set(journey)
-        deadline = asyncio.timeout(None)
         self._deadlines.add(deadline)
-        loop = asyncio.get_running_loop()
-        ends_at = loop.time() + request.timeout.total
-        timer = loop.call_at(ends_at, _over, deadline, ends_at)
         try:
             async with deadline:
                 lane = self._lane(purpose)
                 async with asyncio.timeout(request.timeout.connect):
                     journey.addresses = await self._vetted(lane, purpose, url)
-                return await lane.exchange(request, url, headers, body)
+                return await lane.exchange(request, url, headers, body, deadline)
         except VaultError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold the request
             failure = _explained(error, url, sent=journey.sent)
         finally:
-            timer.cancel()
             self._deadlines.discard(deadline)
             _journey.reset(token)
         # Raised out here so that not even its context leads to aiohttp's error, which keeps the
@@ -246,8 +241,7 @@ class Egress:
         # aiohttp would leave some of them waiting for a connection that never comes. Those who are
         # under way meet their deadline now.
         for deadline in self._deadlines:
-            if not deadline.expired():
-                deadline.reschedule(0)
+            deadline.end()
         await asyncio.sleep(0)
         for lane in self._lanes.values():
             await lane.aclose()
@@ -306,13 +300,18 @@ class _Lane:
         )
 
     async def exchange(
-        self, request: Request, url: VettedUrl, headers: CIMultiDict[str], body: bytes | None
+        self,
+        request: Request,
+        url: VettedUrl,
+        headers: CIMultiDict[str],
+        body: bytes | None,
+        deadline: Deadline,
     ) -> Reply:
         timeout = aiohttp.ClientTimeout(
-            total=None,  # Egress.call keeps it, from before the look-up
+            total=None,  # the deadline keeps it, from before the look-up
             connect=request.timeout.wait,
             sock_connect=request.timeout.connect,
-            sock_read=request.timeout.read,
+            sock_read=None,  # so does it this, for those who sleep
         )
         async with self._session.request(
             request.method,
@@ -323,7 +322,8 @@ class _Lane:
             timeout=timeout,
             ssl=request.tls or True,
         ) as response:
-            content = await _content(response, request, url)
+            deadline.heard()
+            content = await _content(response, request, url, deadline)
             return Reply(
                 status=response.status, headers=tuple(response.headers.items()), body=content
             )
@@ -333,21 +333,11 @@ class _Lane:
         await self._session.close()
 
 
-def _over(deadline: asyncio.Timeout, ends_at: float) -> None:
-    """A deadline is over. Whoever slept past it first reads what came in the meantime.
-
-    A token that was given once may lie in the socket; it would be lost by a cancel that is as late
-    as the answer.
-    """
-    if deadline.when() is None:  # else it has been ended otherwise
-        now = asyncio.get_running_loop().time()
-        deadline.reschedule(now + READ_AFTER_SLEEP if now - ends_at > ASLEEP else now)
-
-
 async def _mark_sent(_session: object, _context: SimpleNamespace, _params: object) -> None:
     """From here on bytes may be on their way: a connection is there, new or kept."""
     if (journey := _journey.get()) is not None:
         journey.sent = True
+        journey.deadline.heard()
 
 
 class _JourneyResolver(AbstractResolver):
@@ -418,12 +408,15 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-async def _content(response: aiohttp.ClientResponse, request: Request, url: VettedUrl) -> bytes:
+async def _content(
+    response: aiohttp.ClientResponse, request: Request, url: VettedUrl, deadline: Deadline
+) -> bytes:
     """Read the body piece by piece, and stop at the limit."""
     pieces = _Pieces(response.headers.get("Content-Encoding", ""), request.max_bytes)
     announced = response.content_length or 0
     fits = request.method == "HEAD" or announced <= request.max_bytes
     while fits and (piece := await response.content.readany()):
+        deadline.heard()
         fits = pieces.add(piece)
     if not fits:
         response.close()

@@ -22,6 +22,7 @@ Type = Literal[
     "connection.needs_reauth",
     "connection.recovered",
     "connection.expiring",
+    "connection.scope_reduced",
     "connection.revoked",
     "integration.held",
     "integration.paused",

@@ -23,12 +23,18 @@ NO_RETRY: Final = timedelta(seconds=10)
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
-    """All that is known of it."""
+    """All that is known of it.
+
+    ``claims`` counts the transactions in which calls were admitted, since it was ``born``: who
+    remembers more of them than there are looks at an older state of the database.
+    """
 
     standing: Standing
     rate: Rate
     breaker: Breaker
     retries: Retries
+    born: datetime | None = None
+    claims: int = 0
 
 
 class Admitted(NamedTuple):
@@ -52,6 +58,7 @@ def begun(now: datetime, *, ceiling: float = CEILING) -> Endpoint:
         rate=rate.begun(now, ceiling=ceiling),
         breaker=breaker.closed(now),
         retries=retries.begun(now),
+        born=now,
     )
 
 
@@ -76,8 +83,14 @@ def admit(
     if not taken.granted:
         return Admitted(replace(endpoint, rate=taken.rate), taken.more_at)
     return Admitted(
-        Endpoint(standing=stands, rate=taken.rate, breaker=breaks, retries=budget), None
+        replace(endpoint, standing=stands, rate=taken.rate, breaker=breaks, retries=budget), None
     )
+
+
+def is_probing(endpoint: Endpoint, now: datetime) -> bool:
+    """Is one call under way that may end the waiting of all others at any moment?"""
+    probes = (endpoint.standing.probing_until, endpoint.breaker.probing_until)
+    return any(until is not None and now < until for until in probes)
 
 
 def heard(

@@ -192,7 +192,9 @@ def _saved(life: Life, fence: int) -> Step:
     orphan = life.saved if own is not None and own.generation != life.generation else None
     fresh = Life(
         generation=life.generation + 1,
-        fence=life.fence,
+        # A database that lost its last second may have forgotten this call: no other takes its
+        # number, or that one's answer would look like this one again.
+        fence=max(life.fence, fence),
         saved=fence,
         consented=life.consented,
         claim=None if own is not None else life.claim,

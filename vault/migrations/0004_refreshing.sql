@@ -54,6 +54,9 @@ create table vault.connection_lives (
 );
 
 create index connection_lives_due on vault.connection_lives (due_at) where due_at is not null;
+-- What is due of each workspace, where one has more of it than a sweep looks at.
+create index connection_lives_turns on vault.connection_lives (workspace_id, due_at)
+    where due_at is not null;
 -- Only what is under way: whose replica is dead is found by it.
 create index connection_lives_leased on vault.connection_lives (lease_owner)
     where lease_owner is not null;

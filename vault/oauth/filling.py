@@ -16,6 +16,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Final
 from urllib.parse import quote, quote_plus, urlencode, urlsplit
 
@@ -54,10 +55,13 @@ class Filling:
     def __init__(self, provider: Provider, values: Mapping[str, Value]) -> None:
         self._provider = provider
         self._values = values
-        self._captured = captured(provider) - provider.variables.keys()
 
     def __repr__(self) -> str:
         return f"Filling({self._provider.id})"
+
+    @cached_property
+    def _captured(self) -> set[str]:
+        return captured(self._provider) - self._provider.variables.keys()
 
     def text(self, template: str) -> Value | None:
         """Fill a template for a body or a claim; ``Secret`` where a part of it is one."""
@@ -210,11 +214,12 @@ def filling(app: App, tokens: TokenSet | None = None, **engine: Value | None) ->
     values |= {name: value for name, value in app.values.items() if value}
     if tokens is not None:
         values |= {name: _typed(provider, name, value) for name, value in tokens.values.items()}
-        values |= {
-            name: tokens.extras[name]
-            for name in captured(provider) & tokens.extras.keys()
-            if is_told(provider, name)
-        }
+        if tokens.extras:
+            values |= {
+                name: tokens.extras[name]
+                for name in captured(provider) & tokens.extras.keys()
+                if is_told(provider, name)
+            }
     known: dict[str, Value | None] = {
         "client_id": app.client_id,
         "client_secret": app.client_secrets[0] if app.client_secrets else None,

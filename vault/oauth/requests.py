@@ -74,7 +74,7 @@ class _Way(Struct, frozen=True, kw_only=True):
     method: str = "POST"
     form: Format | None = None
     headers: Headers = {}
-    tokens: TokenSet | None = None  # whose extras may say where the endpoint is
+    known: Filling | None = None  # where tokens fill something, too, such as the endpoint
 
 
 # The token endpoint
@@ -169,7 +169,7 @@ def refresh_request(
         url=known.url(refresh.url) if refresh.url else None,
         method=refresh.method,
         form=refresh.format,
-        tokens=tokens,
+        known=known,
     )
     return _to_token_endpoint(app, attempt, standard, params, way)
 
@@ -178,8 +178,8 @@ def _to_token_endpoint(
     app: App, attempt: Attempt | None, standard: Params, params: Params, way: _Way
 ) -> Request:
     token = app.provider.token or Token()
-    known = filling(app) if attempt is None else _filling(app, attempt, way.tokens)
-    url = token_url(app, way.tokens)
+    known = way.known or (filling(app) if attempt is None else _filling(app, attempt))
+    url = _token_url(app, known)
     proof, shown = _client(app, attempt, url) if attempt else ({}, {})
     fields: Params = {
         token.rename.get(name, name): value
@@ -196,10 +196,14 @@ def _to_token_endpoint(
 
 def token_url(app: App, tokens: TokenSet | None = None) -> str:
     """Where tokens are asked for; a callback may have named the server, once and for all."""
+    return _token_url(app, filling(app, tokens))
+
+
+def _token_url(app: App, known: Filling) -> str:
     if app.endpoints is not None and app.endpoints.token_url is not None:
         return app.endpoints.token_url
     token = app.provider.token
-    url = filling(app, tokens).url(token.url) if token and token.url else None
+    url = known.url(token.url) if token and token.url else None
     if url is None:
         raise Misconfigured(f"{app.provider.id} has no token endpoint.")
     return url

@@ -37,13 +37,15 @@ def names(provider: Provider) -> dict[str, bool]:
 
 def as_given(app: App, tokens: TokenSet, client: Registered | None) -> App:
     """The app as it was when this was given: with what was typed then, and its own client."""
-    asked = names(app.provider)
-    typed = {
-        name: one.reveal() if is_plain(app.provider, name) else one
-        for name, one in tokens.values.items()
-        if name in asked
-    }
-    return with_client(replace(app, values={**app.values, **typed}), client)
+    if tokens.values:
+        asked = names(app.provider)
+        typed = {
+            name: one.reveal() if is_plain(app.provider, name) else one
+            for name, one in tokens.values.items()
+            if name in asked
+        }
+        app = replace(app, values={**app.values, **typed})
+    return with_client(app, client)
 
 
 def with_client(app: App, client: Registered | None) -> App:

@@ -15,7 +15,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
@@ -55,6 +55,8 @@ DRAIN_SECONDS: Final = 85.0
 POLL_SECONDS: Final = (0.05, 0.5)
 MAX_FLIGHTS: Final = 1_000
 SWEEP_ROWS: Final = 500
+# Where there is more, it may all be of one workspace: so many others have their turn, with so much.
+TURNS: Final = (100, 5)
 # A registration that cannot be used is looked at again after so long.
 UNUSABLE_SECONDS: Final = 60
 
@@ -112,6 +114,8 @@ class Refresher:
         self._flights: dict[tuple[str, str], asyncio.Task[Outcome]] = {}
         self._waiting: dict[str, int] = {}  # the generation that is not good enough
         self._waiters: Counter[str] = Counter()
+        self._patience: dict[str, float] = {}  # until when they wait, by the monotonic clock
+        self._turn = ""  # the workspace that had the last one
         self._draining = False
         self.observe: Observe = lambda _: None
 
@@ -122,11 +126,14 @@ class Refresher:
     ) -> Outcome | None:
         """Tokens newer than ``generation``, within ``wait`` seconds; ``None``: it takes longer.
 
-        Neither a deadline nor a cancel ends the call.
+        Neither a deadline nor a cancel ends the call. A call for which there is no room in time is
+        not made.
         """
         task = self._flight(place, connection_id)
         self._waiting[connection_id] = max(generation, self._waiting.get(connection_id, 0))
         self._waiters[connection_id] += 1
+        until = time.monotonic() + wait
+        self._patience[connection_id] = max(until, self._patience.get(connection_id, 0))
         try:
             await asyncio.wait({task}, timeout=wait)
         finally:
@@ -134,6 +141,7 @@ class Refresher:
             if not self._waiters[connection_id]:
                 del self._waiters[connection_id]  # a call goes on, a wish without a call ends
                 self._waiting.pop(connection_id, None)
+                self._patience.pop(connection_id, None)
         if not task.done():
             return None
         if task.cancelled():
@@ -145,7 +153,11 @@ class Refresher:
         if self._worker is None or self._draining:
             return 0
         await self.replica.join()
+        await self.replica.check_database()
         due = await rows.due(self._worker, SWEEP_ROWS)
+        if len(due) == SWEEP_ROWS:
+            in_turn_too, self._turn = await rows.due_in_turn(self._worker, self._turn, *TURNS)
+            due += in_turn_too
         living = await self.replica.living()
         left = await rows.left_by_the_dead(self._worker, living, SWEEP_ROWS)
         by_id = {one.connection_id: one for one in (*due, *left) if self._is_new(one)}
@@ -230,6 +242,7 @@ class Refresher:
     def _landed(self, key: tuple[str, str], place: Place, task: asyncio.Task[Outcome]) -> None:
         del self._flights[key]
         self._waiting.pop(key[1], None)
+        self._patience.pop(key[1], None)
         lane = self._lanes.get(place)
         if lane is not None and lane.idle:
             del self._lanes[place]
@@ -253,6 +266,18 @@ class Refresher:
         self, place: Place, connection_id: str, outlet: Outlet, *, left: bool
     ) -> Outcome:
         lane = self._lane(place)
+        # Who is waited for does not stand in line behind what is merely due.
+        turn = nullcontext() if connection_id in self._waiting else lane.sweeping
+        lane.flights += 1
+        try:
+            async with turn:
+                return await self._until_granted(lane, connection_id, outlet, left=left)
+        finally:
+            lane.flights -= 1
+
+    async def _until_granted(
+        self, lane: Lane, connection_id: str, outlet: Outlet, *, left: bool
+    ) -> Outcome:
         give_up = time.monotonic() + GIVE_UP_SECONDS
         pause, longest = POLL_SECONDS
         while True:
@@ -267,7 +292,8 @@ class Refresher:
             if isinstance(granted, Granted):
                 return await self._main_and_further(lane, granted, wanted)
             again = granted.why in ("busy", "no_room", "not_due") and not self._draining
-            if not again or connection_id not in self._waiting or time.monotonic() > give_up:
+            in_time = time.monotonic() + granted.seconds < self._patience.get(connection_id, 0)
+            if not again or not in_time or time.monotonic() > give_up:
                 return Outcome(why=None if granted.why == "current" else granted.why)
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
@@ -313,8 +339,8 @@ class Refresher:
         )
         sealing = ending.outlet.sealing
         owner_key = await self._store.owner_key(sealing, stored.user_id, stored.user_key)
-        opened = await self._store.open_owned(
-            place.workspace, stored.user_id, stored.user_key, context, stored.sealed
+        opened = await self._store.open_with(
+            owner_key, place.workspace, stored.user_id, stored.user_key, context, stored.sealed
         )
         held = connection_rows.held_from(opened)
         app = as_given(ending.outlet.app, held.tokens, held.client)

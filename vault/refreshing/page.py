@@ -99,10 +99,13 @@ class Granted(Struct, frozen=True, kw_only=True):
 
 
 class Refused(Struct, frozen=True, kw_only=True):
-    """There will be no call now. ``until``: nor before then."""
+    """There will be no call now. ``until``: nor before then. ``seconds``: how long there is surely
+    no room.
+    """
 
     why: str
     until: datetime | None = None
+    seconds: float = 0.0
 
 
 class Ending(Struct, frozen=True, kw_only=True):
@@ -165,7 +168,9 @@ class Page:
         if not waiting:
             spread = random.random() * SPREAD  # noqa: S311 - spreads load, hides nothing
             self.put(replace(row, due_at=admitted.until + spread))
-        return Refused(why="no_room", until=admitted.until)
+        probing = endpoints.is_probing(self.endpoint, self.now)
+        seconds = 0.0 if probing else (admitted.until - self.now).total_seconds()
+        return Refused(why="no_room", until=admitted.until, seconds=seconds)
 
     def not_due(self, row: LifeRow, stored: Refreshable, outlet: Outlet) -> Refused | None:
         """Is there nothing to refresh after all? Then see to what there is instead."""
@@ -225,6 +230,10 @@ class Page:
             if isinstance(intent, Announce):
                 kind = events.OF_CONNECTION[intent.news]
                 self.news.append(self._news(kind, row, user_id, intent.reason))
+
+    def scope_reduced(self, row: LifeRow, user_id: str) -> None:
+        """Less was granted than before."""
+        self.news.append(self._news("connection.scope_reduced", row, user_id, None))
 
     def _news(self, kind: events.Type, row: LifeRow, user_id: str, reason: str | None) -> News:
         return News(

@@ -3,13 +3,16 @@
 * A replica holds a session advisory lock and writes a line every second. Dead is who does neither:
   a connection that broke is no death, a process that sleeps is none either.
 * Where the database keeps no such locks nobody is believed dead; leases end by time there.
-* The deployment has a mark that grows with its refreshes. A database that says less than this
-  process or a file outside of it has seen is an older state: no refresh is made on it, since its
-  refresh tokens may have been used up. Only a restore moves on.
+* The deployment has a mark that grows with its refreshes, within a second. A database that says
+  less than this process or a file outside of it has seen is an older state: no refresh is made on
+  it, since its refresh tokens may have been used up. Only a restore moves on.
+* What a standby loses is often less than a second. So each process remembers, too, how many claims
+  it has seen at each token endpoint; one that is missing is known at the next claim there.
 """
 
 import asyncio
 import secrets
+from collections import OrderedDict
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,6 +24,7 @@ from msgspec import Struct
 
 from vault.database import Database, SessionLock, Transaction
 from vault.errors import Misconfigured, NotReady, VaultError
+from vault.lifecycle.endpoint import Endpoint
 from vault.model import new_id
 from vault.refreshing.spool import write_durably
 from vault.sql import Query
@@ -28,6 +32,8 @@ from vault.sql import Query
 BEAT_SECONDS: Final = 1.0
 # Three beats in a row are missed by nobody who is well.
 SILENCE: Final = timedelta(seconds=3)
+# Token endpoints of which the last claim is remembered: some megabytes at most.
+MAX_PLACES: Final = 10_000
 
 _log = structlog.get_logger("keyturn.replica")
 
@@ -74,6 +80,7 @@ class _Written(Struct, frozen=True, forbid_unknown_fields=True):
 
     deployment: str
     mark: int
+    behind: bool = False  # a database was found to be older, and nobody has restored it since
 
 
 moment: Final = Query("replicas", "moment", Moment)
@@ -96,7 +103,9 @@ class Replica:
         self._key = 0
         self._lock: SessionLock | None = None
         self._task: asyncio.Task[None] | None = None
-        self._seen = self._written()
+        written = self._written()
+        self._seen, self._behind = written.mark, written.behind
+        self._claims: OrderedDict[tuple[str, str, str], Endpoint] = OrderedDict()
         self._moved = False
         self._joining = asyncio.Lock()
 
@@ -144,9 +153,18 @@ class Replica:
 
     def check(self, mark: int) -> None:
         """Refuse a database that is behind what has been done; asked in each claim."""
-        if mark < self._seen:
+        if self._behind or mark < self._seen:
             raise RolledBack
         self._seen = mark
+
+    def check_place(self, place: tuple[str, str, str], found: Endpoint) -> None:
+        """Refuse a token endpoint's row that has forgotten what was claimed there."""
+        known = self._claims.get(place)
+        if known is None or known.born != found.born or known.claims <= found.claims:
+            return
+        self._behind = True
+        self._write()  # a few bytes, once: whoever starts next has to know
+        raise RolledBack
 
     async def check_database(self) -> None:
         """The same, outside of a claim."""
@@ -154,9 +172,13 @@ class Replica:
         if found is not None:
             self.check(found.mark)
 
-    def moves(self) -> None:
-        """A refresh was made: the mark has to grow."""
+    def moves(self, place: tuple[str, str, str], found: Endpoint) -> None:
+        """Claims were committed: the mark has to grow."""
         self._moved = True
+        self._claims[place] = found
+        self._claims.move_to_end(place)
+        if len(self._claims) > MAX_PLACES:
+            self._claims.popitem(last=False)
 
     async def _advance_mark(self) -> None:
         if not self._moved:
@@ -171,21 +193,26 @@ class Replica:
             self._seen = max(self._seen, advanced.mark)
             await asyncio.to_thread(self._write)
 
-    def _written(self) -> int:
+    def _written(self) -> _Written:
+        nothing = _Written(self._deployment, 0)
         if self._file is None or not self._file.exists():
-            return 0
+            return nothing
         try:
             found = msgspec.json.decode(self._file.read_bytes(), type=_Written)
         except (OSError, msgspec.DecodeError):
             raise Misconfigured(f"{self._file} cannot be read as a high-water mark.") from None
         # Of another deployment on the same disk: it says nothing of this one.
-        return found.mark if found.deployment == self._deployment else 0
+        return found if found.deployment == self._deployment else nothing
 
     def _write(self) -> None:
+        """Write down what is known here, and learn what others who share the file have written."""
         if self._file is None:
             return
+        others = self._written()
+        self._behind = self._behind or others.behind
+        written = _Written(self._deployment, max(self._seen, others.mark), self._behind)
         try:
-            write_durably(self._file, msgspec.json.encode(_Written(self._deployment, self._seen)))
+            write_durably(self._file, msgspec.json.encode(written))
         except OSError as error:
             _log.error("high_water_mark_not_written", reason=error.strerror)
 

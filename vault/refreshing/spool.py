@@ -7,6 +7,7 @@
 """
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -79,7 +80,8 @@ class Spool:
 
 def write_durably(file: Path, content: bytes) -> None:
     """Replace a file as a whole; the name and the bytes are on the disk when this returns."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    # By chance and not by process: in containers that share a volume every process is the first.
+    beside = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as opened:

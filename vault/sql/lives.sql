@@ -89,6 +89,37 @@ select workspace_id, connection_id, integration, environment, used_at, access_en
  order by due_at
  limit :limit;
 
+-- name: due_in_turn
+-- crosses workspaces: what is first of each of the next ones, however much another has. A workspace
+-- of which nothing is due has a row without a connection, so that the next look goes on after it.
+with recursive turns (workspace_id, turn) as (
+    (select workspace_id, 1
+       from vault.connection_lives
+      where workspace_id > :after and due_at is not null
+      order by workspace_id
+      limit 1)
+    union all
+    select (select l.workspace_id
+              from vault.connection_lives l
+             where l.workspace_id > t.workspace_id and l.due_at is not null
+             order by l.workspace_id
+             limit 1), t.turn + 1
+      from turns t
+     where t.workspace_id is not null and t.turn < :workspaces::integer
+)
+select t.workspace_id, d.first as connection_id, d.at as integration, d.inside as environment,
+       d.used_at, d.access_ends, d.due_at
+  from turns t
+  left join lateral (
+           select l.connection_id as first, l.integration as at, l.environment as inside, l.used_at,
+                  l.access_ends, l.due_at
+             from vault.connection_lives l
+            where l.workspace_id = t.workspace_id and l.due_at <= now()
+            order by l.due_at
+            limit :each) d on true
+ where t.workspace_id is not null
+ order by t.workspace_id;
+
 -- name: leased
 -- crosses workspaces: what the dead have left is found in all of them, too.
 select workspace_id, connection_id, integration, environment, used_at, access_ends, due_at

@@ -169,6 +169,31 @@ class Due(Struct, frozen=True):
     due_at: datetime | None
 
 
+class Turn(Struct, frozen=True):
+    """The same, or a workspace of which nothing is due."""
+
+    workspace_id: WorkspaceId
+    connection_id: str | None
+    integration: str | None
+    environment: str | None
+    used_at: datetime | None
+    access_ends: datetime | None
+    due_at: datetime | None
+
+    def due(self) -> Due | None:
+        if self.connection_id is None or self.integration is None or self.environment is None:
+            return None
+        return Due(
+            self.workspace_id,
+            self.connection_id,
+            self.integration,
+            self.environment,
+            self.used_at,
+            self.access_ends,
+            self.due_at,
+        )
+
+
 class ReadRow(Struct, frozen=True):
     """All that handing one connection's tokens out takes, as one moment has it."""
 
@@ -253,6 +278,7 @@ _write: Final = Query("lives", "write", Nothing)
 _put_off: Final = Query("lives", "put_off", Nothing)
 _set_policy: Final = Query("lives", "set_policy", Nothing)
 _due: Final = Query("lives", "due", Due)
+_due_in_turn: Final = Query("lives", "due_in_turn", Turn)
 _leased: Final = Query("lives", "leased", Due)
 _forget_holds: Final = Query("lives", "forget_holds", Nothing)
 _refreshable: Final = Query("connections", "refreshable", Refreshable)
@@ -329,6 +355,15 @@ async def set_policy(tx: Transaction, integration: str, policy: Policy) -> None:
 async def due(worker: Database, limit: int) -> list[Due]:
     """What is due in all workspaces; asked with the worker's login."""
     return await _due.lookup_all(worker, limit=limit)
+
+
+async def due_in_turn(
+    worker: Database, after: str, workspaces: int, each: int
+) -> tuple[list[Due], str]:
+    """What is due first of each of the next workspaces ``after`` one; and where to go on."""
+    rows = await _due_in_turn.lookup_all(worker, after=after, workspaces=workspaces, each=each)
+    found = [one for row in rows if (one := row.due()) is not None]
+    return found, rows[-1].workspace_id if rows else ""
 
 
 async def left_by_the_dead(worker: Database, living: Sequence[str], limit: int) -> list[Due]:
