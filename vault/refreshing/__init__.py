@@ -35,7 +35,7 @@ from vault.oauth.renewing import further_tokens
 from vault.oauth.replies import Failure, NoToken, failure_of
 from vault.oauth.typed import as_given
 from vault.refreshing.lane import Lane, replay_of
-from vault.refreshing.page import Ending, Granted, Outlet, Place, Settled, Wanted, attempt_of
+from vault.refreshing.page import Ending, Granted, Outlet, Place, Settled, Wanted, unused
 from vault.refreshing.replica import Replica
 from vault.refreshing.spool import Spool, Spooled
 from vault.seal import seal
@@ -317,7 +317,7 @@ class Refresher:
         self, lane: Lane, granted: Granted, outlet: Outlet, *, name: str | None = None
     ) -> tuple[Ending, Settled]:
         """Make the one call of a claim, whatever comes in between."""
-        ending = _unused(granted, outlet)
+        ending = unused(granted, outlet)
         try:
             ending = await self._opened(lane.place, granted, ending)
         except BaseException:
@@ -490,16 +490,4 @@ def _observed(ending: Ending, granted: Granted, seconds: float) -> Observed:
         outcome=failure.outcome if failure else outcome,
         seconds=seconds,
         late_by=max(0.0, (granted.claim.at - due).total_seconds()) if due else 0.0,
-    )
-
-
-def _unused(granted: Granted, outlet: Outlet) -> Ending:
-    """How a call ends that is not made."""
-    stored = granted.refreshable
-    return Ending(
-        connection_id=stored.connection_id,
-        user_id=stored.user_id,
-        fence=granted.claim.fence,
-        attempt=attempt_of(stored.connection_id, granted.claim),
-        outlet=outlet,
     )

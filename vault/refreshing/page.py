@@ -295,3 +295,15 @@ def attempt_of(connection_id: str, claim: Claim, outcome: str = "") -> Attempt:
         began_at=claim.at,
         outcome=outcome,
     )
+
+
+def unused(granted: Granted, outlet: Outlet) -> Ending:
+    """How a call ends that is not made."""
+    stored = granted.refreshable
+    return Ending(
+        connection_id=stored.connection_id,
+        user_id=stored.user_id,
+        fence=granted.claim.fence,
+        attempt=attempt_of(stored.connection_id, granted.claim),
+        outlet=outlet,
+    )
