@@ -43,6 +43,8 @@ def server(app: ASGIApp, *, embedded: bool = False) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=1,
+        # Longer than any client keeps it: who writes to a connection that just ended hears nothing.
+        timeout_keep_alive=75,
     )
     return _Server(config) if embedded else uvicorn.Server(config)
 

@@ -122,7 +122,7 @@ class Load:
         """Add one worker."""
         self._tasks.append(asyncio.create_task(self._repeat(wire, work, pause)))
 
-    async def until(self, enough: int, seconds: float = 30) -> None:
+    async def until(self, enough: int, seconds: float = 120) -> None:
         """Wait until so many answers came."""
         deadline = time.monotonic() + seconds
         while len(self.answers) < enough:

@@ -13,6 +13,7 @@ import uvicorn
 from msgspec import Struct
 
 from broker.app import Service, create_service
+from broker.server import KEEP_ALIVE_SECONDS
 from broker.settings import Settings
 from vault.vault import Vault
 
@@ -107,7 +108,12 @@ async def running(
     with listener or socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         config = uvicorn.Config(
-            service.asgi, loop="none", http="httptools", log_config=None, access_log=False
+            service.asgi,
+            loop="none",
+            http="httptools",
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
         server = _QuietServer(config)
         task = asyncio.create_task(server.serve([listening]))
