@@ -22,8 +22,8 @@ from bench.world import world
 
 TURNS: Final = 10
 QUICK_TURNS: Final = 3
-# What is due together in one page cannot stay there: in a small table that happens often.
-CONNECTIONS: Final = 12_000
+# What is due together in one page cannot stay there: in a table much smaller that happens often.
+CONNECTIONS: Final = 4_000
 FULL_CONNECTIONS: Final = 50_000
 QUICK_CONNECTIONS: Final = 150
 SHARE: Final = 500  # connections that are asked for at a time
