@@ -26,9 +26,9 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from vault.deliveries import GONE, TURN_DELIVERIES, Delivery, Tried, Turn, Waiting
 from vault.egress import Egress, Request, Timeouts
 from vault.errors import EgressDenied, TooLarge, VaultError
+from vault.events.deliveries import GONE, TURN_DELIVERIES, Delivery, Tried, Turn, Waiting
 from vault.model import WorkspaceId
 from vault.secret import Secret
 from vault.vault import Vault

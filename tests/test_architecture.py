@@ -44,9 +44,10 @@ STEPS: Final = """
     vault.lifecycle.standing vault.lifecycle.endpoint
     vault.dialogue.clients vault.dialogue.metadata vault.dialogue vault.consent
     vault.environments
-    vault.audit vault.idempotency vault.events
+    vault.audit vault.idempotency vault.events vault.events.deliveries
     vault.store vault.store.environments vault.store.auth_tokens
     vault.store.connections vault.store.tries vault.store.refreshing vault.store.answers
+    vault.store.events
     vault.authenticate
     vault.refreshing.batches vault.refreshing.spool vault.refreshing.replica
     vault.refreshing.page vault.refreshing.consents vault.refreshing.lane vault.refreshing
@@ -54,20 +55,20 @@ STEPS: Final = """
     vault.vault.door vault.vault.tenants vault.vault.variables vault.vault.secrets
     vault.vault.authentication vault.vault.calls vault.vault.catalogue
     vault.vault.integrations vault.vault.returns vault.vault.connections
-    vault.vault.refreshing vault.vault.tries
+    vault.vault.refreshing vault.vault.events vault.vault.tries
     vault.vault.invitations vault.vault.connect vault.vault
 
-    broker broker.settings broker.logs broker.metrics
+    broker broker.settings broker.logs broker.events broker.metrics
     broker.resolve.templates broker.resolve.meanings broker.resolve.urls
     broker.resolve.bodies broker.resolve.configs broker.resolve broker.invoke
     broker.api.messages broker.api.provider_messages broker.api.resolve_messages
-    broker.api.connect_messages broker.api.token_messages
+    broker.api.connect_messages broker.api.token_messages broker.api.event_messages
     broker.api.problems broker.api.requests broker.api.responses
     broker.api.examples broker.api.gate
     broker.api.workspaces broker.api.keys broker.api.users broker.api.audit_events
     broker.api.settings broker.api.resolve broker.api.providers
     broker.api.integrations broker.api.connections broker.api.tokens
-    broker.api.connect_sessions
+    broker.api.connect_sessions broker.api.event_endpoints
     broker.api.convai.errors broker.api.convai.messages
     broker.api.convai.environment_variables broker.api.convai.environments
     broker.api.convai.secrets broker.api.convai.auth_connections broker.api.convai
@@ -87,7 +88,7 @@ STEPS: Final = """
     broker.environment_file.showing broker.environment_file
     broker.targets broker.targets.own broker.targets.remote
     broker.terminal broker.cli_env broker.cli_provider broker.cli_integration
-    broker.cli_connection broker.cli
+    broker.cli_connection broker.cli_events broker.cli
 """
 STAIRCASE: Final = tuple(STEPS.split())
 UPWARD: Final = {
@@ -129,12 +130,14 @@ REVEALING: Final = {
     "vault.oauth.typed": "what a person typed goes into a request, or is too long",
     "vault.authenticate": "a fetched token becomes a header, and is sealed",
     "vault.store.connections": "tokens, and what a person typed, are sealed",
+    "vault.store.events": "the secrets that sign for an endpoint are sealed",
     "vault.refreshing.lane": "an answer that could not be read is sealed as it came",
     "vault.vault.secrets": "the value of a secret is sealed",
     "vault.vault.integrations": "the value of a label becomes part of an app registration",
     "vault.vault.connect": "state and nonce go into the address of a consent page",
     "vault.vault.invitations": "the code that completes goes back with the person's browser",
     "broker.resolve.meanings": "a secret's value becomes part of a header",
+    "broker.events": "a delivery is signed",
     "broker.invoke": "an answer that repeats a secret is masked",
     "broker.targets.own": "what a file's secrets say is stored, in an auth connection",
     "broker.targets.remote": "what a file's secrets say is sent to the target",
@@ -142,6 +145,7 @@ REVEALING: Final = {
     "broker.api.requests": "an operator's key is compared",
     "broker.api.messages": "a key just made is answered, once",
     "broker.api.connect_messages": "a link just made is answered, once",
+    "broker.api.event_messages": "a signing secret just made is answered, once",
     "broker.api.token_messages": "a token is answered, to who may read it",
     "broker.web.people": "a browser's cookie is set; the state stands in the page's own form",
     "broker.cli": "a key just made is printed, once",

@@ -33,8 +33,8 @@ from broker.api.requests import (
     requires,
 )
 from broker.api.responses import guarded
-from vault.deliveries import State
 from vault.errors import Invalid
+from vault.events.deliveries import State
 from vault.model import Caller
 from vault.vault import Vault
 

@@ -5,8 +5,15 @@ from typing import Annotated, Self
 from msgspec import UNSET, Meta, UnsetType, field
 
 from broker.api.messages import Instant, Message
-from vault.deliveries import Attempted, DisabledWhy, EventEndpoint, MadeEndpoint, Replay, State
 from vault.events import Type
+from vault.events.deliveries import (
+    Attempted,
+    DisabledWhy,
+    EventEndpoint,
+    MadeEndpoint,
+    Replay,
+    State,
+)
 
 Url = Annotated[str, Meta(min_length=1, max_length=2_000)]
 Types = Annotated[list[Type], Meta(max_length=50)]

@@ -15,10 +15,10 @@ from support.loopback import calling, listening, saying
 from support.receiving import Receiver, receiving
 
 from broker.events import MAX_ANSWER, Courier
-from vault.deliveries import Attempted, Waiting
 from vault.egress import Egress
 from vault.embedded import Embedded
 from vault.errors import EgressDenied
+from vault.events.deliveries import Attempted, Waiting
 from vault.model import Page
 from vault.vault import Vault
 

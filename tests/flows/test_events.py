@@ -17,9 +17,9 @@ from support.sandbox import Provider, providing
 
 from broker.events import Attempt, Courier
 from broker.sandbox import Faults, Issuing
-from vault.deliveries import Waiting
 from vault.egress import Egress, parse_allow
 from vault.embedded import Embedded
+from vault.events.deliveries import Waiting
 from vault.vault import Vault
 
 ENDPOINTS = "/v1/event-endpoints"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vault.deliveries import (
+from vault.events.deliveries import (
     LONGEST_PAUSE,
     PATIENCE,
     SHORTEST_PAUSE,

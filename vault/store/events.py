@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from vault.database import Database, Transaction
-from vault.deliveries import (
+from vault.events.deliveries import (
     Attempted,
     Delivery,
     DisabledWhy,

@@ -19,7 +19,9 @@ import structlog
 
 from vault import access, audit, idempotency
 from vault.database import Transaction
-from vault.deliveries import (
+from vault.errors import Conflict
+from vault.events import Type
+from vault.events.deliveries import (
     FORMER_SIGNS,
     KEPT,
     TURN_DELIVERIES,
@@ -38,8 +40,6 @@ from vault.deliveries import (
     health,
     settled,
 )
-from vault.errors import Conflict
-from vault.events import Type
 from vault.model import Caller, Once, Page, WorkspaceId, new_id
 from vault.seal import seal
 from vault.secret import Secret
