@@ -1,6 +1,7 @@
 """The documentation says what there is, all of it, and nothing else; its commands are run."""
 
 import asyncio
+import base64
 import json
 import os
 import re
@@ -9,6 +10,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -24,17 +27,20 @@ from support.states import edges
 from broker.api.problems import STATUS
 from broker.app import create_service
 from broker.cli import main as keyturn
+from broker.events import request_of
 from broker.settings import Settings
 from vault import events
 from vault.access import ACTIONS
 from vault.audit import HAPPENINGS
 from vault.embedded import Embedded
+from vault.events.deliveries import Delivery
 from vault.lifecycle.events import AnyEvent
 from vault.lifecycle.life import State
 from vault.model import SCOPES
 from vault.oauth.replies import Outcome
 from vault.providers import schema as provider_file
 from vault.scheduler import Job, ticking
+from vault.secret import Secret
 from vault.settings import names
 from vault.vault import Vault
 
@@ -450,6 +456,40 @@ def steps(page: str) -> list[tuple[str, Any]]:
             assert found[-1][1] is None, "a command has one answer"
             found[-1] = (found[-1][0], json.loads(body))
     return found
+
+
+def test_the_receiver_of_the_page_believes_what_we_sign_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [receiver] = [
+        body
+        for language, body in blocks(text_of("docs/howto/receive-events.md"))
+        if language == "python"
+    ]
+    secret = "whsec_" + base64.b64encode(bytes(range(32))).decode()
+    monkeypatch.setenv("EVENT_SECRET", secret)
+    page: dict[str, Any] = {}
+    exec(receiver, page)  # noqa: S102 - our own page
+    now = datetime.now(UTC)
+    body = b'{"type":"connection.connected","integration":"acme","environment":"production"}'
+    delivery = Delivery("evt_1", "connection.connected", now, body.decode(), 0, now)
+    other = Secret("whsec_" + base64.b64encode(bytes(32)).decode())
+
+    def heard(*secrets: Secret, at: datetime = now, more: bytes = b"") -> Any:
+        sent = request_of("https://app.acme.com/", secrets, delivery, at)
+        assert isinstance(sent.body, bytes)
+        return page["event_of"](dict(sent.headers), sent.body + more)
+
+    assert heard(Secret(secret))["data"] == {"integration": "acme", "environment": "production"}
+    assert heard(other, Secret(secret))["type"] == "connection.connected"
+    for forged in (
+        partial(heard, other),
+        partial(heard, Secret(secret), more=b" "),
+        partial(heard, Secret(secret), at=now - timedelta(minutes=6)),
+        partial(heard, Secret(secret), at=now + timedelta(minutes=6)),
+    ):
+        with pytest.raises(ValueError, match="not from Keyturn"):
+            forged()
 
 
 async def nothing() -> int:

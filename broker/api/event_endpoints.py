@@ -109,7 +109,7 @@ async def change(
     caller: NamedDependency[Caller],
     vault: NamedDependency[Vault],
 ) -> EventEndpointOut:
-    """What waits for it is tried at once; enabled again, it gets what happens from now on."""
+    """It rests no longer; enabled again, it gets what happens from now on."""
     return EventEndpointOut.of(
         await vault.update_event_endpoint(
             caller,

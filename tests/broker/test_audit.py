@@ -356,4 +356,8 @@ def test_every_action_that_changes_something_is_tested_here() -> None:
         "connect_session.write",
         "connect_session.complete",
         "connect_session.delete",
+        "event_endpoint.write",  # these, in tests/flows/test_events.py, where something receives
+        "event_endpoint.delete",
+        "event_endpoint.rotate",
+        "event_endpoint.replay",
     }
