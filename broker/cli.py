@@ -35,7 +35,16 @@ from broker.cli_env import env
 from broker.cli_events import event_endpoint
 from broker.cli_integration import integration
 from broker.cli_provider import provider
-from broker.terminal import EVERYTHING, NOT_WELL, as_json, print_json, print_rows, run, say
+from broker.terminal import (
+    EVERYTHING,
+    NOT_WELL,
+    as_json,
+    every_workspace,
+    print_json,
+    print_rows,
+    run,
+    say,
+)
 from vault import __version__, bearer
 from vault.errors import Invalid, Misconfigured
 from vault.kms.file import new_line
@@ -183,8 +192,8 @@ def workspace_list(*, json_output: bool) -> None:
     """List the workspaces."""
 
     async def work(vault: Vault, operator: Caller) -> None:
-        found = await vault.list_workspaces(operator, Page(EVERYTHING))
-        print_rows([WorkspaceOut.of(one) for one in found], json_output=json_output)
+        found = [WorkspaceOut.of(one) async for one in every_workspace(vault, operator)]
+        print_rows(found, json_output=json_output)
 
     _in_vault(work)
 

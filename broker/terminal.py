@@ -8,7 +8,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
@@ -18,7 +18,7 @@ import uvloop
 from broker import boot, logs
 from broker.settings import Settings, load
 from vault.errors import NotFound, VaultError
-from vault.model import Caller, Page, Workspace
+from vault.model import Caller, Page, Workspace, WorkspaceId
 from vault.vault import Vault
 
 T = TypeVar("T")
@@ -69,10 +69,22 @@ async def in_workspace(name: str | None) -> AsyncIterator[tuple[Vault, Caller]]:
         yield vault, operator.within(found.workspace_id)
 
 
+async def every_workspace(vault: Vault, operator: Caller) -> AsyncIterator[Workspace]:
+    """All of them, however many there are."""
+    page = Page(EVERYTHING)
+    while some := await vault.list_workspaces(operator, page):
+        for one in some:
+            yield one
+        page = Page(EVERYTHING, after=some[-1].workspace_id)
+
+
 async def find_workspace(vault: Vault, operator: Caller, name: str | None) -> Workspace:
     """Find the one workspace that is meant, by id or name."""
-    every = await vault.list_workspaces(operator, Page(EVERYTHING))
-    matches = [one for one in every if name is None or name in (one.workspace_id, one.name)]
+    if name is not None:
+        with suppress(NotFound):
+            return await vault.get_workspace(operator, WorkspaceId(name))
+    every = every_workspace(vault, operator)
+    matches = [one async for one in every if name is None or name == one.name]
     if len(matches) == 1:
         return matches[0]
     if not matches:
