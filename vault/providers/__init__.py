@@ -8,6 +8,7 @@
 * A bad file is refused with its name, the path of the field, and the reason; all problems at once.
 """
 
+import inspect
 import tomllib
 from collections.abc import Iterator
 from functools import cached_property
@@ -120,8 +121,11 @@ class Catalogue:
 
 def schema_json() -> bytes:
     """The schema of a file, for editors; ``schema.json`` beside this module is a copy."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    schema: Raw = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     schema |= msgspec.json.schema(Provider)
+    for one in schema["$defs"].values():
+        # Before 3.13, Python leaves a docstring's indentation in.
+        one["description"] = inspect.cleandoc(one["description"])
     return msgspec.json.format(msgspec.json.encode(schema), indent=2) + b"\n"
 
 
