@@ -1,0 +1,307 @@
+"""What the sandbox remembers: workspaces, what each of them holds, and what everybody was asked.
+
+One API key is one workspace; nothing of one is ever found from another.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import Meta, Struct, field
+from msgspec.structs import replace
+
+from broker.sandbox.elevenlabs.leaks import LeakDetector
+from broker.sandbox.faults import Faults
+from vault.egress import Egress
+
+MAX_REQUESTS: Final = 10_000
+MAX_CONVERSATIONS: Final = 50_000
+PRODUCTION: Final = "production"
+START_WITHIN: Final = 15 * 60.0  # seconds that a signed URL or a token may wait
+SECRET: Final = "secret__"  # noqa: S105 - how a variable's name begins
+
+_TELLING = re.compile(r"secret|password|passphrase|token|api.?key|client_key|certificate|^value$")
+_BEARING = frozenset({"xi-api-key", "authorization", "cookie", "sec-websocket-protocol"})
+_TICKETS = frozenset({"conversation_signature", "access_token", "token"})
+
+
+class Seen(Struct, frozen=True, kw_only=True):
+    """One request as it came in; whatever may be a credential is a fingerprint."""
+
+    at: float
+    method: str
+    path: str
+    query: list[tuple[str, str]]
+    headers: dict[str, str]
+    body: Any = None
+
+
+class SocketFaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What goes wrong with the conversation's socket; by default nothing does."""
+
+    refuse: Annotated[int, Meta(ge=400, le=599)] | None = None  # answer the handshake with this
+    latency: Annotated[float, Meta(ge=0, le=600)] = 0  # seconds before the metadata
+    silent: bool = False  # never say the metadata
+    garbled: bool = False  # a frame that is no JSON comes first
+    at: Literal["initiation", "message"] = "initiation"  # when the next two happen
+    close: Annotated[int, Meta(ge=1000, le=4999)] | None = None  # close with this code
+    reason: str = ""
+    drop: bool = False  # cut the connection without a word
+    times: Annotated[int, Meta(ge=1)] | None = None  # conversations; None: until healed
+
+
+class Behaviour(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where ElevenLabs' own behaviour is not documented, the sandbox lets you choose."""
+
+    # May a client that holds a signed URL name another environment or branch than was signed?
+    client_chooses_environment: bool = False
+    ping_interval: Annotated[float, Meta(gt=0)] = 2.0  # seconds
+    initiation_timeout: Annotated[float, Meta(gt=0)] = 10.0  # seconds for the first frame
+    webhook_timeout: Annotated[float, Meta(gt=0)] = 2.0  # seconds for the pre-call webhook
+    start_within: Annotated[float, Meta(gt=0)] = START_WITHIN
+    echo_audio: bool = False  # say back what is heard
+
+
+class Secret(Struct, kw_only=True):
+    """A workspace secret."""
+
+    secret_id: str
+    name: str
+    value: str
+
+    def __repr__(self) -> str:
+        return f"Secret({self.secret_id})"
+
+
+class Variable(Struct, kw_only=True):
+    """An environment variable; a value is a text or a reference."""
+
+    id: str
+    label: str
+    type: Literal["string", "secret", "auth_connection"]
+    values: dict[str, Any]
+    created_at: int
+    updated_at: int
+
+
+class Stored(Struct, kw_only=True):
+    """Whatever else is kept as it was sent."""
+
+    id: str
+    config: dict[str, Any]
+    created_at: int
+    updated_at: int
+
+    def __repr__(self) -> str:
+        return f"Stored({self.id})"
+
+
+class AuthConnection(Struct, kw_only=True):
+    id: str
+    config: dict[str, Any]
+    status: Literal["active", "refresh_failed", "credential_invalid"] = "active"
+    token: str | None = None
+    token_until: float = 0.0
+
+    def __repr__(self) -> str:
+        return f"AuthConnection({self.id})"
+
+
+class Webhook(Struct, kw_only=True):
+    """A workspace webhook, which signs what it sends."""
+
+    id: str
+    name: str
+    url: str
+    secret: str
+    request_headers: dict[str, Any] | None
+    created_at: int
+    is_disabled: bool = False
+    failures: int = 0
+    last_failure: tuple[int | None, int] | None = None  # status, when
+
+    def __repr__(self) -> str:
+        return f"Webhook({self.id})"
+
+
+class Ticket(Struct, kw_only=True):
+    """A signed URL that was given out."""
+
+    conversation_id: str
+    agent_id: str
+    until: float
+    single_use: bool
+    environment: str | None
+    branch_id: str | None
+
+
+class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One thing that an agent does: call a tool, say something, or hang up."""
+
+    tool: str | None = None
+    arguments: dict[str, Any] = {}
+    say: str | None = None
+    end: bool = False
+
+
+class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an agent does when it hears something that the pattern finds."""
+
+    when: str
+    do: list[Step]
+
+
+class Account(Struct, kw_only=True):
+    """One workspace."""
+
+    workspace_id: str
+    api_key: str
+    environments: dict[str, int] = {}
+    variables: dict[str, Variable] = {}
+    secrets: dict[str, Secret] = {}
+    auth_connections: dict[str, AuthConnection] = {}
+    agents: dict[str, Stored] = {}
+    tools: dict[str, Stored] = {}
+    phone_numbers: dict[str, Stored] = {}
+    webhooks: dict[str, Webhook] = {}
+    batches: dict[str, Stored] = {}
+    scripts: dict[str, list[Rule]] = {}  # by agent
+    settings: dict[str, Any] = {}
+    tickets: dict[str, Ticket] = {}  # by signature
+    conversations: dict[str, Any] = {}  # broker.sandbox.elevenlabs.conversations.Conversation
+    signing_key: bytes = field(default_factory=lambda: os.urandom(32))
+
+    def __repr__(self) -> str:
+        return f"Account({self.workspace_id})"
+
+
+class World:
+    """The state of one sandbox."""
+
+    def __init__(self, egress: Egress, *, keys: list[str]) -> None:
+        self.egress = egress
+        self.accounts: dict[str, Account] = {}
+        self.faults: list[Faults] = []
+        self.socket_faults: SocketFaults | None = None
+        self.behaviour = Behaviour()
+        self.reroutes: dict[str, str] = {}  # origin -> origin
+        self.requests: deque[Seen] = deque(maxlen=MAX_REQUESTS)
+        self._salt = os.urandom(32)
+        self._ahead = 0.0
+        self._background: set[asyncio.Task[None]] = set()
+        self.leaks = LeakDetector(self.fingerprint, self.now)
+        for key in keys:
+            self.open_account(key)
+
+    def open_account(self, key: str) -> Account:
+        """Make the workspace of this key; the one that is there, if it is."""
+        if (found := self.accounts.get(key)) is None:
+            workspace_id = f"workspace_{len(self.accounts) + 1}"
+            found = self.accounts[key] = Account(workspace_id=workspace_id, api_key=key)
+            found.environments[PRODUCTION] = self.seconds()
+        return found
+
+    def conversation(self, conversation_id: str) -> tuple[Account, Any] | None:
+        for account in self.accounts.values():
+            if (found := account.conversations.get(conversation_id)) is not None:
+                return account, found
+        return None
+
+    def now(self) -> float:
+        """The sandbox's clock, which a knob puts forward."""
+        return time.time() + self._ahead
+
+    def seconds(self) -> int:
+        return int(self.now())
+
+    def put_clock_forward(self, seconds: float) -> None:
+        self._ahead += seconds
+
+    def take_fault(self, path: str) -> Faults | None:
+        """Take the first fault that names this path."""
+        for index, one in enumerate(self.faults):
+            if not path.startswith(one.path):
+                continue
+            if one.times is not None and one.times > 1:
+                self.faults[index] = replace(one, times=one.times - 1)
+            elif one.times is not None:
+                del self.faults[index]
+            return one
+        return None
+
+    def take_socket_faults(self) -> SocketFaults:
+        found = self.socket_faults
+        if found is not None and found.times is not None:
+            self.socket_faults = replace(found, times=found.times - 1) if found.times > 1 else None
+        return found or SocketFaults()
+
+    def in_background(self, task: asyncio.Task[None]) -> None:
+        """Keep a task alive until it is done."""
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def settle(self) -> None:
+        """Wait for what is still under way: webhooks that follow a conversation."""
+        while self._background:
+            await asyncio.wait(set(self._background))
+
+    def rerouted(self, url: str) -> str:
+        """Where a call really goes."""
+        for origin, target in self.reroutes.items():
+            if url == origin or url.startswith((f"{origin}/", f"{origin}?")):
+                return target + url.removeprefix(origin)
+        return url
+
+    def fingerprint(self, value: str) -> str:
+        """Equal values look equal, in this sandbox only."""
+        data = value.encode("utf-8", "surrogatepass")
+        return "hash:" + hmac.digest(self._salt, data, hashlib.sha256).hex()[:16]
+
+    def note(
+        self,
+        method: str,
+        path: str,
+        query: list[tuple[str, str]],
+        headers: Mapping[str, str],
+        body: object,
+    ) -> None:
+        """Write a request down without the credentials that it holds."""
+        self.requests.append(
+            Seen(
+                at=self.now(),
+                method=method,
+                path=path,
+                query=[(n, self.fingerprint(v) if n in _TICKETS else v) for n, v in query],
+                headers={n: self.fingerprint(v) if n in _BEARING else v for n, v in headers.items()},
+                body=self.covered(body),
+            )
+        )
+
+    def covered(self, value: object, name: str = "") -> Any:  # noqa: ANN401 - any JSON
+        """Replace whatever may be a credential by its fingerprint."""
+        if isinstance(value, dict):
+            return {key: self.covered(one, str(key)) for key, one in value.items()}
+        if isinstance(value, list):
+            return [self.covered(one, name) for one in value]
+        if isinstance(value, str) and _TELLING.search(name.lower()):
+            return self.fingerprint(value)
+        return value
+
+
+def new_id(prefix: str) -> str:
+    """Make an id as ElevenLabs' look: letters and digits."""
+    return f"{prefix}_{secrets.token_hex(14)}"
+
+
+def secrets_of(variables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The variables whose values nobody but a tool's header may see."""
+    for name, value in variables.items():
+        if name.startswith(SECRET) and isinstance(value, str):
+            yield name, value
