@@ -12,19 +12,18 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Struct, field
 from msgspec.structs import replace
 
+from broker.sandbox.elevenlabs.knobs import Behaviour, Rule, SocketFaults
 from broker.sandbox.elevenlabs.leaks import LeakDetector
-from broker.sandbox.faults import Faults
 from vault.egress import Egress
 
 MAX_REQUESTS: Final = 10_000
 MAX_CONVERSATIONS: Final = 50_000
 PRODUCTION: Final = "production"
-START_WITHIN: Final = 15 * 60.0  # seconds that a signed URL or a token may wait
 SECRET: Final = "secret__"  # noqa: S105 - how a variable's name begins
 
 _TELLING = re.compile(r"secret|password|passphrase|token|api.?key|client_key|certificate|^value$")
@@ -41,32 +40,6 @@ class Seen(Struct, frozen=True, kw_only=True):
     query: list[tuple[str, str]]
     headers: dict[str, str]
     body: Any = None
-
-
-class SocketFaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What goes wrong with the conversation's socket; by default nothing does."""
-
-    refuse: Annotated[int, Meta(ge=400, le=599)] | None = None  # answer the handshake with this
-    latency: Annotated[float, Meta(ge=0, le=600)] = 0  # seconds before the metadata
-    silent: bool = False  # never say the metadata
-    garbled: bool = False  # a frame that is no JSON comes first
-    at: Literal["initiation", "message"] = "initiation"  # when the next two happen
-    close: Annotated[int, Meta(ge=1000, le=4999)] | None = None  # close with this code
-    reason: str = ""
-    drop: bool = False  # cut the connection without a word
-    times: Annotated[int, Meta(ge=1)] | None = None  # conversations; None: until healed
-
-
-class Behaviour(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where ElevenLabs' own behaviour is not documented, the sandbox lets you choose."""
-
-    # May a client that holds a signed URL name another environment or branch than was signed?
-    client_chooses_environment: bool = False
-    ping_interval: Annotated[float, Meta(gt=0)] = 2.0  # seconds
-    initiation_timeout: Annotated[float, Meta(gt=0)] = 10.0  # seconds for the first frame
-    webhook_timeout: Annotated[float, Meta(gt=0)] = 2.0  # seconds for the pre-call webhook
-    start_within: Annotated[float, Meta(gt=0)] = START_WITHIN
-    echo_audio: bool = False  # say back what is heard
 
 
 class Secret(Struct, kw_only=True):
@@ -142,22 +115,6 @@ class Ticket(Struct, kw_only=True):
     branch_id: str | None
 
 
-class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One thing that an agent does: call a tool, say something, or hang up."""
-
-    tool: str | None = None
-    arguments: dict[str, Any] = {}
-    say: str | None = None
-    end: bool = False
-
-
-class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an agent does when it hears something that the pattern finds."""
-
-    when: str
-    do: list[Step]
-
-
 class Account(Struct, kw_only=True):
     """One workspace."""
 
@@ -169,6 +126,7 @@ class Account(Struct, kw_only=True):
     auth_connections: dict[str, AuthConnection] = {}
     agents: dict[str, Stored] = {}
     tools: dict[str, Stored] = {}
+    mcp_servers: dict[str, Stored] = {}
     phone_numbers: dict[str, Stored] = {}
     webhooks: dict[str, Webhook] = {}
     batches: dict[str, Stored] = {}
@@ -188,7 +146,6 @@ class World:
     def __init__(self, egress: Egress, *, keys: list[str]) -> None:
         self.egress = egress
         self.accounts: dict[str, Account] = {}
-        self.faults: list[Faults] = []
         self.socket_faults: SocketFaults | None = None
         self.behaviour = Behaviour()
         self.reroutes: dict[str, str] = {}  # origin -> origin
@@ -223,18 +180,6 @@ class World:
 
     def put_clock_forward(self, seconds: float) -> None:
         self._ahead += seconds
-
-    def take_fault(self, path: str) -> Faults | None:
-        """Take the first fault that names this path."""
-        for index, one in enumerate(self.faults):
-            if not path.startswith(one.path):
-                continue
-            if one.times is not None and one.times > 1:
-                self.faults[index] = replace(one, times=one.times - 1)
-            elif one.times is not None:
-                del self.faults[index]
-            return one
-        return None
 
     def take_socket_faults(self) -> SocketFaults:
         found = self.socket_faults
@@ -279,7 +224,9 @@ class World:
                 method=method,
                 path=path,
                 query=[(n, self.fingerprint(v) if n in _TICKETS else v) for n, v in query],
-                headers={n: self.fingerprint(v) if n in _BEARING else v for n, v in headers.items()},
+                headers={
+                    n: self.fingerprint(v) if n in _BEARING else v for n, v in headers.items()
+                },
                 body=self.covered(body),
             )
         )

@@ -148,9 +148,7 @@ async def delete_agent(request: Request) -> Answer:
 
 async def list_tools(request: Request) -> Answer:
     search = (request.one("search") or "").lower()
-    found = [
-        one for one in request.account.tools.values() if search in one.config["name"].lower()
-    ]
+    found = [one for one in request.account.tools.values() if search in one.config["name"].lower()]
     cut, cursor = page(request, found, lambda one: one.id)
     return Answer(
         {

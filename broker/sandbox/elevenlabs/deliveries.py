@@ -8,6 +8,7 @@
   seconds. What it answers is the conversation's beginning.
 """
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -62,9 +63,7 @@ class PreCall(Struct, frozen=True):
     problem: str | None = None
 
 
-async def after_call(
-    conversation: Conversation, how: Delivering | None = None
-) -> list[Delivered]:
+async def after_call(conversation: Conversation, how: Delivering | None = None) -> list[Delivered]:
     """Tell the workspace's webhook that the conversation is over."""
     settings = conversation.account.settings.get("webhooks") or {}
     webhook = conversation.account.webhooks.get(settings.get("post_call_webhook_id") or "")
@@ -177,10 +176,8 @@ async def _deliver(world: World, webhook: Webhook, body: bytes, how: Delivering)
         timeout=TIMEOUT,
     )
     status: int | None = None
-    try:
+    with contextlib.suppress(VaultError):
         status = (await world.egress.call("event", request)).status
-    except VaultError:
-        pass
     _count(world, webhook, status)
     return status
 

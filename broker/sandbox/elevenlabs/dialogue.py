@@ -7,8 +7,8 @@
 
 import re
 
-from broker.sandbox.elevenlabs.account import Step
 from broker.sandbox.elevenlabs.conversations import NORMAL, Conversation, Failed
+from broker.sandbox.elevenlabs.knobs import Step
 from broker.sandbox.elevenlabs.toolcalls import call_tool
 
 

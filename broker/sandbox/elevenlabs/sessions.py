@@ -13,7 +13,14 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from broker.sandbox.elevenlabs import agents
-from broker.sandbox.elevenlabs.account import MAX_CONVERSATIONS, Account, Stored, Ticket, World, new_id
+from broker.sandbox.elevenlabs.account import (
+    MAX_CONVERSATIONS,
+    Account,
+    Stored,
+    Ticket,
+    World,
+    new_id,
+)
 from broker.sandbox.elevenlabs.authorize import signed, verified
 from broker.sandbox.elevenlabs.conversations import Conversation
 from broker.sandbox.elevenlabs.wire import Answer, Plain, Request, Route

@@ -18,7 +18,7 @@ from typing import Any, Final
 from litestar.types import Receive, Send
 
 from broker.sandbox.elevenlabs import agents
-from broker.sandbox.elevenlabs.account import Account, SocketFaults, Stored, Ticket, World
+from broker.sandbox.elevenlabs.account import Account, Stored, Ticket, World
 from broker.sandbox.elevenlabs.conversations import (
     AUDIO_FORMAT,
     NORMAL,
@@ -26,10 +26,11 @@ from broker.sandbox.elevenlabs.conversations import (
     Failed,
     Hangup,
 )
+from broker.sandbox.elevenlabs.deliveries import tell
 from broker.sandbox.elevenlabs.dialogue import converse
 from broker.sandbox.elevenlabs.history import source
+from broker.sandbox.elevenlabs.knobs import SocketFaults
 from broker.sandbox.elevenlabs.sessions import join, new_conversation
-from broker.sandbox.elevenlabs.deliveries import tell
 from broker.sandbox.elevenlabs.wire import Request
 from broker.sandbox.faults import EXTENSION
 

@@ -30,7 +30,6 @@ from broker.sandbox.elevenlabs.templates import (
     Filling,
     Unconfigured,
     as_text,
-    names_in,
     secret_names,
 )
 from vault.egress import Reply, Request, Timeouts
@@ -386,7 +385,9 @@ def _inspect_names(conversation: Conversation, tool: WebhookTool) -> None:
     )
     for where, held in places:
         names = sorted(set(_secrets_named(held)))
-        conversation.world.leaks.named(where, names, conversation_id=conversation.id, tool=tool.name)
+        conversation.world.leaks.named(
+            where, names, conversation_id=conversation.id, tool=tool.name
+        )
 
 
 def _secrets_named(held: object) -> list[str]:

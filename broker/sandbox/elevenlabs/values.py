@@ -1,8 +1,9 @@
-"""Environments, environment variables, secrets and auth connections, as ElevenLabs keeps them.
+"""Environments and environment variables, as ElevenLabs keeps them.
 
-* A secret's value, and what is secret of an auth connection, never comes back.
 * ``production`` is in every variable and cannot be deleted; ``null`` removes another value.
-* A secret that is in use cannot be deleted. The status is not documented; here it is 409.
+* A label and a type stay as they were made. A variable that a tool, an MCP server or the webhook
+  of the settings names cannot be deleted; agents are not looked at, as there.
+* An environment is known as soon as a value names it, and takes its values with it.
 """
 
 import re
@@ -14,8 +15,6 @@ from msgspec import Struct
 from broker.sandbox.elevenlabs.account import (
     PRODUCTION,
     Account,
-    AuthConnection,
-    Secret,
     Variable,
     new_id,
 )
@@ -34,21 +33,6 @@ ENVIRONMENT: Final = re.compile(r"^[A-Za-z0-9_-]{1,64}(?!\n)$")
 REFERENCES: Final = {"secret": "secret_id", "auth_connection": "auth_connection_id"}
 VARIABLE_TYPES: Final = ("string", "secret", "auth_connection")
 
-# By kind: what must be there, and what never comes back.
-AUTH_KINDS: Final[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
-    "oauth2_client_credentials": (("client_id", "token_url", "client_secret"), ("client_secret",)),
-    "oauth2_jwt": (("issuer", "audience", "subject", "token_url", "secret_key"), ("secret_key",)),
-    "private_key_jwt": (("issuer", "audience", "subject", "secret_key"), ("secret_key",)),
-    "basic_auth": (("username", "password"), ("password",)),
-    "bearer_auth": (("token",), ("token",)),
-    "custom_header_auth": (("header_name", "token"), ("token",)),
-    "mtls": (
-        ("client_certificate", "client_key"),
-        ("client_certificate", "client_key", "ca_certificate", "key_passphrase"),
-    ),
-}
-UPDATABLE: Final = ("oauth2_client_credentials", "oauth2_jwt", "basic_auth", "bearer_auth")
-
 
 class NewVariable(Struct):
     label: str
@@ -62,18 +46,6 @@ class Values(Struct):
 
 class NewEnvironment(Struct):
     name: str
-
-
-class NewSecret(Struct):
-    type: Literal["new"]
-    name: str
-    value: str
-
-
-class ChangedSecret(Struct):
-    type: Literal["update"]
-    name: str
-    value: str
 
 
 async def list_environments(request: Request) -> Answer:
@@ -167,84 +139,12 @@ async def change_variable(request: Request) -> Answer:
 
 async def delete_variable(request: Request) -> Answer:
     found = _variable(request)
-    for one in (*request.account.tools.values(), request.account.settings):
-        held = one if isinstance(one, dict) else one.config
-        if found.label in set(_labels(held)):
-            raise Refused(409, "in_use", f"The variable '{found.label}' is in use.")
-    del request.account.variables[found.id]
+    account = request.account
+    kept = (*account.tools.values(), *account.mcp_servers.values())
+    if found.label in _labels([account.settings, *(one.config for one in kept)]):
+        raise Refused(409, "in_use", f"The variable '{found.label}' is in use.")
+    del account.variables[found.id]
     return Answer(status=204)
-
-
-async def list_secrets(request: Request) -> Answer:
-    prefix = request.one("search") or ""
-    found = [one for one in request.account.secrets.values() if one.name.startswith(prefix)]
-    cut, cursor = page(request, found, lambda one: one.secret_id, default=None)
-    shown = [_shown_secret(request.account, one) for one in cut]
-    return Answer({"secrets": shown, "next_cursor": cursor})
-
-
-async def make_secret(request: Request) -> Answer:
-    asked = request.read(NewSecret)
-    made = Secret(secret_id=new_id("secret"), name=asked.name, value=asked.value)
-    request.account.secrets[made.secret_id] = made
-    return Answer({"type": "stored", "secret_id": made.secret_id, "name": made.name})
-
-
-async def get_secret(request: Request) -> Answer:
-    return Answer(_shown_secret(request.account, _secret(request)))
-
-
-async def change_secret(request: Request) -> Answer:
-    found, asked = _secret(request), request.read(ChangedSecret)
-    found.name, found.value = asked.name, asked.value
-    return Answer({"type": "stored", "secret_id": found.secret_id, "name": found.name})
-
-
-async def delete_secret(request: Request) -> Answer:
-    found = _secret(request)
-    used = _used_by(request.account, found.secret_id)
-    referring = [one for one in request.account.variables.values() if _refers(one, found.secret_id)]
-    if any(used.values()) or referring:
-        raise Refused(409, "in_use", f"The secret '{found.name}' is in use.")
-    del request.account.secrets[found.secret_id]
-    return Answer(status=204)
-
-
-async def list_connections(request: Request) -> Answer:
-    found = request.account.auth_connections.values()
-    return Answer({"auth_connections": [_shown_connection(one) for one in found]})
-
-
-async def make_connection(request: Request) -> Answer:
-    asked = request.read(dict[str, Any])
-    kind = asked.get("auth_type")
-    if kind not in AUTH_KINDS:
-        raise Unprocessable(
-            ["body", "auth_type"], f"Input should be one of {[*AUTH_KINDS]}", "enum"
-        )
-    for name in ("name", "provider", *AUTH_KINDS[kind][0]):
-        if not isinstance(asked.get(name), str):
-            raise Unprocessable(["body", name], "Field required", "missing")
-    made = AuthConnection(id=new_id("auth"), config=asked)
-    request.account.auth_connections[made.id] = made
-    return Answer(_shown_connection(made))
-
-
-async def change_connection(request: Request) -> Answer:
-    found, asked = _connection(request), request.read(dict[str, Any])
-    kind = found.config["auth_type"]
-    if kind not in UPDATABLE or asked.get("auth_type", kind) != kind:
-        raise Refused(400, "invalid_parameters", f"A connection of kind '{kind}' cannot be this.")
-    for name in ("name", "token_url"):
-        asked.pop(name, None)
-    found.config = {**found.config, **asked}
-    found.token = None
-    return Answer(_shown_connection(found))
-
-
-async def delete_connection(request: Request) -> Answer:
-    del request.account.auth_connections[_connection(request).id]
-    return Answer({})
 
 
 def _check_values(account: Account, kind: str, values: Mapping[str, Any]) -> None:
@@ -275,24 +175,6 @@ def _variable(request: Request) -> Variable:
     return found
 
 
-def _secret(request: Request) -> Secret:
-    name = request.params["id"]
-    if (found := request.account.secrets.get(name)) is None:
-        raise not_found("secret", name)
-    return found
-
-
-def _connection(request: Request) -> AuthConnection:
-    name = request.params["id"]
-    if (found := request.account.auth_connections.get(name)) is None:
-        raise not_found("auth_connection", name)
-    return found
-
-
-def _refers(variable: Variable, secret_id: str) -> bool:
-    return any(value == {"secret_id": secret_id} for value in variable.values.values())
-
-
 def _labels(held: object) -> Iterator[str]:
     """The environment variables that a configuration names."""
     if isinstance(held, dict):
@@ -305,33 +187,6 @@ def _labels(held: object) -> Iterator[str]:
             yield from _labels(one)
     elif isinstance(held, str):
         yield from re.findall(r"\{\{\s*system__env_(\w+)\s*\}\}", held)
-
-
-def _names_secret(held: object, secret_id: str) -> bool:
-    if isinstance(held, dict):
-        return held.get("secret_id") == secret_id or any(
-            _names_secret(one, secret_id) for one in held.values()
-        )
-    return isinstance(held, list) and any(_names_secret(one, secret_id) for one in held)
-
-
-def _used_by(account: Account, secret_id: str) -> dict[str, list[Any]]:
-    def users(kept: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-        return [
-            {
-                "type": "available",
-                "id": one.id,
-                "name": str(one.config.get("name") or one.config.get(name) or one.id),
-                "created_at_unix_secs": one.created_at,
-                "access_level": "admin",
-            }
-            for one in kept.values()
-            if _names_secret(one.config, secret_id)
-        ]
-
-    agents = [{**one, "referenced_resource_ids": []} for one in users(account.agents, "name")]
-    others = ["conversation_initiation_webhook"] if _names_secret(account.settings, secret_id) else []
-    return {"tools": users(account.tools, "name"), "agents": agents, "others": others}
 
 
 def _shown_variable(
@@ -350,25 +205,8 @@ def _shown_variable(
     }
 
 
-def _shown_secret(account: Account, secret: Secret) -> dict[str, Any]:
-    return {
-        "type": "stored",
-        "secret_id": secret.secret_id,
-        "name": secret.name,
-        "used_by": _used_by(account, secret.secret_id),
-    }
-
-
-def _shown_connection(connection: AuthConnection) -> dict[str, Any]:
-    hidden = AUTH_KINDS[connection.config["auth_type"]][1]
-    shown = {name: value for name, value in connection.config.items() if name not in hidden}
-    return {**shown, "id": connection.id, "status": connection.status}
-
-
-_ENVIRONMENTS = "/v1/convai/environments"
-_VARIABLES = "/v1/convai/environment-variables"
-_SECRETS = "/v1/convai/secrets"
-_CONNECTIONS = "/v1/workspace/auth-connections"
+_ENVIRONMENTS: Final = "/v1/convai/environments"
+_VARIABLES: Final = "/v1/convai/environment-variables"
 
 ROUTES: Final = (
     Route("GET", _ENVIRONMENTS, list_environments),
@@ -379,13 +217,4 @@ ROUTES: Final = (
     Route("GET", _VARIABLES + "/{id}", get_variable),
     Route("PATCH", _VARIABLES + "/{id}", change_variable),
     Route("DELETE", _VARIABLES + "/{id}", delete_variable),
-    Route("GET", _SECRETS, list_secrets),
-    Route("POST", _SECRETS, make_secret),
-    Route("GET", _SECRETS + "/{id}", get_secret),
-    Route("PATCH", _SECRETS + "/{id}", change_secret),
-    Route("DELETE", _SECRETS + "/{id}", delete_secret),
-    Route("GET", _CONNECTIONS, list_connections),
-    Route("POST", _CONNECTIONS, make_connection),
-    Route("PATCH", _CONNECTIONS + "/{id}", change_connection),
-    Route("DELETE", _CONNECTIONS + "/{id}", delete_connection),
 )

@@ -22,10 +22,10 @@ class NewNumber(Struct):
 
 
 class ChangedNumber(Struct):
-    agent_id: str | None | UnsetType = UNSET
+    agent_id: str | UnsetType | None = UNSET
     label: str | UnsetType = UNSET
-    environment: str | None | UnsetType = UNSET
-    branch_id: str | None | UnsetType = UNSET
+    environment: str | UnsetType | None = UNSET
+    branch_id: str | UnsetType | None = UNSET
 
 
 class InitiationWebhook(Struct):
@@ -34,13 +34,13 @@ class InitiationWebhook(Struct):
 
 
 class PostCallWebhooks(Struct, omit_defaults=True):
-    post_call_webhook_id: str | None | UnsetType = UNSET
+    post_call_webhook_id: str | UnsetType | None = UNSET
     events: list[str] | UnsetType = UNSET
     transcript_format: str | UnsetType = UNSET
 
 
 class Settings(Struct, omit_defaults=True):
-    conversation_initiation_client_data_webhook: InitiationWebhook | None | UnsetType = UNSET
+    conversation_initiation_client_data_webhook: InitiationWebhook | UnsetType | None = UNSET
     webhooks: PostCallWebhooks | UnsetType = UNSET
 
 
@@ -58,7 +58,7 @@ class NewWebhook(Struct):
 class ChangedWebhook(Struct):
     is_disabled: bool
     name: str
-    request_headers: dict[str, str] | None | UnsetType = UNSET
+    request_headers: dict[str, str] | UnsetType | None = UNSET
 
 
 async def list_numbers(request: Request) -> Answer:
