@@ -33,6 +33,7 @@ from broker.cli_connection import connection
 from broker.cli_env import env
 from broker.cli_integration import integration
 from broker.cli_provider import provider
+from broker.sandbox import server as sandbox_server
 from broker.terminal import EVERYTHING, NOT_WELL, as_json, print_json, print_rows, run, say
 from vault import __version__, bearer
 from vault.errors import Invalid, Misconfigured
@@ -109,6 +110,16 @@ def migrate(*, check: bool, plan: bool) -> None:
             return NOT_WELL if waiting else 0
 
     sys.exit(run(work()))
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8430, show_default=True, help="0 takes a free one.")
+def sandbox(host: str, port: int) -> None:
+    """Serve a pretend provider and a pretend ElevenLabs, to test against. Keeps nothing."""
+    with sandbox_server.listen(host, port) as listener:
+        say(f"The sandbox is at http://{host}:{listener.getsockname()[1]}")
+        run(sandbox_server.run(listener))
 
 
 @main.command("doctor")

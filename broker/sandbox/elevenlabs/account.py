@@ -19,10 +19,13 @@ from msgspec.structs import replace
 
 from broker.sandbox.elevenlabs.knobs import Behaviour, Rule, SocketFaults
 from broker.sandbox.elevenlabs.leaks import LeakDetector
-from vault.egress import Egress
+from vault.egress import Egress, parse_allow
 
 MAX_REQUESTS: Final = 10_000
 MAX_CONVERSATIONS: Final = 50_000
+FIRST_KEY: Final = "sandbox"
+# Tools, webhooks and token endpoints of whoever tests: on their machine, or anywhere.
+EVERYWHERE: Final = parse_allow("0.0.0.0/0,::/0", development=True)
 PRODUCTION: Final = "production"
 SECRET: Final = "secret__"  # noqa: S105 - how a variable's name begins
 
@@ -143,19 +146,29 @@ class Account(Struct, kw_only=True):
 class World:
     """The state of one sandbox."""
 
-    def __init__(self, egress: Egress, *, keys: list[str]) -> None:
-        self.egress = egress
+    def __init__(self) -> None:
+        self.egress = Egress(allow=EVERYWHERE)
+        self._salt = os.urandom(32)
+        self._background: set[asyncio.Task[None]] = set()
+        self.reset()
+
+    def reset(self) -> None:
+        """As new. What is under way goes on, and changes nothing any more."""
         self.accounts: dict[str, Account] = {}
         self.socket_faults: SocketFaults | None = None
         self.behaviour = Behaviour()
         self.reroutes: dict[str, str] = {}  # origin -> origin
         self.requests: deque[Seen] = deque(maxlen=MAX_REQUESTS)
-        self._salt = os.urandom(32)
-        self._ahead = 0.0
-        self._background: set[asyncio.Task[None]] = set()
         self.leaks = LeakDetector(self.fingerprint, self.now)
-        for key in keys:
-            self.open_account(key)
+        self._ahead = 0.0
+        self.open_account(FIRST_KEY)
+
+    async def aclose(self) -> None:
+        """Give up what is under way, and close the connections."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.egress.aclose()
 
     def open_account(self, key: str) -> Account:
         """Make the workspace of this key; the one that is there, if it is."""
@@ -164,12 +177,6 @@ class World:
             found = self.accounts[key] = Account(workspace_id=workspace_id, api_key=key)
             found.environments[PRODUCTION] = self.seconds()
         return found
-
-    def conversation(self, conversation_id: str) -> tuple[Account, Any] | None:
-        for account in self.accounts.values():
-            if (found := account.conversations.get(conversation_id)) is not None:
-                return account, found
-        return None
 
     def now(self) -> float:
         """The sandbox's clock, which a knob puts forward."""

@@ -3,7 +3,8 @@
 * The environment and the branch are fixed when it starts.
 * Every variable that the prompt, the first message or any tool names has to be there at the
   start; a missing one ends the conversation with 1008 before a word is said.
-* What a ``secret__`` variable holds is shown to nobody: ``<REDACTED>``.
+* What a ``secret__`` variable holds is shown to nobody: ``<REDACTED>``. Where it would be seen
+  all the same, that is a leak, and by default the end.
 * What the agent says is filled in as a prompt is; ``{result}`` in it is all that a model would
   have seen of the last tool's answer.
 """
@@ -11,7 +12,7 @@
 import asyncio
 import base64
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -39,6 +40,7 @@ from broker.sandbox.elevenlabs.templates import (
 
 CONTRACT: Final = 1008  # the close code of whoever breaks the rules
 NORMAL: Final = 1000
+LEAK: Final = "sandbox_leak"  # the error type that no real conversation has
 REDACTED: Final = "<REDACTED>"
 AUDIO_FORMAT: Final = "pcm_16000"
 SILENCE: Final = bytes(3_200)  # a tenth of a second
@@ -201,10 +203,16 @@ class Conversation:
         return Filling(self.account, self.environment or PRODUCTION, known)
 
     def look(self, where: Where, text: str, *, tool: str | None = None) -> None:
-        """Search a text for this conversation's secrets."""
-        self.world.leaks.look(
-            where, text, secrets_of(self.variables), conversation_id=self.id, tool=tool
-        )
+        """Search a text for this conversation's secrets; a leak may raise ``Failed``."""
+        known = secrets_of(self.variables)
+        leaks = self.world.leaks
+        self._leaked(where, leaks.look(where, text, known, conversation_id=self.id, tool=tool))
+
+    def named(self, where: Where, names: Iterable[str], *, tool: str | None = None) -> None:
+        """Note that a configuration names secret variables here; may raise ``Failed``."""
+        found = sorted(set(names))
+        self.world.leaks.named(where, found, conversation_id=self.id, tool=tool)
+        self._leaked(where, found)
 
     def write_tool(self, call: dict[str, Any], result: dict[str, Any]) -> None:
         """Put a tool call and its result into the transcript."""
@@ -223,6 +231,10 @@ class Conversation:
 
     async def _followed(self, after: Callable[["Conversation"], Awaitable[None]]) -> None:
         await after(self)
+
+    def _leaked(self, where: Where, names: list[str]) -> None:
+        if names and self.ended_at is None and self.world.behaviour.on_leak == "fail":
+            raise Failed(LEAK, f"Sandbox: '{names[0]}' is a secret and stands in the {where}")
 
     def _write(self, entry: dict[str, Any], *, inspect: bool = True) -> None:
         if inspect:
@@ -271,9 +283,12 @@ class Conversation:
         known = list(secrets_of(variables))
         for name, value in variables.items():
             if not name.startswith(SECRET):
-                self.world.leaks.look("variable", as_text(value), known, conversation_id=self.id)
+                leaks = self.world.leaks
+                found = leaks.look("variable", as_text(value), known, conversation_id=self.id)
+                self._leaked("variable", found)
         rest = {name: one for name, one in initiation.items() if name != "dynamic_variables"}
-        self.world.leaks.look("request", json.dumps(rest), known, conversation_id=self.id)
+        found = self.world.leaks.look("request", json.dumps(rest), known, conversation_id=self.id)
+        self._leaked("request", found)
 
     def _inspect_prompt(self) -> None:
         prompt, first = agents.prompt_of(self.agent)
@@ -283,7 +298,7 @@ class Conversation:
             ("first_message", first),
         )
         for where, text in texts:
-            self.world.leaks.named(where, secret_names(text), conversation_id=self.id)
+            self.named(where, secret_names(text))
             try:
                 self.look(where, self.filling().text(text))
             except Unconfigured as problem:

@@ -65,7 +65,8 @@ class PreCall(Struct, frozen=True):
 
 async def after_call(conversation: Conversation, how: Delivering | None = None) -> list[Delivered]:
     """Tell the workspace's webhook that the conversation is over."""
-    settings = conversation.account.settings.get("webhooks") or {}
+    own = agents.within(conversation.agent, "platform_settings", "workspace_overrides", "webhooks")
+    settings = own or conversation.account.settings.get("webhooks") or {}
     webhook = conversation.account.webhooks.get(settings.get("post_call_webhook_id") or "")
     if webhook is None or webhook.is_disabled:
         return []

@@ -6,10 +6,24 @@
 """
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from broker.sandbox.elevenlabs.conversations import NORMAL, Conversation, Failed
 from broker.sandbox.elevenlabs.knobs import Step
-from broker.sandbox.elevenlabs.toolcalls import call_tool
+from broker.sandbox.elevenlabs.toolcalls import Outcome, call_tool
+
+
+async def act(
+    conversation: Conversation, tool: str, arguments: Mapping[str, Any]
+) -> Outcome | None:
+    """Let the agent call a tool; None where that was the end of the conversation."""
+    async with conversation.turn:
+        try:
+            return await call_tool(conversation, tool, arguments)
+        except Failed as failure:
+            conversation.fail(failure)
+            return None
 
 
 async def converse(conversation: Conversation, text: str, *, spoken: bool = False) -> None:

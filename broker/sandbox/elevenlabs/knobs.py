@@ -34,6 +34,8 @@ class Behaviour(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     webhook_timeout: Annotated[float, Meta(gt=0)] = 2.0  # seconds for the pre-call webhook
     start_within: Annotated[float, Meta(gt=0)] = START_WITHIN
     echo_audio: bool = False  # say back what is heard
+    # Does a leak end the conversation, before the tool is called, or is it only written down?
+    on_leak: Literal["fail", "record"] = "fail"
 
 
 class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,8 +7,8 @@
   8 characters with a digit among them, or 16 without.
 * A configuration that *names* a ``secret__`` variable in such a place is a leak, whatever the
   value is.
-* A leak is recorded and nothing is stopped: the sandbox assumes the worst of ElevenLabs, so that
-  a test finds it. A record holds no value, but its fingerprint.
+* The sandbox assumes the worst of ElevenLabs: what might show a secret there is a leak here.
+* A record holds no value, but its fingerprint. What else a leak does, ``Behaviour.on_leak`` says.
 """
 
 import base64
@@ -69,11 +69,14 @@ class LeakDetector:
         *,
         conversation_id: str | None = None,
         tool: str | None = None,
-    ) -> None:
-        """Search a text for these secrets, and for what is watched everywhere."""
+    ) -> list[str]:
+        """Search a text for these secrets, and for what is watched; return the names found."""
+        found = []
         for name, value in (*secrets, *self.watched.items()):
             if any(form in text for form in forms(value)):
                 self._record(where, name, conversation_id, tool, self._fingerprint(value))
+                found.append(name)
+        return found
 
     def named(
         self,

@@ -26,6 +26,7 @@ from broker.sandbox.elevenlabs.conversations import Conversation
 from broker.sandbox.elevenlabs.wire import Answer, Plain, Request, Route
 
 CONVERSATION: Final = "/v1/convai/conversation"
+TOKEN: Final = CONVERSATION + "/token"
 
 _ROOM = re.compile(r"conv_[a-zA-Z0-9]+")
 
@@ -105,7 +106,7 @@ def _joining(request: Request) -> Conversation | None:
 
 
 ROUTES: Final = (
-    Route("GET", CONVERSATION + "/token", make_token),
+    Route("GET", TOKEN, make_token),
     Route("GET", CONVERSATION + "/get-signed-url", make_signed_url),
     Route("GET", CONVERSATION + "/get_signed_url", make_signed_url),
 )

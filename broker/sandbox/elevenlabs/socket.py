@@ -69,8 +69,12 @@ class Socket:
     async def signal(self) -> None:
         """Note who comes to the WebRTC signalling, and send them away: there is no media here."""
         await self._receive()
-        joined = join(self._request)
-        await self._deny(501 if joined else 401)
+        await self._deny(501 if join(self._request) else 401)
+
+    async def refuse(self, status: int) -> None:
+        """Let nobody in."""
+        await self._receive()
+        await self._deny(status)
 
     async def serve(self) -> None:
         """Hold the conversation."""

@@ -77,9 +77,7 @@ class Prepared(Struct, frozen=True, kw_only=True):
         }
 
 
-async def call_tool(
-    conversation: Conversation, name: str, arguments: Mapping[str, Any]
-) -> dict[str, Any]:
+async def call_tool(conversation: Conversation, name: str, arguments: Mapping[str, Any]) -> Outcome:
     """Call a tool, write it into the transcript, and tell the client about it."""
     call_id = "call_" + secrets.token_hex(8)
     config = conversation.tools.get(name)
@@ -115,7 +113,7 @@ async def call_tool(
         "tool_details": outcome.details,
     }
     conversation.write_tool(call, result)
-    return {**result, "status": outcome.status}
+    return outcome
 
 
 async def _run(
@@ -384,10 +382,7 @@ def _inspect_names(conversation: Conversation, tool: WebhookTool) -> None:
         ("body", schema.request_body_schema),
     )
     for where, held in places:
-        names = sorted(set(_secrets_named(held)))
-        conversation.world.leaks.named(
-            where, names, conversation_id=conversation.id, tool=tool.name
-        )
+        conversation.named(where, _secrets_named(held), tool=tool.name)
 
 
 def _secrets_named(held: object) -> list[str]:

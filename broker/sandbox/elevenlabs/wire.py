@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
+from litestar.enums import ScopeType
 from litestar.types import Receive, Scope
 from msgspec import Struct
 
@@ -94,10 +95,13 @@ class Answer(Struct, frozen=True):
 
 
 class Request:
-    """One request, read to its end, and the workspace that asks."""
+    """One request, read to its end; ``account`` is the workspace that asks."""
 
-    def __init__(self, scope: Scope, body: bytes, prefix: str, path: str) -> None:
-        self.method: str = scope["method"] if scope["type"] == "http" else "GET"
+    account: Account
+
+    def __init__(self, world: World, scope: Scope, body: bytes, prefix: str, path: str) -> None:
+        self.world = world
+        self.method = scope["method"] if scope["type"] == ScopeType.HTTP else "GET"
         self.path = path
         self.prefix = prefix
         self.body = body
@@ -105,8 +109,6 @@ class Request:
         self.headers = headers_of(scope)
         self.secure: bool = scope.get("scheme") in ("https", "wss")
         self.params: dict[str, str] = {}
-        self.world: World
-        self.account: Account
 
     def one(self, name: str) -> str | None:
         """Return a query parameter, the last of its name, if it says anything."""

@@ -1,4 +1,7 @@
-"""What a workspace sets up around its agents: phone numbers, settings, webhooks."""
+"""What a workspace sets up around its agents: phone numbers, MCP servers, settings, webhooks.
+
+MCP servers are kept, so that what they name counts as used; the sandbox calls none.
+"""
 
 import secrets
 from typing import Any, Final, Literal
@@ -9,7 +12,14 @@ from msgspec import UNSET, Struct, UnsetType
 from broker.sandbox.elevenlabs import agents
 from broker.sandbox.elevenlabs.account import Account, Stored, Webhook, new_id
 from broker.sandbox.elevenlabs.deliveries import MAX_FAILURES
-from broker.sandbox.elevenlabs.wire import Answer, Request, Route, merged, not_found
+from broker.sandbox.elevenlabs.wire import (
+    Answer,
+    Request,
+    Route,
+    Unprocessable,
+    merged,
+    not_found,
+)
 
 
 class NewNumber(Struct):
@@ -26,6 +36,10 @@ class ChangedNumber(Struct):
     label: str | UnsetType = UNSET
     environment: str | UnsetType | None = UNSET
     branch_id: str | UnsetType | None = UNSET
+
+
+class NewServer(Struct):
+    config: dict[str, Any]
 
 
 class InitiationWebhook(Struct):
@@ -100,6 +114,36 @@ async def delete_number(request: Request) -> Answer:
     return Answer({})
 
 
+async def list_servers(request: Request) -> Answer:
+    kept = request.account.mcp_servers.values()
+    return Answer({"mcp_servers": [_shown_server(one) for one in kept]})
+
+
+async def make_server(request: Request) -> Answer:
+    asked, now = request.read(NewServer), request.world.seconds()
+    made = Stored(id=new_id("mcp"), config=dict(asked.config), created_at=now, updated_at=now)
+    for name in ("url", "name"):
+        if name not in made.config:
+            raise Unprocessable(["body", "config", name], "Field required", "missing")
+    request.account.mcp_servers[made.id] = made
+    return Answer(_shown_server(made))
+
+
+async def get_server(request: Request) -> Answer:
+    return Answer(_shown_server(_server(request)))
+
+
+async def change_server(request: Request) -> Answer:
+    found = _server(request)
+    found.config = merged(found.config, request.read(dict[str, Any]))
+    return Answer(_shown_server(found))
+
+
+async def delete_server(request: Request) -> Answer:
+    del request.account.mcp_servers[_server(request).id]
+    return Answer({})
+
+
 async def get_settings(request: Request) -> Answer:
     return Answer(_shown_settings(request.account))
 
@@ -155,6 +199,13 @@ def _number(request: Request) -> Stored:
     return found
 
 
+def _server(request: Request) -> Stored:
+    name = request.params["id"]
+    if (found := request.account.mcp_servers.get(name)) is None:
+        raise not_found("mcp_server", name)
+    return found
+
+
 def _webhook(request: Request) -> Webhook:
     name = request.params["id"]
     if (found := request.account.webhooks.get(name)) is None:
@@ -181,6 +232,16 @@ def _shown_number(account: Account, number: Stored) -> dict[str, Any]:
         "provider": config["provider"],
     }
     return shown | {"livekit_stack": "standard"} if config["provider"] == "sip_trunk" else shown
+
+
+def _shown_server(server: Stored) -> dict[str, Any]:
+    return {
+        "id": server.id,
+        "config": server.config,
+        "access_info": agents.ACCESS,
+        "dependent_agents": [],
+        "metadata": {"created_at": server.created_at, "owner_user_id": None},
+    }
 
 
 def _shown_settings(account: Account) -> dict[str, Any]:
@@ -212,6 +273,7 @@ def _shown_webhook(webhook: Webhook) -> dict[str, Any]:
 
 
 _NUMBERS: Final = "/v1/convai/phone-numbers"
+_SERVERS: Final = "/v1/convai/mcp-servers"
 _SETTINGS: Final = "/v1/convai/settings"
 _WEBHOOKS: Final = "/v1/workspace/webhooks"
 
@@ -221,6 +283,11 @@ ROUTES: Final = (
     Route("GET", _NUMBERS + "/{id}", get_number),
     Route("PATCH", _NUMBERS + "/{id}", change_number),
     Route("DELETE", _NUMBERS + "/{id}", delete_number),
+    Route("GET", _SERVERS, list_servers),
+    Route("POST", _SERVERS, make_server),
+    Route("GET", _SERVERS + "/{id}", get_server),
+    Route("PATCH", _SERVERS + "/{id}", change_server),
+    Route("DELETE", _SERVERS + "/{id}", delete_server),
     Route("GET", _SETTINGS, get_settings),
     Route("PATCH", _SETTINGS, change_settings),
     Route("GET", _WEBHOOKS, list_webhooks),
