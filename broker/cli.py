@@ -33,7 +33,6 @@ from broker.cli_connection import connection
 from broker.cli_env import env
 from broker.cli_integration import integration
 from broker.cli_provider import provider
-from broker.sandbox import server as sandbox_server
 from broker.terminal import EVERYTHING, NOT_WELL, as_json, print_json, print_rows, run, say
 from vault import __version__, bearer
 from vault.errors import Invalid, Misconfigured
@@ -117,9 +116,11 @@ def migrate(*, check: bool, plan: bool) -> None:
 @click.option("--port", default=8430, show_default=True, help="0 takes a free one.")
 def sandbox(host: str, port: int) -> None:
     """Serve a pretend provider and a pretend ElevenLabs, to test against. Keeps nothing."""
-    with sandbox_server.listen(host, port) as listener:
+    from broker.sandbox import server as pretending  # the service itself never loads it
+
+    with pretending.listen(host, port) as listener:
         say(f"The sandbox is at http://{host}:{listener.getsockname()[1]}")
-        run(sandbox_server.run(listener))
+        run(pretending.run(listener))
 
 
 @main.command("doctor")
