@@ -5,7 +5,6 @@
 * An agent is made by the API as there, or put by a knob under an id of your choice.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
@@ -18,10 +17,10 @@ from broker.sandbox.elevenlabs.wire import (
     Refused,
     Request,
     Route,
-    Unprocessable,
     merged,
     not_found,
     page,
+    unprocessable,
 )
 
 TOOL_NAME: Final = r"^[a-zA-Z0-9_-]{1,64}(?!\n)$"
@@ -261,10 +260,7 @@ def _checked_tool(config: dict[str, Any]) -> dict[str, Any]:
     try:
         read_tool(made)
     except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at `$")
-        steps = [one for one in re.split(r"[.\[\]]+", where.strip("`")) if one]
-        kind = "missing" if "missing required field" in what else "value_error"
-        raise Unprocessable(["body", "tool_config", *steps], what, kind) from None
+        raise unprocessable(str(error), "tool_config") from None
     return {**TOOL_DEFAULTS, **made} if made["type"] == "webhook" else made
 
 

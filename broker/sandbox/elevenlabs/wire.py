@@ -136,7 +136,7 @@ class Request:
         try:
             return msgspec.json.decode(self.body, type=kind)
         except msgspec.ValidationError as error:
-            raise _unprocessable(str(error)) from None
+            raise unprocessable(str(error)) from None
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise Unprocessable(["body"], "JSON decode error", "json_invalid") from None
 
@@ -241,11 +241,11 @@ def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _unprocessable(said: str) -> Unprocessable:
-    """Word a msgspec error as FastAPI does."""
+def unprocessable(said: str, *where: str) -> Unprocessable:
+    """Word a msgspec error as FastAPI does; ``where`` in the body it was found."""
     found = _AT.match(said)
     what, path = (found["what"], found["path"] or "") if found else (said, "")
-    loc: list[str | int] = ["body"]
+    loc: list[str | int] = ["body", *where]
     for name, index in _STEP.findall(path):
         loc.append(int(index) if index.isdecimal() else name or index)
     if missing := _MISSING.search(what):
