@@ -319,8 +319,11 @@ async def test_a_leak_may_be_written_down_only(eleven: Eleven, server: Outside) 
 
 @pytest.mark.parametrize(
     ("prompt", "first", "where"),
-    [("The token is {{secret__auth}}.", "", "prompt"), ("", "It is {{secret__auth}}", "first_message")],
-)  # fmt: skip
+    [
+        ("The token is {{secret__auth}}.", "", "prompt"),
+        ("", "It is {{secret__auth}}", "first_message"),
+    ],
+)
 async def test_a_secret_in_a_prompt_or_a_first_message_is_a_leak(
     eleven: Eleven, prompt: str, first: str, where: str
 ) -> None:

@@ -100,12 +100,13 @@ class Talk:
 
     async def next(self, kind: str) -> Any:
         """The next frame of this kind; others are passed over, and pings answered."""
-        while True:
-            frame = await self.frame()
-            if frame["type"] == "ping" and kind != "ping":
-                await self.send({"type": "pong", "event_id": frame["ping_event"]["event_id"]})
-            if frame["type"] == kind:
-                return frame
+        async with asyncio.timeout(WAIT):
+            while True:
+                frame = await self.frame()
+                if frame["type"] == "ping" and kind != "ping":
+                    await self.send({"type": "pong", "event_id": frame["ping_event"]["event_id"]})
+                if frame["type"] == kind:
+                    return frame
 
     async def response(self) -> str:
         frame = await self.next("agent_response")
@@ -114,11 +115,12 @@ class Talk:
 
     async def closed(self) -> tuple[int | None, str]:
         """Pass over what still comes; say how it was closed."""
-        while True:
-            message = await self.socket.receive(WAIT)
-            if message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED):
-                return self.socket.close_code, str(message.extra or "")
-            assert message.type == aiohttp.WSMsgType.TEXT, message
+        async with asyncio.timeout(WAIT):
+            while True:
+                message = await self.socket.receive()
+                if message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED):
+                    return self.socket.close_code, str(message.extra or "")
+                assert message.type == aiohttp.WSMsgType.TEXT, message
 
 
 class Eleven:

@@ -305,7 +305,8 @@ class Conversation:
                 raise Failed("missing_dynamic_variable", str(problem)) from None
 
     def _system(self) -> dict[str, Any]:
-        call, now = self.phone_call or {}, datetime.fromtimestamp(self.world.now(), UTC)
+        call = self.phone_call or {}
+        now = datetime.fromtimestamp(self.ended_at or self.world.now(), UTC)
         turns = sum(1 for one in self.transcript if one["role"] == "agent" and one.get("message"))
         inbound = call.get("direction") == "inbound"
         numbers = (call.get("external_number", ""), call.get("agent_number", ""))

@@ -31,8 +31,8 @@ async def converse(conversation: Conversation, text: str, *, spoken: bool = Fals
     async with conversation.turn:
         if conversation.ended_at is not None:
             return
-        conversation.hear(text, spoken=spoken)
         try:
+            conversation.hear(text, spoken=spoken)
             for step in _steps(conversation, text):
                 await _do(conversation, step)
         except Failed as failure:
