@@ -54,6 +54,8 @@ def server(app: ASGIApp, *, embedded: bool = False) -> uvicorn.Server:
         log_config=None,
         access_log=False,
         server_header=False,
+        # Longer than clients keep a connection: one that is just being closed costs them a request.
+        timeout_keep_alive=75,
         timeout_graceful_shutdown=1,
     )
     return _Server(config) if embedded else uvicorn.Server(config)

@@ -158,16 +158,16 @@ class Routes:
     """A table of routes; ``{name}`` in a pattern is one segment."""
 
     def __init__(self, *tables: Iterable[Route]) -> None:
-        self._table: list[tuple[re.Pattern[str], Route]] = [
+        self.table = [one for table in tables for one in table]
+        self._patterns = [
             (re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", one.pattern) + r"(?!\n)$"), one)
-            for table in tables
-            for one in table
+            for one in self.table
         ]
 
     def find(self, request: Request) -> Handler:
         """Find who answers, and write down what stands in the path."""
         known = False
-        for pattern, one in self._table:
+        for pattern, one in self._patterns:
             if (found := pattern.match(request.path)) is None:
                 continue
             known = True
