@@ -252,10 +252,9 @@ async def test_only_an_agent_that_is_set_to_asks_the_webhook(
     asked = {"caller_id": "+1", "called_number": "+4"}
     unknown = await eleven.call("POST", "/_sandbox/elevenlabs/inbound", asked)
     assert unknown.status == 404
-    own = {**ASKS_FIRST, "workspace_overrides": {}}
     hook = {"url": server.base + "/own", "request_headers": {}}
-    own["workspace_overrides"] = {"conversation_initiation_client_data_webhook": hook}
-    await eleven.agent(platform=own)
+    own = {"conversation_initiation_client_data_webhook": hook}
+    await eleven.agent(platform={**ASKS_FIRST, "workspace_overrides": own})
     await inbound(eleven)
     assert [one.path for one in server.heard] == ["/own"]
 

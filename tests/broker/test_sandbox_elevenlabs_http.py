@@ -1,7 +1,10 @@
 """The stand-in for ElevenLabs over HTTP: keys, errors, and what a workspace keeps."""
 
+import asyncio
 import base64
 import json
+import signal
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -425,3 +428,29 @@ async def test_reset_makes_everything_new(eleven: Eleven) -> None:
     await eleven.knob("POST", "/reset")
     assert (await eleven.get(VARIABLES)).json["environment_variables"] == []
     assert (await eleven.get("/v1/convai/agents")).json["agents"] == []
+
+
+async def test_the_command_serves_both_pretenders_until_a_signal_comes() -> None:
+    command = "import sys; from broker.cli import main; main()"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", command, "sandbox", "--port", "0"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        said = (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
+        base = said.removeprefix("The sandbox is at ").strip()
+        async with aiohttp.ClientSession(base) as session:
+            async with session.get("/.well-known/openid-configuration") as reply:
+                assert reply.status == 200
+            headers = {"xi-api-key": "sandbox"}
+            async with session.get("/v1/convai/agents", headers=headers) as reply:
+                assert (await reply.json())["agents"] == []
+        process.send_signal(signal.SIGINT)
+        _, errors = await asyncio.wait_for(process.communicate(), 20)
+        assert b"Traceback" not in errors, errors.decode()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

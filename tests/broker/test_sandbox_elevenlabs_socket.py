@@ -100,7 +100,7 @@ async def test_the_first_frame_must_be_the_initiation(eleven: Eleven) -> None:
             if sent:
                 await talk.socket.send_str(sent)
             assert (await talk.closed())[0] == 1008
-    nested = {"conversation_initiation_client_data": {"dynamic_variables": {}}}
+    nested: dict[str, Any] = {"conversation_initiation_client_data": {"dynamic_variables": {}}}
     async with eleven.socket() as talk:
         await talk.send(nested)
         assert (await talk.closed())[0] == 1008
