@@ -37,10 +37,14 @@ async def test_a_signed_url_holds_the_conversations_id_and_works_once(eleven: El
     url = await eleven.signed_url("&include_conversation_id=true")
     query = parse_qs(urlsplit(url).query)
     assert query.keys() == {"agent_id", "conversation_signature", "conversation_id"}
-    async with eleven.talking(url) as talk:
-        assert [talk.conversation_id] == query["conversation_id"]
-    async with eleven.socket(url) as talk:
-        assert await talk.closed() == (1008, "Invalid or expired signature")
+    used = (1008, "Invalid or expired signature")
+    async with eleven.socket(url) as first, eleven.socket(url) as second:
+        assert await second.closed() == used  # though the first has not said a word yet
+        await first.send({"type": INITIATION})
+        hello = (await first.frame())[f"{METADATA}_event"]
+        assert [hello["conversation_id"]] == query["conversation_id"]
+    async with eleven.socket(url) as late:
+        assert await late.closed() == used
 
 
 async def test_a_signed_url_without_an_id_may_be_used_again(eleven: Eleven) -> None:

@@ -38,6 +38,7 @@ ROUTES: Final = Routes(
     workspace.ROUTES,
 )
 OPEN_ROUTES: Final = Routes(sessions.OPEN_ROUTES)
+MAX_NOTED: Final = 100_000  # bytes of a body that the log keeps
 SIGNALLING: Final = "/rtc"
 
 _PLACE = re.compile(r"(?P<prefix>.*?)(?P<path>/(?:v1|rtc)(?:/.*)?)(?!\n)$", re.DOTALL)
@@ -64,7 +65,8 @@ async def serve(world: World, scope: Scope, receive: Receive, send: Send) -> Non
 
 async def _answered(world: World, request: Request) -> Answer:
     body = _json(request.body)
-    world.note(request.method, request.path, request.query, request.headers, body)
+    noted = body if len(request.body) <= MAX_NOTED else f"{len(request.body)} bytes"
+    world.note(request.method, request.path, request.query, request.headers, noted)
     seen = json.dumps([request.path, request.query, _without_secrets(body)])
     world.leaks.look("request", seen, ())
     if request.path.startswith(SIGNALLING):

@@ -44,6 +44,8 @@ async def make_signed_url(request: Request) -> Answer:
         branch_id=request.one("branch_id"),
     )
     signature = secrets.token_urlsafe(32)
+    while len(account.tickets) >= MAX_CONVERSATIONS:
+        del account.tickets[next(iter(account.tickets))]
     account.tickets[signature] = ticket
     query = {"agent_id": agent.id, "conversation_signature": signature}
     if ticket.single_use:
