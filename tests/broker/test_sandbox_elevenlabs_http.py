@@ -78,6 +78,14 @@ async def test_every_answer_has_a_request_id_and_none_is_a_redirect(eleven: Elev
         assert len(reply.headers["x-request-id"]) == 32
 
 
+async def test_a_page_of_any_origin_may_ask(eleven: Eleven) -> None:
+    asked = await eleven.call("OPTIONS", f"{SOCKET}/token", key=None)
+    assert asked.status == 204
+    for reply in (asked, await eleven.get(VARIABLES), await eleven.get(VARIABLES, key="wrong")):
+        assert reply.headers["access-control-allow-origin"] == "*"
+        assert reply.headers["access-control-allow-headers"] == "*"
+
+
 async def test_the_log_lets_you_compare_and_not_read(eleven: Eleven) -> None:
     await eleven.made(SECRETS, {"type": "new", "name": "n", "value": "the-value-1"})
     await eleven.made(

@@ -14,6 +14,7 @@ import pytest
 from elevenlabs import ElevenLabs
 from elevenlabs.core.api_error import ApiError
 from elevenlabs.types import WebhookHmacSettings
+from support.browser import Browser
 from support.eleven import AGENT, SOCKET, Eleven, Outside, outside, pretending
 
 with warnings.catch_warnings():
@@ -365,3 +366,34 @@ async def test_javascripts_client_finds_every_field_that_it_wants(eleven: Eleven
     assert shown["conversationInitiationClientData"]["dynamicVariables"]["secret__auth"] == (
         "<REDACTED>"
     )
+
+
+JOIN = """
+ElevenLabsClient.Conversation.startSession(OPTIONS).then(() => "joined", (error) => String(error))
+"""
+
+
+@in_javascript
+async def test_a_browser_reaches_the_signalling_with_its_room_and_environment(
+    eleven: Eleven, browser: Browser
+) -> None:
+    await eleven.agent()
+    token = (await eleven.get(f"{SOCKET}/token?agent_id={AGENT}&environment=staging")).json
+    where = {"livekitUrl": eleven.base.replace("http", "ws"), "textOnly": True}
+    page = await browser.visitor()
+    await page.goto(f"{eleven.base}/oauth/jwks")  # any page without a policy of its own
+    await page.evaluate((MODULES / "client" / "dist" / "lib.iife.js").read_text())
+
+    async def join(options: dict[str, Any]) -> str:
+        whole = json.dumps({**options, **where, "connectionType": "webrtc"})
+        return str(await page.evaluate(JOIN.replace("OPTIONS", whole)))
+
+    said = await join({"conversationToken": token["token"]})
+    assert said != "joined"  # there is no media
+    inside = await eleven.inside(token["conversation_id"])
+    assert (inside["joined"], inside["environment"]) == (True, "staging"), said
+    said = await join({"agentId": AGENT, "origin": eleven.base, "environment": "qa"})
+    minted = [one for one in eleven.world.requests if one.path == f"{SOCKET}/token"]
+    assert ("environment", "qa") in minted[-1].query, said
+    assert "xi-api-key" not in minted[-1].headers
+    await page.go_away()

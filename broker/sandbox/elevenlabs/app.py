@@ -4,7 +4,8 @@
   base URL may carry one.
 * ``xi-api-key`` decides the workspace. Without a key only a conversation's token is given out,
   for an agent that is open to all.
-* Every answer carries ``x-request-id``.
+* Every answer carries ``x-request-id``, and may be read by pages of any origin: browsers fetch
+  tokens of open agents themselves.
 """
 
 import json
@@ -41,6 +42,13 @@ OPEN_ROUTES: Final = Routes(sessions.OPEN_ROUTES)
 MAX_NOTED: Final = 100_000  # bytes of a body that the log keeps
 SIGNALLING: Final = "/rtc"
 
+FOR_BROWSERS: Final = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"*"),
+    (b"access-control-allow-headers", b"*"),
+    (b"access-control-expose-headers", b"x-request-id"),
+)
+
 _PLACE = re.compile(r"(?P<prefix>.*?)(?P<path>/(?:v1|rtc)(?:/.*)?)(?!\n)$", re.DOTALL)
 
 
@@ -57,7 +65,10 @@ async def serve(world: World, scope: Scope, receive: Receive, send: Send) -> Non
     request_id = secrets.token_hex(16)
     try:
         request = _request(world, scope, await read_body(receive))
-        answer = await _answered(world, request)
+        if request.method == "OPTIONS":  # a browser asks if it may ask
+            answer = Answer(status=204)
+        else:
+            answer = await _answered(world, request)
     except Refused as refused:
         answer = Answer(refused.body(request_id), status=refused.status)
     await _send(send, answer, request_id)
@@ -130,6 +141,7 @@ async def _send(send: Send, answer: Answer, request_id: str) -> None:
     headers = [
         (b"content-length", str(len(body)).encode()),
         (b"x-request-id", request_id.encode()),
+        *FOR_BROWSERS,
     ]
     if body:
         headers.append((b"content-type", answer.content_type.encode()))
