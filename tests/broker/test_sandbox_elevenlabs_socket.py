@@ -110,6 +110,19 @@ async def test_the_first_frame_must_be_the_initiation(eleven: Eleven) -> None:
         assert (await talk.closed())[0] == 1008
 
 
+async def test_a_frame_that_is_no_object_ends_a_conversation(eleven: Eleven) -> None:
+    await eleven.agent()
+    for sent in ("{", "[]", ""):
+        async with eleven.talking() as talk:
+            await talk.socket.send_str(sent)
+            assert await talk.closed() == (1008, "Invalid message received")
+        assert (await eleven.shown(talk.conversation_id))["status"] == "failed"
+    async with eleven.talking() as talk:
+        await talk.send({"type": "something_new", "text": ["x"]})
+        await talk.say("still there?")
+        assert await talk.response() == "You said: still there?"
+
+
 async def test_reserved_names_and_values_that_are_not_plain_are_refused(eleven: Eleven) -> None:
     await eleven.agent()
     for variables in ({"system__agent_id": "x"}, {"a": ["x"]}, {"a": {"b": "c"}}, ["a"]):

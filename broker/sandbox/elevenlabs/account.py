@@ -27,6 +27,7 @@ FIRST_KEY: Final = "sandbox"
 # Tools, webhooks and token endpoints of whoever tests: on their machine, or anywhere.
 EVERYWHERE: Final = parse_allow("0.0.0.0/0,::/0", development=True)
 PRODUCTION: Final = "production"
+REDACTED: Final = "<REDACTED>"
 SECRET: Final = "secret__"  # noqa: S105 - how a variable's name begins
 
 _TELLING = re.compile(r"secret|password|passphrase|token|api.?key|client_key|certificate|^value$")

@@ -21,6 +21,7 @@ from msgspec import Struct
 from broker.sandbox.elevenlabs import agents
 from broker.sandbox.elevenlabs.account import (
     PRODUCTION,
+    REDACTED,
     SECRET,
     Account,
     Stored,
@@ -41,7 +42,6 @@ from broker.sandbox.elevenlabs.templates import (
 CONTRACT: Final = 1008  # the close code of whoever breaks the rules
 NORMAL: Final = 1000
 LEAK: Final = "sandbox_leak"  # the error type that no real conversation has
-REDACTED: Final = "<REDACTED>"
 AUDIO_FORMAT: Final = "pcm_16000"
 SILENCE: Final = bytes(3_200)  # a tenth of a second
 ALWAYS_SENT: Final = frozenset(

@@ -36,6 +36,7 @@ EVENTS: Final = {
 }
 # Some base64, longer than a chunk; nobody spoke.
 AUDIO: Final = base64.b64encode(bytes(12_000)).decode()
+INITIATION: Final = "conversation_initiation_client_data_from_webhook"
 DEFAULT_EVENTS: Final = ("transcript",)
 
 JsonHeaders = tuple[tuple[str, str], ...]
@@ -96,21 +97,7 @@ async def before_call(
     world: World, account: Account, agent: Stored, environment: str, call: dict[str, str]
 ) -> PreCall | None:
     """Ask the pre-call webhook who calls; None where the agent does not use it."""
-    hook = account.settings.get("conversation_initiation_client_data_webhook")
-    own = agents.within(
-        agent,
-        "platform_settings",
-        "workspace_overrides",
-        "conversation_initiation_client_data_webhook",
-    )
-    enabled = agents.within(
-        agent,
-        "platform_settings",
-        "overrides",
-        "enable_conversation_initiation_client_data_from_webhook",
-    )
-    hook = own or hook
-    if not enabled or not hook:
+    if (hook := _hook(account, agent)) is None:
         return None
     started = time.monotonic()
     seconds = world.behaviour.webhook_timeout
@@ -142,6 +129,15 @@ async def before_call(
     if answer.get("type") != "conversation_initiation_client_data":
         return PreCall(None, reply.status, took, "The webhook's answer has another 'type'.")
     return PreCall(answer, reply.status, took)
+
+
+def _hook(account: Account, agent: Stored) -> dict[str, Any] | None:
+    """The pre-call webhook of this agent, if it is set to use one: its own, or the workspace's."""
+    name = "conversation_initiation_client_data_webhook"
+    enabled = agents.within(agent, "platform_settings", "overrides", f"enable_{INITIATION}")
+    own = agents.within(agent, "platform_settings", "workspace_overrides", name)
+    found: dict[str, Any] | None = own or account.settings.get(name)
+    return found if enabled else None
 
 
 def signature(secret: str, body: bytes, at: int) -> str:

@@ -154,18 +154,19 @@ class Socket:
                 return
 
     async def _listen(self, conversation: Conversation) -> None:
-        with contextlib.suppress(Gone):
+        try:
             while True:
                 frame = await self._frame()
                 spoke = frame.get("type") == "user_message" or "user_audio_chunk" in frame
                 if spoke and await self._misbehaved("message"):
                     break
-                try:
-                    self._heard(conversation, frame)
-                except Failed as failure:
-                    conversation.fail(failure)
-                    return
-        conversation.finish(NORMAL, "The client left")
+                self._heard(conversation, frame)
+        except Failed as failure:
+            conversation.fail(failure)
+        except Gone:
+            pass
+        finally:
+            conversation.finish(NORMAL, "The client left")
 
     async def _keep_time(self, conversation: Conversation) -> None:
         wanted = ("conversation_config", "conversation", "max_duration_seconds")
