@@ -92,7 +92,7 @@ class Sandbox:
         self.held: Kept[Held] = Kept()
         self.pushed: Kept[tuple[float, Mapping[str, str]]] = Kept()  # RFC 9126: until when, what
         self.keys = Keys()
-        self.elevenlabs = World()
+        self.elevenlabs = World(self.fingerprint)
         self._used: set[bytes] = set()
         self._salt = os.urandom(32)
 

@@ -69,7 +69,9 @@ async def test_a_call_out_keeps_what_it_was_started_with(
     assert called[field]
     inside = await eleven.inside(called["conversation_id"])
     assert (inside["environment"], inside["branch_id"]) == ("staging", "b1")
+    known = (await eleven.knob("POST", "/fingerprint", {"text": TOKEN})).json["fingerprint"]
     assert inside["variables"].keys() == {"name", "secret__auth"}
+    assert inside["variables"]["secret__auth"] == known
     shown = await eleven.shown(called["conversation_id"])
     assert shown["transcript"][0]["message"] == "Hello Ada, this is +15559999."
     phone = shown["metadata"]["phone_call"]

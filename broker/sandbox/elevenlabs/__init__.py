@@ -31,5 +31,5 @@ The knobs, below ``/_sandbox/elevenlabs``; those of a workspace take its ``xi-ap
 * ``PUT /watched`` ``{name: value}``: values that no request may hold.
 * ``POST /clock`` ``{"seconds"}``: put the clock forward.
 * ``GET`` and ``DELETE /leaks``, ``/requests``; ``GET /conversations/{id}``: what there is to see.
-  Credentials are fingerprints there.
+  Credentials are fingerprints there: ``POST /_sandbox/fingerprint`` says which is whose.
 """
