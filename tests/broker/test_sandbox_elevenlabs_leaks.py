@@ -115,6 +115,7 @@ async def test_a_leak_may_be_written_down_only(eleven: Eleven, server: Outside) 
     assert {one["conversation_id"] for one in raw.json["leaks"]} == {talk.conversation_id}
 
 
+@pytest.mark.parametrize("value", [TOKEN, "none"])  # one that says nothing is named all the same
 @pytest.mark.parametrize(
     ("prompt", "first", "where"),
     [
@@ -123,11 +124,11 @@ async def test_a_leak_may_be_written_down_only(eleven: Eleven, server: Outside) 
     ],
 )
 async def test_a_secret_in_a_prompt_or_a_first_message_is_a_leak(
-    eleven: Eleven, prompt: str, first: str, where: str
+    eleven: Eleven, prompt: str, first: str, where: str, value: str
 ) -> None:
     await eleven.agent(prompt={"prompt": prompt}, first=first)
     async with eleven.socket() as talk:
-        given = {"secret__auth": TOKEN}
+        given = {"secret__auth": value}
         await talk.send({"type": "conversation_initiation_client_data", "dynamic_variables": given})
         assert (await talk.frame())["error_event"]["error_type"] == "sandbox_leak"
     assert await eleven.leaks() == [(where, "secret__auth")]
