@@ -25,6 +25,7 @@ The context, each part after its length as u32, big-endian::
 import asyncio
 import hashlib
 import hmac
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from struct import pack
@@ -42,6 +43,8 @@ MAX_KEY_SIZE: Final = 128
 TRANSIT_PORT: Final = 8200
 
 _HASH_SIZE = 32
+# White space in front of the next URI: a file's path may have some of its own.
+_BETWEEN = re.compile(r"\s+(?=[a-z][a-z0-9+.-]*://)")
 
 
 class WrapContext(Struct, frozen=True, kw_only=True):
@@ -159,9 +162,7 @@ class RootKeys:
                 refusals.append(refusal)
         # While one is away nobody can say that the key fits none.
         away = [one for one in refusals if isinstance(one, NotReady)]
-        for refusal in (*away, *refusals):
-            raise refusal
-        raise RootKeyUnknown
+        raise next(iter((*away, *refusals)), RootKeyUnknown())
 
     async def key_info(self) -> KeyInfo:
         """Tell what the first wraps with, and what all of them unwrap."""
@@ -237,8 +238,10 @@ _BACKENDS: Final[dict[str, Callable[[SplitResult, Credentials], RootKey]]] = {
 
 
 def open_root_key(uris: str | Secret, credentials: Credentials | None = None) -> RootKey:
-    """Open the root key that a URI names, or several, with white space between; no error repeats
-    one, since people put credentials into addresses."""
+    """Open the root key that a URI names, or several, with white space between.
+
+    No error repeats a URI: people put credentials into addresses.
+    """
     parts = _split(uris)
     roots = [_BACKENDS[one.scheme](one, credentials or Credentials()) for one in parts]
     return roots[0] if len(roots) == 1 else RootKeys(roots)
@@ -262,13 +265,11 @@ def _split(uris: str | Secret) -> list[SplitResult]:
     text = uris if isinstance(uris, str) else uris.reveal()
     known = ", ".join(f"{scheme}://" for scheme in sorted(_BACKENDS))
     try:
-        parts = [urlsplit(one) for one in text.split()]
+        parts = [urlsplit(one) for one in _BETWEEN.split(text.strip())]
         for one in parts:
             _refuse_credentials(one)
     except ValueError:
-        parts = []
-    if not parts:
-        raise Misconfigured(f"The root key's URI cannot be read. It begins with one of: {known}.")
+        raise Misconfigured(f"The root key's URI cannot be read. It begins with {known}.") from None
     if any(one.scheme not in _BACKENDS for one in parts):
         raise Misconfigured(f"The root key's URI begins with none of: {known}.")
     return parts

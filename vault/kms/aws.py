@@ -10,6 +10,7 @@
 """
 
 import re
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import SplitResult
 
@@ -129,7 +130,7 @@ def _meaning(error: aws.ClientError) -> VaultError:
         return RootKeyUnknown("AWS KMS does not know the root key: was it deleted?")
     if code == "DisabledException":
         return RootKeyDisabled("The root key is disabled in AWS KMS.")
-    if status >= 500 or "Throttl" in code or code in _AWAY:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or "Throttl" in code or code in _AWAY:
         return away("AWS KMS", shown)
     return RootKeyRefused(
         f"AWS KMS refuses us ({shown}): look at the credentials, the key's policy and its state.",

@@ -24,8 +24,8 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from struct import error as StructError
-from struct import pack, unpack_from
+from http import HTTPStatus
+from struct import pack
 from typing import Any, Final
 from urllib.parse import SplitResult
 
@@ -49,7 +49,7 @@ _VERSION = re.compile(r"[A-Za-z0-9]{1,64}(?!\n)$")
 _WRAPS: Final = KeyWrapAlgorithm.rsa_oaep_256
 _SIGNS: Final = SignatureAlgorithm.ps256
 _LABEL: Final = b"keyturn/azure/1"
-_BAD_REQUEST: Final = 400
+_LENGTH_SIZE: Final = 2
 _RSA: Final = (KeyType.rsa, KeyType.rsa_hsm)
 
 
@@ -89,11 +89,8 @@ class AzureKey:
 
     def unwrap(self, wrapped: Wrapped, context: WrapContext) -> bytes:
         key = self._version(wrapped.root_key_id.removeprefix(self._prefix))
-        try:
-            (length,) = unpack_from(">H", wrapped.blob)
-        except StructError:
-            length = 0
-        ciphertext, signature = wrapped.blob[2 : 2 + length], wrapped.blob[2 + length :]
+        end = _LENGTH_SIZE + int.from_bytes(wrapped.blob[:_LENGTH_SIZE])
+        ciphertext, signature = wrapped.blob[_LENGTH_SIZE:end], wrapped.blob[end:]
         if not ciphertext or not signature:
             raise IntegrityError("This wrapped key is not in a format that this version knows.")
         if not key.verify(_SIGNS, _digest(context, ciphertext), signature).is_valid:
@@ -101,7 +98,7 @@ class AzureKey:
         try:
             return bytes(key.unwrap_key(_WRAPS, ciphertext).key)
         except azure.HttpResponseError as error:
-            if error.status_code != _BAD_REQUEST:
+            if error.status_code != HTTPStatus.BAD_REQUEST:
                 raise
             raise IntegrityError("This wrapped key is not what was wrapped here.") from None
 
@@ -159,7 +156,7 @@ def _digest(context: WrapContext, ciphertext: bytes) -> bytes:
 
 
 def _meaning(status: int) -> VaultError:
-    if status == 404:
+    if status == HTTPStatus.NOT_FOUND:
         return RootKeyUnknown("Azure Key Vault does not know the root key.")
     if status in {400, 401, 403}:
         return _refused(f"HTTP {status}")

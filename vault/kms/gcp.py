@@ -13,6 +13,7 @@ real service yet.
 """
 
 import re
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -147,7 +148,7 @@ def _is_origin(url: str) -> bool:
 
 def _meaning(error: Any) -> VaultError:
     status = _status(error)
-    if error.code == 404:
+    if error.code == HTTPStatus.NOT_FOUND:
         return RootKeyUnknown("Google Cloud KMS does not know the root key.")
     if status == "FAILED_PRECONDITION":
         return RootKeyDisabled("The root key is disabled or destroyed in Google Cloud KMS.")

@@ -43,6 +43,11 @@ _PIN_REFUSED = (
     token_errors.PinExpired,
     token_errors.PinLocked,
 )
+_MISTAKES: Final[dict[type[Exception], str]] = {
+    token_errors.MultipleObjectsReturned: "The PKCS#11 token holds several keys of that label.",
+    token_errors.MultipleTokensReturned: "There are several PKCS#11 tokens of that label.",
+    token_errors.MechanismInvalid: "The PKCS#11 token does not offer AES-GCM (CKM_AES_GCM).",
+}
 _Answer = TypeVar("_Answer")
 
 
@@ -94,12 +99,8 @@ class TokenKey:
             return _pin_problem()
         if isinstance(error, token_errors.NoSuchKey):
             return RootKeyUnknown("The PKCS#11 token holds no key of that label.")
-        if isinstance(error, token_errors.MultipleObjectsReturned):
-            return Misconfigured("The PKCS#11 token holds several keys of that label.")
-        if isinstance(error, token_errors.MultipleTokensReturned):
-            return Misconfigured("There are several PKCS#11 tokens of that label.")
-        if isinstance(error, token_errors.MechanismInvalid):
-            return Misconfigured("The PKCS#11 token does not offer AES-GCM (CKM_AES_GCM).")
+        if type(error) in _MISTAKES:
+            return Misconfigured(_MISTAKES[type(error)])
         if isinstance(error, pkcs11.PKCS11Error):
             return away(self.service, type(error).__name__)
         return None
