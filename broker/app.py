@@ -20,6 +20,7 @@ from broker.api.requests import Door, caller_of
 from broker.api.responses import correct
 from broker.metrics import Metrics
 from broker.settings import Settings
+from broker.web import people
 from vault import __version__
 from vault.vault import Vault
 
@@ -28,6 +29,9 @@ TAGS: Final = {
     "workspaces": "The operator's directory of workspaces.",
     "keys": "API keys: scoped, tied to environments, revoked at once.",
     "users": "The platform's users.",
+    "integrations": "App registrations at providers.",
+    "connections": "What users have connected.",
+    "connect-sessions": "Links that invite a user to connect.",
     "audit": "Who did what.",
     "environments": "Environment variables and environments, as at ElevenLabs.",
     "secrets": "The workspace's secrets, as at ElevenLabs.",
@@ -61,7 +65,7 @@ def create_service(vault: Vault, settings: Settings) -> Service:
 
 def _litestar(vault: Vault, settings: Settings, metrics: Metrics, gate: Gate) -> Litestar:
     app = Litestar(
-        route_handlers=[*ROUTERS, web.router],
+        route_handlers=[*ROUTERS, web.router, people.router],
         exception_handlers=handlers(metrics, dialect=errors.dialect),
         dependencies={
             "caller": Provide(caller_of),

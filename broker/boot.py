@@ -49,9 +49,10 @@ class House(Struct, frozen=True):
 
 
 class Addresses(Struct, frozen=True):
-    """Where the database is: for the owner, who migrates, and for the application."""
+    """Where the database is: for the owner, who migrates, the application, and its worker."""
 
     application: Secret | None
+    worker: Secret | None
     owner: Secret | None
     logins: list[Login]
 
@@ -70,8 +71,13 @@ async def house(settings: Settings) -> AsyncIterator[House]:
             size=settings.database_pool,
             statement_cache=settings.statement_cache,
         )
+        worker: Database | None = None
         try:
             await database.refuse_other_schema()
+            if addresses.worker is not None:
+                worker = await Database.open(
+                    addresses.worker, size=2, statement_cache=settings.statement_cache
+                )
             egress = open_egress(settings)
             vault = await Vault.open(
                 database,
@@ -79,8 +85,13 @@ async def house(settings: Settings) -> AsyncIterator[House]:
                 egress=egress,
                 catalogue=catalogue,
                 deployment_id=settings.deployment_id,
+                origin=settings.origin,
+                worker=worker,
+                loopback_returns=settings.development,
             )
         except BaseException:
+            if worker is not None:
+                await worker.close()
             await database.close()
             raise
         try:
@@ -101,13 +112,19 @@ async def database_addresses(settings: Settings) -> AsyncIterator[Addresses]:
             )
             if address is not None
         ]
-        yield Addresses(settings.database_url, settings.owner_database_url, logins)
+        yield Addresses(
+            settings.database_url,
+            settings.worker_database_url,
+            settings.owner_database_url,
+            logins,
+        )
         return
     embedded = Embedded(data_dir(settings) / "postgres", bindir=settings.pg_bindir)
     await asyncio.to_thread(embedded.start)
     try:
-        application = embedded.dsn("keyturn_app")
-        yield Addresses(application, embedded.dsn(), [Login(application, "keyturn_app")])
+        application, worker = embedded.dsn("keyturn_app"), embedded.dsn("keyturn_worker")
+        logins = [Login(application, "keyturn_app"), Login(worker, "keyturn_worker")]
+        yield Addresses(application, worker, embedded.dsn(), logins)
     finally:
         await asyncio.to_thread(embedded.stop)
 

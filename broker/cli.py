@@ -5,19 +5,18 @@
 * Secrets are read from files or standard input, and shown only by the command that makes them.
 """
 
-import asyncio
 import os
 import re
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import rich_click as click
-import uvloop
 
-from broker import boot, doctor, logs, server
+from broker import boot, doctor, server, terminal
 from broker.api.messages import (
     AuditEventOut,
     KeyIn,
@@ -30,25 +29,22 @@ from broker.api.messages import (
 )
 from broker.api.problems import reason_of
 from broker.app import create_service
+from broker.cli_connection import connection
 from broker.cli_env import env
+from broker.cli_integration import integration
 from broker.cli_provider import provider
-from broker.settings import Settings, load
+from broker.terminal import EVERYTHING, NOT_WELL, as_json, print_json, print_rows, run, say
 from vault import __version__, bearer
-from vault.errors import Invalid, Misconfigured, NotFound, VaultError
+from vault.errors import Invalid, Misconfigured
 from vault.kms.file import new_line
 from vault.migrations import migrate as run_migrations
 from vault.migrations import pending
-from vault.model import SCOPES, USER_ID_PATTERN, Caller, KeyId, Page, UserId, Workspace
+from vault.model import SCOPES, USER_ID_PATTERN, Caller, KeyId, Page, UserId
+from vault.scheduler import ticking
 from vault.vault import Vault
 
-T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
-FAILED: Final = 1
-NOT_WELL: Final = 3
-EVERYTHING: Final = 1000
-
-as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON.")
 in_workspace = click.option(
     "--workspace", "-w", help="Its id or name; not needed where there is only one."
 )
@@ -61,27 +57,31 @@ def main() -> None:
 
 
 main.add_command(env)
+main.add_command(provider)
+main.add_command(integration)
+main.add_command(connection)
 
 
 @main.command()
 @click.option("--no-scheduler", is_flag=True, help="Serve HTTP only.")
 def serve(*, no_scheduler: bool) -> None:
-    """Run the HTTP service."""
-    del no_scheduler  # nothing is scheduled yet: with or without it, HTTP is all that is served
+    """Run the HTTP service, with what is done in the background."""
 
     async def work() -> None:
-        settings = _settings()
+        settings = terminal.settings()
         boot.harden_process()
         async with boot.house(settings) as house:
             first_key = await boot.first_workspace(house.vault, settings)
             service = create_service(house.vault, settings)
-            _say(f"Keyturn {__version__} on {settings.origin}  (docs: {settings.origin}/docs)")
+            say(f"Keyturn {__version__} on {settings.origin}  (docs: {settings.origin}/docs)")
             if first_key is not None:
-                _say("Workspace 'default' is made. Its key, shown this once:")
-                _say(first_key.reveal())
-            await server.run(service, settings)
+                say("Workspace 'default' is made. Its key, shown this once:")
+                say(first_key.reveal())
+            background = nullcontext() if no_scheduler else ticking(house.vault.retry_revocations)
+            async with background:
+                await server.run(service, settings)
 
-    _run(work())
+    run(work())
 
 
 @main.command()
@@ -91,24 +91,24 @@ def migrate(*, check: bool, plan: bool) -> None:
     """Bring the database to this version's schema."""
 
     async def work() -> int:
-        settings = _settings(opens_vault=False)
+        settings = terminal.settings(opens_vault=False)
         async with boot.database_addresses(settings) as addresses:
             if addresses.owner is None:
                 raise Misconfigured("Set KEYTURN_OWNER_DATABASE_URL to migrate this database.")
             if not (check or plan):
                 applied = await run_migrations(addresses.owner, addresses.logins)
                 for one in applied:
-                    _say(f"applied {one.version:04} {one.name}")
-                _say("The schema is current.")
+                    say(f"applied {one.version:04} {one.name}")
+                say("The schema is current.")
                 return 0
             waiting = await pending(addresses.owner)
             for one in waiting:
-                _say(f"pending {one.version:04} {one.name}")
+                say(f"pending {one.version:04} {one.name}")
                 if plan:
-                    _say(one.sql)
+                    say(one.sql)
             return NOT_WELL if waiting else 0
 
-    sys.exit(_run(work()))
+    sys.exit(run(work()))
 
 
 @main.command("doctor")
@@ -119,13 +119,13 @@ def doctor_command(*, json_output: bool) -> None:
     async def work() -> int:
         findings = await doctor.examine(os.environ)
         if json_output:
-            _print_json(findings)
+            print_json(findings)
         else:
             for finding in findings:
-                _say(f"{'ok ' if finding.ok else 'BAD'}  {finding.name}: {finding.text}")
+                say(f"{finding.mark} {finding.name}: {finding.text}")
         return 0 if all(finding.ok for finding in findings) else NOT_WELL
 
-    sys.exit(_run(work()))
+    sys.exit(run(work()))
 
 
 @main.group()
@@ -143,9 +143,9 @@ def workspace_create(name: str, *, json_output: bool) -> None:
         made = await vault.create_workspace(operator, _checked(WorkspaceIn, name=name).name)
         key = made.bearer.reveal() if made.bearer else None
         if json_output:
-            _print_json({"id": made.workspace.workspace_id, "name": name, "api_key": key})
+            print_json({"id": made.workspace.workspace_id, "name": name, "api_key": key})
         else:
-            _say(f"{made.workspace.workspace_id}  {name}\n{key}")
+            say(f"{made.workspace.workspace_id}  {name}\n{key}")
 
     _in_vault(work)
 
@@ -157,7 +157,7 @@ def workspace_list(*, json_output: bool) -> None:
 
     async def work(vault: Vault, operator: Caller) -> None:
         found = await vault.list_workspaces(operator, Page(EVERYTHING))
-        _print_rows([WorkspaceOut.of(one) for one in found], json_output=json_output)
+        print_rows([WorkspaceOut.of(one) for one in found], json_output=json_output)
 
     _in_vault(work)
 
@@ -169,11 +169,11 @@ def workspace_delete(workspace_name: str, *, yes: bool) -> None:
     """Delete a workspace with everything in it. There is no way back."""
 
     async def work(vault: Vault, operator: Caller) -> None:
-        found = await _find_workspace(vault, operator, workspace_name)
+        found = await terminal.find_workspace(vault, operator, workspace_name)
         if not yes:
             click.confirm(f"Delete '{found.name}' and every credential in it?", abort=True)
         await vault.delete_workspace(operator, found.workspace_id)
-        _say("deleted")
+        say("deleted")
 
     _in_vault(work)
 
@@ -219,9 +219,9 @@ def key_create(
         made = await vault.create_key(caller, wanted.wanted())
         text = made.bearer.reveal() if made.bearer else None
         if json_output:
-            _print_json({"id": made.key.key_id, "key": text, "name": name})
+            print_json({"id": made.key.key_id, "key": text, "name": name})
         else:
-            _say(f"{made.key.key_id}  {name}\n{text}")
+            say(f"{made.key.key_id}  {name}\n{text}")
 
     _in_workspace(workspace, work)
 
@@ -234,7 +234,7 @@ def key_list(workspace: str | None, *, json_output: bool) -> None:
 
     async def work(vault: Vault, caller: Caller) -> None:
         found = await vault.list_keys(caller, Page(EVERYTHING))
-        _print_rows([KeyOut.of(one) for one in found], json_output=json_output)
+        print_rows([KeyOut.of(one) for one in found], json_output=json_output)
 
     _in_workspace(workspace, work)
 
@@ -247,7 +247,7 @@ def key_delete(key_id: str, workspace: str | None) -> None:
 
     async def work(vault: Vault, caller: Caller) -> None:
         await vault.delete_key(caller, KeyId(key_id))
-        _say("revoked")
+        say("revoked")
 
     _in_workspace(workspace, work)
 
@@ -265,7 +265,7 @@ def user_list(workspace: str | None, *, json_output: bool) -> None:
 
     async def work(vault: Vault, caller: Caller) -> None:
         found = await vault.list_users(caller, Page(EVERYTHING))
-        _print_rows([UserOut.of(one) for one in found], json_output=json_output)
+        print_rows([UserOut.of(one) for one in found], json_output=json_output)
 
     _in_workspace(workspace, work)
 
@@ -285,7 +285,7 @@ def user_put(
             raise Invalid("This cannot be the id of a user.")
         profile = _checked(UserIn, name=name, phone_numbers=phones).profile()
         await vault.put_user(caller, UserId(user_id), profile)
-        _say("stored")
+        say("stored")
 
     _in_workspace(workspace, work)
 
@@ -300,8 +300,10 @@ def user_delete(user_id: str, workspace: str | None, *, yes: bool) -> None:
         click.confirm(f"Delete the user '{user_id}'?", abort=True)
 
     async def work(vault: Vault, caller: Caller) -> None:
-        await vault.delete_user(caller, UserId(user_id))
-        _say("deleted")
+        outcomes = await vault.delete_user(caller, UserId(user_id))
+        say("deleted")
+        for connection_id, outcome in outcomes.items():
+            say(f"{connection_id}: {outcome}")
 
     _in_workspace(workspace, work)
 
@@ -318,43 +320,25 @@ def audit(limit: int, user_id: str | None, workspace: str | None, *, json_output
         found = await vault.audit_events(
             caller, Page(limit), user_id=UserId(user_id) if user_id else None
         )
-        _print_rows([AuditEventOut.of(one) for one in found], json_output=json_output)
+        print_rows([AuditEventOut.of(one) for one in found], json_output=json_output)
 
     _in_workspace(workspace, work)
 
 
-def _settings(*, opens_vault: bool = True) -> Settings:
-    settings = load(os.environ, opens_vault=opens_vault)
-    logs.configure(settings.log_level)
-    return settings
-
-
 def _in_vault(work: Callable[[Vault, Caller], Awaitable[None]]) -> None:
     async def opened() -> None:
-        settings = _settings()
-        logs.configure("warning")  # what a command has to say, it prints
-        async with boot.house(settings) as house:
-            await work(house.vault, boot.terminal_operator())
+        async with terminal.in_vault() as (vault, operator):
+            await work(vault, operator)
 
-    _run(opened())
+    run(opened())
 
 
 def _in_workspace(name: str | None, work: Callable[[Vault, Caller], Awaitable[None]]) -> None:
-    async def within(vault: Vault, operator: Caller) -> None:
-        found = await _find_workspace(vault, operator, name)
-        await work(vault, operator.within(found.workspace_id))
+    async def within() -> None:
+        async with terminal.in_workspace(name) as (vault, caller):
+            await work(vault, caller)
 
-    _in_vault(within)
-
-
-async def _find_workspace(vault: Vault, operator: Caller, name: str | None) -> Workspace:
-    every = await vault.list_workspaces(operator, Page(EVERYTHING))
-    matches = [one for one in every if name is None or name in (one.workspace_id, one.name)]
-    if len(matches) == 1:
-        return matches[0]
-    if not matches:
-        raise NotFound("There is no such workspace." if name else "There is no workspace yet.")
-    raise NotFound("Several workspaces match: name one with --workspace ID.")
+    run(within())
 
 
 def _checked(kind: type[M], **fields: object) -> M:
@@ -363,49 +347,6 @@ def _checked(kind: type[M], **fields: object) -> M:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
         raise Invalid(reason_of(str(error))) from None
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run on uvloop; an error of ours becomes one sentence and exit code 1."""
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(work)
-    except VaultError as error:
-        click.echo(f"keyturn: {error.message}", err=True)
-        sys.exit(FAILED)
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - this is what a command has to say
-
-
-def _print_json(thing: object) -> None:
-    _say(msgspec.json.format(msgspec.json.encode(thing), indent=2).decode())
-
-
-def _print_rows(rows: Sequence[Message], *, json_output: bool) -> None:
-    """Print what HTTP would answer: as JSON, or as columns for people."""
-    if json_output:
-        _print_json(rows)
-        return
-    table = [[_cell(value) for value in msgspec.to_builtins(row).values()] for row in rows]
-    if rows:
-        table.insert(0, list(rows[0].__struct_fields__))
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        _say("  ".join(cells).rstrip())
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, dict):
-        return ":".join(str(part) for part in value.values()) or "-"
-    if isinstance(value, list):
-        return ",".join(map(str, value)) or "-"
-    return "-" if value is None else str(value)
-
-
-main.add_command(provider)
 
 
 if __name__ == "__main__":

@@ -101,9 +101,6 @@ def with_a_scope(command: F) -> F:
     return command
 
 
-as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON.")
-
-
 @click.group()
 def env() -> None:
     """Environments as code: variables, secrets by name and auth connections in one YAML file."""
@@ -112,7 +109,7 @@ def env() -> None:
 @env.command("export")
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="A file.")
 @at_a_place
-@as_json
+@terminal.as_json
 def export(output: Path | None, *, json_output: bool, **place: str | None) -> None:
     """Print a workspace's environments as a file. No secret is in it."""
     where = _place(place)
@@ -138,7 +135,7 @@ def export(output: Path | None, *, json_output: bool, **place: str | None) -> No
 @click.option("--check", is_flag=True, help="Exit 3 if there are changes.")
 @with_a_scope
 @at_a_place
-@as_json
+@terminal.as_json
 def plan_command(
     file: str,
     *,
@@ -169,7 +166,7 @@ def plan_command(
 @click.option("--replace", is_flag=True, help="Let a variable's type change: delete and create.")
 @with_a_scope
 @at_a_place
-@as_json
+@terminal.as_json
 def apply_command(
     file: str,
     *,

@@ -4,22 +4,18 @@ Exit codes are those of ``keyturn``: 0 done, 1 refused.
 """
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any
 
 import msgspec
 import rich_click as click
 
 from broker.settings import Settings
+from broker.terminal import as_json, fail, print_json
 from vault.errors import Misconfigured, NotFound
 from vault.providers import Catalogue, schema_json
 from vault.settings import read
-
-FAILED: Final = 1
-
-as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -34,7 +30,7 @@ def provider_list(category: str | None, *, json_output: bool) -> None:
     """List the providers."""
     found = [one for one in _catalogue().all() if category in (None, *one.categories)]
     if json_output:
-        _print_json([{"id": one.id, "name": one.name, "status": one.status} for one in found])
+        print_json([{"id": one.id, "name": one.name, "status": one.status} for one in found])
         return
     for one in found:
         status = "" if one.status == "active" else f"  ({one.status})"
@@ -49,9 +45,9 @@ def provider_show(provider_id: str, *, json_output: bool) -> None:
     try:
         found = _catalogue().get(provider_id)
     except (NotFound, Misconfigured) as error:
-        _fail(error.message)
+        fail(error.message)
     if json_output:
-        _print_json(found)
+        print_json(found)
         return
     for path, value in _lines("", msgspec.to_builtins(found)):
         click.echo(f"{path} = {value}")
@@ -74,7 +70,7 @@ def provider_check(place: Path | None) -> None:
         catalogue = Catalogue(place) if place is not None else _catalogue()
         count = sum(1 for _ in catalogue.all())
     except Misconfigured as error:
-        _fail(error.message)
+        fail(error.message)
     click.echo(f"{count} providers: good")
 
 
@@ -88,7 +84,7 @@ def _catalogue() -> Catalogue:
     try:
         return Catalogue(read(Settings, os.environ).providers_dir)
     except Misconfigured as error:
-        _fail(error.message)
+        fail(error.message)
 
 
 def _lines(path: str, value: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - what the file said
@@ -101,12 +97,3 @@ def _lines(path: str, value: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 
             yield from _lines(f"{path}[{number}]", inner)
         return
     yield path, msgspec.json.encode(value).decode()
-
-
-def _print_json(thing: object) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(thing), indent=2).decode())
-
-
-def _fail(message: str) -> NoReturn:
-    click.echo(f"keyturn: {message}", err=True)
-    sys.exit(FAILED)

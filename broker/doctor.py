@@ -1,6 +1,7 @@
 """What is configured, and what is wrong with it, in one sentence each; no secret is shown."""
 
 from collections.abc import Awaitable, Mapping
+from typing import Final
 
 from msgspec import Struct
 
@@ -9,15 +10,26 @@ from broker.settings import Settings, load
 from vault.errors import Misconfigured, VaultError
 from vault.kms import kinds_of
 from vault.secret import Secret
+from vault.model import Page
 from vault.settings import PREFIX
+from vault.vault import Vault
+
+MAX_WORKSPACES: Final = 1000
 
 
 class Finding(Struct, frozen=True):
-    """One thing that was looked at."""
+    """One thing that was looked at; with ``warning`` it works, and may not be what was meant."""
 
     name: str
     ok: bool
     text: str
+    warning: bool = False
+
+    @property
+    def mark(self) -> str:
+        if not self.ok:
+            return "BAD "
+        return "WARN" if self.warning else "ok  "
 
 
 async def examine(environ: Mapping[str, str]) -> list[Finding]:
@@ -34,6 +46,7 @@ async def examine(environ: Mapping[str, str]) -> list[Finding]:
             found.append(await _check("database", house.vault.check_database(), "it answers"))
             found.append(await _check("schema", house.vault.check_schema(), "it is current"))
             found.append(await _check("root key", house.vault.check_root_key(), "it works"))
+            found += await _fallbacks(house.vault)
     except VaultError as error:
         found.append(Finding("start", ok=False, text=error.message))
     return found
@@ -62,6 +75,19 @@ def _root_keys(uris: Secret) -> str:
     except Misconfigured:
         return "cannot be read"  # opening it says why, and fails
     return f"{wraps}; {' and '.join(others)} still unwraps" if others else wraps
+
+
+async def _fallbacks(vault: Vault) -> list[Finding]:
+    """Where production's secrets would go to hosts of other environments."""
+    operator = boot.terminal_operator()
+    found = []
+    for one in await vault.list_workspaces(operator, Page(MAX_WORKSPACES)):
+        warnings = await vault.fallback_warnings(operator.within(one.workspace_id))
+        if warnings:
+            more = f" (and {len(warnings) - 1} more)" if len(warnings) > 1 else ""
+            text = f"{one.workspace_id}: {warnings[0].text}{more}"
+            found.append(Finding("fallback", ok=True, text=text, warning=True))
+    return found
 
 
 async def _check(name: str, question: Awaitable[None], good: str) -> Finding:

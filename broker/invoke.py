@@ -1,8 +1,9 @@
 """Show a configuration as the request that it becomes, or send that request.
 
 * The call goes through egress, as ``tool``, within the tool's own time. No redirect is followed.
-* A 401 or 403 to an auth connection's credential is reported to the vault; where the method may
-  be repeated (RFC 9110 section 9.2.2), the request is sent once more with what the vault has then.
+* A 401 to an auth connection's credential is reported to the vault; where the method may be
+  repeated (RFC 9110 section 9.2.2), the request is sent once more with what the vault has then.
+  A 403 says that the credential was understood and does not suffice: another would not, either.
 * The answer is JSON or text, and at most 1 MiB; of its headers only ``KEPT`` pass.
 * Whatever secret was sent is masked in the answer, wherever it stands there literally, or as JSON
   or a URL would write it. What the other side makes of it otherwise (a hash, base64) is not seen.
@@ -32,7 +33,8 @@ from vault.vault.authentication import Credentials
 from vault.vault.calls import AuthFacts
 
 REPEATABLE: Final = frozenset({"GET", "PUT", "DELETE"})
-REJECTED: Final = frozenset({401, 403})
+REJECTED: Final = 401
+FAILED: Final = 400  # from here on an answer is no proof that a credential was taken
 KEPT: Final = frozenset(
     {
         "cache-control",
@@ -117,17 +119,17 @@ async def _exchange(
     used = [await vault.credentials(caller, auth_id)]
     reply = await _send(vault, caller, outgoing, content, used[0])
     doubted = facts.status == "credential_invalid"
-    if reply.status in REJECTED:
+    if reply.status == REJECTED:
         await vault.credential_rejected(caller, auth_id, used[0].version)
         if outgoing.plan.method in REPEATABLE:
             again = await vault.credentials(caller, auth_id)
             if again.version != used[0].version:
                 used.append(again)
                 reply = await _send(vault, caller, outgoing, content, again)
-                if reply.status in REJECTED:
+                if reply.status == REJECTED:
                     await vault.credential_rejected(caller, auth_id, again.version)
-    elif doubted:
-        await vault.credential_accepted(caller, auth_id, used[0].version)
+    if doubted and reply.status < FAILED:
+        await vault.credential_accepted(caller, auth_id, used[-1].version)
     return _answer(reply, _sent(outgoing, used))
 
 

@@ -1,21 +1,22 @@
-"""What commands share: settings, one workspace through the door, and what goes to the screen.
+"""What commands share: settings, the vault or one workspace of it, and what goes to the screen.
 
 * An error of ours becomes one sentence on standard error and exit code 1.
+* Whoever is at the terminal is the operator; inside a workspace, its record shows it.
 """
 
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
-import click
 import msgspec
+import rich_click as click
 import uvloop
 
 from broker import boot, logs
-from broker.settings import load
+from broker.settings import Settings, load
 from vault.errors import NotFound, VaultError
 from vault.model import Caller, Page, Workspace
 from vault.vault import Vault
@@ -23,7 +24,10 @@ from vault.vault import Vault
 T = TypeVar("T")
 
 FAILED: Final = 1
+NOT_WELL: Final = 3
 EVERYTHING: Final = 1000
+
+as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON.")
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -32,22 +36,41 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(work)
     except VaultError as error:
-        click.echo(f"keyturn: {error.message}", err=True)
-        sys.exit(FAILED)
+        fail(error.message)
+
+
+def fail(message: str) -> NoReturn:
+    """Say why, and end."""
+    click.echo(f"keyturn: {message}", err=True)
+    sys.exit(FAILED)
+
+
+def settings(*, opens_vault: bool = True) -> Settings:
+    """Read the settings, and log as they say."""
+    found = load(os.environ, opens_vault=opens_vault)
+    logs.configure(found.log_level)
+    return found
+
+
+@asynccontextmanager
+async def in_vault() -> AsyncIterator[tuple[Vault, Caller]]:
+    """Open the vault, as the operator."""
+    found = settings()
+    logs.configure("warning")  # what a command has to say, it prints
+    async with boot.house(found) as house:
+        yield house.vault, boot.terminal_operator()
 
 
 @asynccontextmanager
 async def in_workspace(name: str | None) -> AsyncIterator[tuple[Vault, Caller]]:
-    """Open the vault, as the operator within one workspace."""
-    settings = load(os.environ)
-    logs.configure("warning")  # what a command has to say, it prints
-    async with boot.house(settings) as house:
-        operator = boot.terminal_operator()
-        found = await _workspace(house.vault, operator, name)
-        yield house.vault, operator.within(found.workspace_id)
+    """Open the vault, as the operator within one workspace; ``None`` where there is only one."""
+    async with in_vault() as (vault, operator):
+        found = await find_workspace(vault, operator, name)
+        yield vault, operator.within(found.workspace_id)
 
 
-async def _workspace(vault: Vault, operator: Caller, name: str | None) -> Workspace:
+async def find_workspace(vault: Vault, operator: Caller, name: str | None) -> Workspace:
+    """Find the one workspace that is meant, by id or name."""
     every = await vault.list_workspaces(operator, Page(EVERYTHING))
     matches = [one for one in every if name is None or name in (one.workspace_id, one.name)]
     if len(matches) == 1:
@@ -57,7 +80,33 @@ async def _workspace(vault: Vault, operator: Caller, name: str | None) -> Worksp
     raise NotFound("Several workspaces match: name one with --workspace ID.")
 
 
+def say(text: str) -> None:
+    """Print what a command has to say, at once."""
+    print(text, flush=True)  # noqa: T201 - the one place where commands print
+
+
 def print_json(thing: object) -> None:
     """Print it for a program, laid out for a person."""
-    text = msgspec.json.format(msgspec.json.encode(thing), indent=2).decode()
-    click.echo(text)
+    say(msgspec.json.format(msgspec.json.encode(thing), indent=2).decode())
+
+
+def print_rows(rows: Sequence[msgspec.Struct], *, json_output: bool) -> None:
+    """Print what HTTP would answer: as JSON, or as columns for people."""
+    if json_output:
+        print_json(rows)
+        return
+    table = [[_cell(value) for value in msgspec.to_builtins(row).values()] for row in rows]
+    if rows:
+        table.insert(0, list(rows[0].__struct_fields__))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        say("  ".join(cells).rstrip())
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, dict):
+        return ":".join(str(part) for part in value.values()) or "-"
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "-"
+    return "-" if value is None else str(value)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import socket
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -12,6 +13,7 @@ import aiohttp
 import pytest
 from msgspec import Struct
 from support.api import Api, Running, running
+from support.browser import MISSING, REASON, Browser, browsing
 
 from broker.settings import Settings
 from vault.bearer import generate
@@ -63,7 +65,8 @@ def postgres(shared_dir: Path) -> Iterator[Embedded]:
 
 @pytest.fixture(scope="session")
 async def migrated(postgres: Embedded) -> Embedded:
-    await migrate(postgres.dsn(), [Login(postgres.dsn("keyturn_app"), "keyturn_app")])
+    logins = [Login(postgres.dsn(role), role) for role in ("keyturn_app", "keyturn_worker")]
+    await migrate(postgres.dsn(), logins)
     return postgres
 
 
@@ -82,10 +85,27 @@ async def database(migrated: Embedded) -> AsyncIterator[Database]:
 
 
 @pytest.fixture(scope="session")
-async def vault(migrated: Embedded, root_key_file: Path) -> AsyncIterator[Vault]:
+def listener() -> Iterator[socket.socket]:
+    """Where the service will be: providers are told before it is there."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+async def vault(
+    migrated: Embedded, root_key_file: Path, listener: socket.socket
+) -> AsyncIterator[Vault]:
     database = await Database.open(migrated.dsn("keyturn_app"), size=5, statement_cache=200)
+    worker = await Database.open(migrated.dsn("keyturn_worker"), size=1, statement_cache=10)
     egress = Egress(allow=parse_allow("127.0.0.1,localhost", development=True))
-    opened = await Vault.open(database, open_root_key(root_key_file.as_uri()), egress=egress)
+    opened = await Vault.open(
+        database,
+        open_root_key(root_key_file.as_uri()),
+        egress=egress,
+        origin=f"http://127.0.0.1:{listener.getsockname()[1]}",
+        worker=worker,
+        loopback_returns=True,
+    )
     yield opened
     await opened.close()
 
@@ -96,8 +116,10 @@ def settings() -> Settings:
 
 
 @pytest.fixture(scope="session")
-async def service(vault: Vault, settings: Settings) -> AsyncIterator[Running]:
-    async with running(vault, settings) as found:
+async def service(
+    vault: Vault, settings: Settings, listener: socket.socket
+) -> AsyncIterator[Running]:
+    async with running(vault, settings, listener) as found:
         yield found
 
 
@@ -111,6 +133,15 @@ async def anyone(service: Running) -> AsyncIterator[Api]:
 @pytest.fixture(scope="session")
 def operator(anyone: Api) -> Api:
     return anyone.with_key(OPERATOR_KEY)
+
+
+@pytest.fixture(scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """Chromium; a test makes visitors of its own."""
+    if MISSING:
+        pytest.skip(REASON)
+    async with browsing() as opened:
+        yield opened
 
 
 class Tenant(Struct, frozen=True):

@@ -48,6 +48,17 @@ Action = Literal[
     "configuration.use",
     "provider.list",
     "provider.read",
+    "integration.list",
+    "integration.read",
+    "integration.write",
+    "integration.delete",
+    "integration.check",
+    "connection.list",
+    "connection.read",
+    "connection.write",
+    "connection.delete",
+    "connect_session.write",
+    "connect_session.complete",
 ]
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
@@ -97,6 +108,17 @@ RULES: Final[dict[Action, Rule]] = {
     # The catalogue is the deployment's, and public knowledge; who sets things up may read it.
     "provider.list": Rule("manage", operator=True, others=("connect",)),
     "provider.read": Rule("manage", operator=True, others=("connect",)),
+    "integration.list": Rule("manage", operator=True, others=("connect",)),
+    "integration.read": Rule("manage", operator=True, others=("connect",)),
+    "integration.write": Rule("manage", operator=True),
+    "integration.delete": Rule("manage", operator=True),
+    "integration.check": Rule("manage", operator=True),
+    "connection.list": Rule("manage", operator=True, others=("connect",)),
+    "connection.read": Rule("manage", operator=True, others=("connect",)),
+    "connection.write": Rule("connect", operator=False, others=("manage",)),
+    "connection.delete": Rule("manage", operator=True, others=("connect",)),
+    "connect_session.write": Rule("connect", operator=False, others=("manage",)),
+    "connect_session.complete": Rule("connect", operator=False, others=("manage",)),
 }
 
 
@@ -107,6 +129,8 @@ _OF_THE_DEPLOYMENT: Final = ("workspace.", "provider.")
 def permit(caller: Caller, action: Action) -> None:
     """Raise ``Forbidden`` unless the table lets this caller do this."""
     rule = RULES[action]
+    if caller.kind not in ("operator", "key"):
+        raise Forbidden("Only a key may do that.")
     if caller.kind == "operator":
         if not rule.operator:
             raise Forbidden("The operator may not do that.")

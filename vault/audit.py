@@ -5,11 +5,15 @@
 * A line names things by id, and people by a pseudonym: no token, no name, no e-mail address.
 """
 
-from typing import Final
+from typing import Final, Literal, get_args
 
 from vault.database import Transaction
 from vault.model import AuditEvent, Caller, Page, new_id
 from vault.sql import Nothing, Query
+
+# What happens on the way, while somebody does what ``access`` has a name for.
+Happening = Literal["auth_connection.use", "auth_connection.fetch", "auth_connection.rejected"]
+HAPPENINGS: Final[tuple[Happening, ...]] = get_args(Happening)
 
 _insert: Final = Query("audit_events", "insert", Nothing)
 _list: Final = Query("audit_events", "list", AuditEvent)

@@ -73,7 +73,7 @@ def new_id(prefix: str) -> str:
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """Who asks: known, not yet allowed. ``vault.access`` says what it may do."""
 
-    kind: Literal["operator", "key"]
+    kind: Literal["operator", "key", "person", "worker"]
     actor_id: str
     workspace: WorkspaceId
     scopes: frozenset[Scope] = frozenset()
@@ -212,9 +212,12 @@ class EnvironmentInfo(msgspec.Struct, frozen=True):
 
 
 class SettingsOf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a workspace has chosen. ``secret_fallback``: may a secret fall back to production's?"""
+    """What a workspace has chosen. ``secret_fallback``: may a secret fall back to production's?
+    ``return_origins``: where a person may be sent back to after connecting.
+    """
 
     secret_fallback: bool
+    return_origins: list[str] = []
 
 
 class VariableInfo(msgspec.Struct, frozen=True):

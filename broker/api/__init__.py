@@ -10,8 +10,11 @@ from litestar import Router
 
 from broker.api import (
     audit_events,
+    connect_sessions,
+    connections,
     convai,
     health,
+    integrations,
     keys,
     providers,
     resolve,
@@ -24,6 +27,9 @@ ROUTERS: Final[tuple[Router, ...]] = (
     workspaces.router,
     keys.router,
     users.router,
+    integrations.router,
+    connections.router,
+    connect_sessions.router,
     audit_events.router,
     settings.router,
     resolve.router,

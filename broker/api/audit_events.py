@@ -10,6 +10,7 @@ from broker.api.messages import AuditEventOut, Listing
 from broker.api.requests import DEFAULT_LIMIT, Cursor, Limit, next_cursor, page_of, requires
 from broker.api.responses import guarded
 from vault.access import Action
+from vault.audit import Happening
 from vault.model import USER_ID_PATTERN, Caller, UserId
 from vault.vault import Vault
 
@@ -21,7 +22,8 @@ async def listing(
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
     action: Annotated[
-        Action | None, QueryParameter(description="Only this action, as in `key.create`.")
+        Action | Happening | None,
+        QueryParameter(description="Only this action, as in `key.create`."),
     ] = None,
     user_id: Annotated[
         str | None,

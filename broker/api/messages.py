@@ -24,6 +24,7 @@ from vault.model import (
     PhoneNumber,
     Profile,
     Scope,
+    SettingsOf,
     User,
     Workspace,
 )
@@ -227,8 +228,20 @@ class Liveness(Message, frozen=True, kw_only=True):
     alive: bool
 
 
+Origin = Annotated[str, Meta(max_length=300, pattern=r"^https?://[a-z0-9.-]+(:[0-9]{1,5})?(?!\n)$")]
+
+
 class SettingsBody(Message, frozen=True, kw_only=True):
-    secret_fallback: bool
+    """``return_origins``: where people may be sent back to after connecting an account."""
+
+    secret_fallback: bool = True
+    return_origins: Annotated[list[Origin], Meta(max_length=50)] = []
+
+    def settings(self) -> SettingsOf:
+        return SettingsOf(
+            secret_fallback=self.secret_fallback,
+            return_origins=list(dict.fromkeys(self.return_origins)),
+        )
 
 
 class WarningOut(Message, frozen=True, kw_only=True):

@@ -111,7 +111,9 @@ def handlers(metrics: Metrics, *, dialect: Dialect) -> ExceptionHandlersMap:
         metrics.problems.labels(problem.code).inc()
         if problem.code == "internal":
             _log.error("unexpected_error", exc_info=error)
-        return dialect(request, error, problem) or response(problem, allow=_allow_of(error))
+        answered = dialect(request, error, problem) or response(problem)
+        answered.headers.update(_headers(problem, allow=_allow_of(error)))
+        return answered
 
     return {VaultError: answer, HTTPException: answer, Exception: answer}
 
@@ -122,8 +124,12 @@ def request_id_of(request: Request[Any, Any, Any]) -> str:
     return found
 
 
-def response(problem: Problem, *, allow: str | None = None) -> Response[Problem]:
+def response(problem: Problem) -> Response[Problem]:
     """Write a problem down."""
+    return Response(problem, status_code=problem.status, media_type="application/problem+json")
+
+
+def _headers(problem: Problem, *, allow: str | None) -> dict[str, str]:
     headers = {}
     if problem.status == STATUS["unauthenticated"]:
         headers["WWW-Authenticate"] = "Bearer"
@@ -131,12 +137,7 @@ def response(problem: Problem, *, allow: str | None = None) -> Response[Problem]
         headers["Retry-After"] = str(problem.retry_after)
     if allow:
         headers["Allow"] = allow
-    return Response(
-        problem,
-        status_code=problem.status,
-        headers=headers,
-        media_type="application/problem+json",
-    )
+    return headers
 
 
 def problem_of(error: Exception, request_id: str) -> Problem:

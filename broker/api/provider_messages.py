@@ -30,7 +30,7 @@ class ProviderLine(Message, frozen=True, kw_only=True):
         )
 
 
-class VariableOut(Message, frozen=True, kw_only=True):
+class ProviderVariableOut(Message, frozen=True, kw_only=True):
     """A value that the integration, the person or the provider's callback fills in."""
 
     name: str
@@ -143,7 +143,7 @@ class ProviderOut(Message, frozen=True, kw_only=True):
     docs: str | None
     as_of: date
     confidence: ConfidenceOut
-    variables: list[VariableOut]
+    variables: list[ProviderVariableOut]
     endpoints: EndpointsOut
     client_auth: str
     pkce: Literal["required", "allowed", "forbidden", "unknown"] | None
@@ -169,7 +169,9 @@ class ProviderOut(Message, frozen=True, kw_only=True):
             docs=provider.docs,
             as_of=provider.as_of,
             confidence=ConfidenceOut.of(provider.confidence),
-            variables=[VariableOut.of(name, one) for name, one in provider.variables.items()],
+            variables=[
+                ProviderVariableOut.of(name, one) for name, one in provider.variables.items()
+            ],
             endpoints=EndpointsOut.of(provider),
             client_auth=provider.client.auth,
             pkce=provider.authorize.pkce if provider.authorize else None,

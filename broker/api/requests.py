@@ -43,6 +43,7 @@ IdempotencyKey = Annotated[
 ]
 
 _JSON = re.compile(r"(?i)application/(\w+\+)?json\b")
+_LINES = re.compile(r"(?i)application/(x-ndjson|ndjson|jsonl|json-lines)\b")
 _SPACE = " \t"  # what HTTP calls white space; a no-break space is part of what was sent
 _CURSOR = re.compile(r"[ -~]{1,255}")
 
@@ -77,6 +78,15 @@ class Door:
 
 def requires(action: access.Action) -> list[Guard]:
     """Let only those pass who may do this; runs before the body is read."""
+    return _requires(action, _JSON)
+
+
+def requires_lines(action: access.Action) -> list[Guard]:
+    """The same for a body of JSON objects, one a line."""
+    return _requires(action, _LINES)
+
+
+def _requires(action: access.Action, media: re.Pattern[str]) -> list[Guard]:
 
     async def guard(
         connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler
@@ -88,7 +98,7 @@ def requires(action: access.Action) -> list[Guard]:
         access.permit(caller, action)
         connection.scope["state"]["caller"] = caller
         _refuse_keys_in_address(connection)
-        _refuse_other_media(connection)
+        _refuse_other_media(connection, media)
 
     guard.action = action  # type: ignore[attr-defined] # the tests read the route table
     return [guard]
@@ -140,12 +150,14 @@ def _refuse_keys_in_address(connection: ASGIConnection[Any, Any, Any, Any]) -> N
         raise Invalid("A key does not belong in an address.")
 
 
-def _refuse_other_media(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
+def _refuse_other_media(
+    connection: ASGIConnection[Any, Any, Any, Any], media: re.Pattern[str]
+) -> None:
     """A body that is not called JSON is not read as JSON."""
     headers = connection.headers
     media_type = headers.get("content-type")
     sent = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-    if sent and media_type and not _JSON.match(media_type):
+    if sent and media_type and not media.match(media_type):
         raise HTTPException(status_code=415)
 
 

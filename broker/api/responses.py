@@ -1,14 +1,24 @@
 """What OpenAPI says: which problems a route may answer, and bodies exactly as they are read."""
 
-from typing import Any
+import json
+import re
+from typing import Any, Final
 
 import msgspec
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import Example, OpenAPI, OpenAPIResponse
+from litestar.openapi.spec import (
+    Example,
+    OpenAPI,
+    OpenAPIResponse,
+    Reference,
+    RequestBody,
+    Schema,
+)
+from msgspec import Struct
 
-from broker.api.messages import Message
 from broker.api.problems import STATUS, TITLES, Problem
 
+_PLACE: Final = "#/components/schemas/"
 _ALWAYS = ("internal", "not_ready")
 
 
@@ -28,24 +38,65 @@ def guarded(*codes: str) -> dict[int, ResponseSpec]:
 def correct(document: OpenAPI) -> None:
     """Mend what Litestar finds out by itself.
 
-    * To whatever takes parameters it adds a 400 of a form of its own; ours is a 422.
+    * To whatever takes parameters it adds a 400 of a form of its own, which nothing answers.
     * It loses the rules for what lies in a list, a map or a union. msgspec, which reads the
       bodies, describes them completely.
+    * What is received is strict; an answer may gain a field later.
     """
     for item in (document.paths or {}).values():
         for operation in (item.get, item.put, item.post, item.delete, item.patch):
             answers = (operation.responses if operation else None) or {}
-            if isinstance(foreign := answers.get("400"), OpenAPIResponse) and (
-                "application/json" in (foreign.content or {})
-            ):
+            if _is_litestars(answers.get("400")):
                 del answers["400"]
     known: dict[str, Any] = document.components.schemas
-    ours = [kind for kind in Message.__subclasses__() if kind.__name__ in known]
-    _, exact = msgspec.json.schema_components(ours, ref_template="#/components/schemas/{name}")
+    ours = [kind for kind in _structs() if kind.__name__ in known]
+    _, exact = msgspec.json.schema_components(ours, ref_template=f"{_PLACE}{{name}}")
+    received = _reached(exact, _bodies(document))
     for name, schema in exact.items():
-        if not name.endswith("In"):
-            schema.pop("additionalProperties", None)  # an answer may gain a field later
+        if name not in received:
+            schema.pop("additionalProperties", None)
         known[name] = schema
+
+
+def _is_litestars(answer: object) -> bool:
+    """It writes its own down on the spot; ours are components."""
+    content = (answer.content if isinstance(answer, OpenAPIResponse) else None) or {}
+    media = content.get("application/json")
+    return media is not None and isinstance(media.schema, Schema)
+
+
+def _structs() -> list[type[Struct]]:
+    """Everything that this package says goes over the wire."""
+    found: list[type[Struct]] = [Struct]
+    for kind in found:
+        found += kind.__subclasses__()
+    package = __name__.rpartition(".")[0]
+    return [kind for kind in dict.fromkeys(found) if kind.__module__.startswith(package)]
+
+
+def _bodies(document: OpenAPI) -> set[str]:
+    """The components that request bodies are made of."""
+    found = set()
+    for item in (document.paths or {}).values():
+        for operation in (item.put, item.post, item.patch):
+            body = operation.request_body if operation else None
+            for media in body.content.values() if isinstance(body, RequestBody) else ():
+                schema = media.schema
+                parts = (schema.one_of or []) if isinstance(schema, Schema) else [schema]
+                found |= {
+                    one.ref.removeprefix(_PLACE) for one in parts if isinstance(one, Reference)
+                }
+    return found
+
+
+def _reached(schemas: dict[str, Any], names: set[str]) -> set[str]:
+    """These components, and those that they are made of."""
+    found: set[str] = set()
+    while names:
+        found |= names
+        text = json.dumps([schemas.get(name) for name in names])
+        names = set(re.findall(rf'"{_PLACE}([^"]+)"', text)) - found
+    return found
 
 
 def _spec(codes: list[str]) -> ResponseSpec:

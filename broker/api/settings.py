@@ -7,7 +7,7 @@ from litestar.params import JSONBody
 from broker.api.messages import SettingsBody, WarningOut
 from broker.api.requests import requires
 from broker.api.responses import guarded
-from vault.model import Caller, SettingsOf
+from vault.model import Caller
 from vault.vault import Vault
 
 
@@ -15,7 +15,7 @@ from vault.vault import Vault
 async def read(caller: NamedDependency[Caller], vault: NamedDependency[Vault]) -> SettingsBody:
     """Get what the workspace has chosen."""
     found = await vault.get_settings(caller)
-    return SettingsBody(secret_fallback=found.secret_fallback)
+    return SettingsBody(secret_fallback=found.secret_fallback, return_origins=found.return_origins)
 
 
 @put(
@@ -27,7 +27,7 @@ async def write(
     data: JSONBody[SettingsBody], caller: NamedDependency[Caller], vault: NamedDependency[Vault]
 ) -> SettingsBody:
     """With `secret_fallback` off, secrets and auth connections do not fall back to production."""
-    await vault.put_settings(caller, SettingsOf(secret_fallback=data.secret_fallback))
+    await vault.put_settings(caller, data.settings())
     return data
 
 

@@ -7,6 +7,7 @@ from litestar.di import NamedDependency
 from litestar.params import JSONBody, PathParameter
 
 from broker.api import examples
+from broker.api.connect_messages import DeletedOut, UserDeletedOut
 from broker.api.messages import Listing, UserIn, UserOut
 from broker.api.requests import DEFAULT_LIMIT, Cursor, Limit, next_cursor, page_of, requires
 from broker.api.responses import guarded
@@ -66,14 +67,18 @@ async def read(
 @delete(
     "/{user_id:str}",
     guards=requires("user.delete"),
+    status_code=200,
     responses=guarded("not_found", "invalid"),
     summary="Delete a user",
 )
 async def remove(
     user_id: Id, caller: NamedDependency[Caller], vault: NamedDependency[Vault]
-) -> None:
-    """Delete a user and shred the user's key: what backups still hold cannot be opened by us."""
-    await vault.delete_user(caller, UserId(user_id))
+) -> UserDeletedOut:
+    """Give every connection back to its provider, and shred the user's key."""
+    outcomes = await vault.delete_user(caller, UserId(user_id))
+    return UserDeletedOut(
+        connections=[DeletedOut(id=one, revoked=outcome) for one, outcome in outcomes.items()]
+    )
 
 
 router = Router("/v1/users", route_handlers=[listing, write, read, remove], tags=["users"])

@@ -263,7 +263,7 @@ class _Planner:
                 kind="auth_connection",
                 name=name,
                 id=before.id,
-                config={"auth_type": auth_type} | self._merged(changes, was),
+                config={"auth_type": auth_type} | _merged(changes, was),
                 allowed_hosts=spec.allowed_hosts,
                 needs=needs,
                 details=[
@@ -275,13 +275,6 @@ class _Planner:
                 ],
             )
         ]
-
-    def _merged(self, changes: dict[str, Any], was: Mapping[str, Any]) -> dict[str, Any]:
-        """ElevenLabs merges ``extra_params``: what is to go is null there."""
-        params = changes.get("extra_params")
-        if self._state.dialect != "elevenlabs" or params is None:
-            return changes
-        return changes | {"extra_params": dict.fromkeys(was.get("extra_params") or ()) | params}
 
     def _environments(self) -> list[Step]:
         known = self._state.environments
@@ -495,3 +488,11 @@ def _refuse(problems: list[str], headline: str) -> None:
 
 def _word(kind: Kind) -> str:
     return kind.replace("_", " ")
+
+
+def _merged(changes: dict[str, Any], was: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters and headers are merged with what is there, so what is to go has to be null."""
+    return {
+        name: dict.fromkeys(was.get(name) or ()) | value if isinstance(value, dict) else value
+        for name, value in changes.items()
+    }

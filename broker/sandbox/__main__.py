@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import sys
 
 from broker.sandbox import create_sandbox
 from broker.sandbox.server import listen, server
@@ -16,8 +15,8 @@ def main() -> None:
     options = parser.parse_args()
     with listen(options.host, options.port) as listener:
         port = listener.getsockname()[1]
-        sys.stdout.write(f"The sandbox is at http://{options.host}:{port}\n")
-        sys.stdout.flush()
+        address = f"http://{options.host}:{port}"
+        print(f"The sandbox is at {address}", flush=True)  # noqa: T201 - whoever started it waits
         asyncio.run(server(create_sandbox()).serve([listener]))
 
 

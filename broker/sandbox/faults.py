@@ -3,66 +3,104 @@
 * A fault takes the requests whose path it names, ``times`` of them or all.
 * ``drop: "before"`` closes the connection before the request is worked on; ``"after"`` when the
   work is done and the answer is not sent: the other side cannot tell one from the other.
+* ``latency`` passes before the work, ``hold`` between the work and the answer: then what was issued
+  is issued, and whoever stops waiting has lost it.
+* ``twist`` is what no honest provider does to a reply; see ``evil``.
 * It needs the server of ``broker.sandbox.server``, which lends it the connection; on another
   server a drop is an answer that breaks off.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from itertools import count
 from typing import Annotated, Any, Final, Literal
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from msgspec import Meta, Struct
 
+from broker.sandbox.evil import Twist, twisted
+from broker.sandbox.history import History
+
 HUGE: Final = 20_000_000  # bytes
 SLOW_PAUSE: Final = 0.25  # seconds between two bytes
 EXTENSION: Final = "keyturn.sandbox.abort"
+NUMBER: Final = "keyturn.sandbox.number"  # of the request, for the history
 
 
 class Faults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What goes wrong; by default nothing does."""
 
     latency: Annotated[float, Meta(ge=0, le=600)] = 0  # seconds before the work
+    hold: Annotated[float, Meta(ge=0, le=600)] = 0  # seconds after it
     status: Annotated[int, Meta(ge=200, le=599)] | None = None  # answer this, work on nothing
     body: str = ""
     content_type: str = "application/json"
     retry_after: Annotated[int, Meta(ge=0)] | str | None = None  # seconds; "+17": as a date
     drop: Literal["before", "after"] | None = None
     answer: Literal["whole", "truncated", "slow", "huge"] = "whole"
+    twist: Twist | None = None
     path: str = "/oauth/token"
     times: Annotated[int, Meta(ge=1)] | None = None  # None: until healed
 
 
-class Misbehaving:
-    """An ASGI application with faults in front of it."""
+def number_of(scope: Mapping[str, Any]) -> int:
+    """The number of a request; 0 where nobody counts."""
+    lent: Mapping[str, int] = (scope.get("extensions") or {}).get(NUMBER) or {}
+    return lent.get("number", 0)
 
-    def __init__(self, app: ASGIApp, take: Callable[[str], Faults | None]) -> None:
+
+class Misbehaving:
+    """An ASGI application with faults in front of it, which counts its requests."""
+
+    def __init__(
+        self, app: ASGIApp, take: Callable[[str], Faults | None], history: History
+    ) -> None:
         self._app = app
         self._take = take
+        self._history = history
+        self._numbers = count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        faults = self._take(str(scope["path"])) if scope["type"] == ScopeType.HTTP else None
-        if faults is None:
+        if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
+        number = next(self._numbers)
+        extensions: dict[Any, Any] = {**(scope.get("extensions") or {}), NUMBER: {"number": number}}
+        scope["extensions"] = extensions
+        faults, sent = self._take(str(scope["path"])), False
+        try:
+            if faults is None:
+                await self._app(scope, receive, send)
+                sent = True
+            else:
+                sent = await self._misbehave(faults, scope, receive, send)
+        finally:
+            self._history.close(number, sent=sent)
+
+    async def _misbehave(self, faults: Faults, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Do as the faults say; did a whole answer leave?"""
         await asyncio.sleep(faults.latency)
         if faults.drop == "before":
             await _drop(scope, send)
-            return
+            return False
         answered = _Answer()
         if faults.status is None:
             await self._app(scope, receive, answered.take)
         else:
             answered.make(faults)
+        await asyncio.sleep(faults.hold)
         if faults.drop == "after":
             await _drop(scope, send)
-            return
+            return False
         if (retry_after := faults.retry_after) is not None:
             answered.headers.append((b"retry-after", _retry_after(retry_after).encode()))
+        if faults.twist is not None:
+            answered.twist(faults.twist)
         await answered.give(scope, send, faults.answer)
+        return faults.answer != "truncated"
 
 
 class _Answer:
@@ -84,6 +122,13 @@ class _Answer:
         self.status = faults.status or 200
         self.body = faults.body.encode()
         self.headers = [(b"content-type", faults.content_type.encode("latin-1"))]
+
+    def twist(self, how: Twist) -> None:
+        self.body, kind = twisted(self.body, how)
+        if kind is not None:
+            self.status = 200
+            others = [pair for pair in self.headers if pair[0] != b"content-type"]
+            self.headers = [*others, (b"content-type", kind.encode())]
 
     async def give(
         self,

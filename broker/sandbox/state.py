@@ -1,61 +1,46 @@
-"""What the sandbox knows: clients, tokens, and what it was asked."""
+"""What the sandbox knows: its knobs, tokens, dialects, and what it was asked."""
 
 import hashlib
 import hmac
 import os
+import secrets
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Final, Generic, TypeVar
 
-from msgspec import UNSET, Meta, Struct
+from msgspec import Struct
+from msgspec.structs import replace
 
+from broker.sandbox.consent import Questions
+from broker.sandbox.device import Devices
+from broker.sandbox.dialect import Dialect
 from broker.sandbox.faults import Faults
-from vault.auth_kinds import Algorithm
+from broker.sandbox.grants import Ledger, Token
+from broker.sandbox.history import History
+from broker.sandbox.knobs import PEOPLE, Client, ClientKey, Consent, Issuing, Person
+from broker.sandbox.signing import Keys
+
+__all__ = ["Client", "ClientKey", "Held", "Issuing", "Sandbox", "Seen"]
 
 MAX_REQUESTS: Final = 10_000
-MAX_TOKENS: Final = 100_000
-DEFAULT_LIFETIME: Final = 3_600.0
+MAX_USED: Final = 100_000
+MAX_KEPT: Final = 10_000
+
+Value = TypeVar("Value")
 
 # Words of the protocol; whatever else was sent may be a secret.
-_PLAIN: Final = frozenset({"grant_type", "client_assertion_type", "scope", "audience", "resource"})
-
-
-class ClientKey(Struct, frozen=True, forbid_unknown_fields=True):
-    """What checks a client's signatures: a shared secret, or a public key as PEM."""
-
-    algorithm: Algorithm
-    key: str
-
-    def __repr__(self) -> str:
-        return f"ClientKey({self.algorithm})"
-
-
-class Client(Struct, frozen=True, forbid_unknown_fields=True):
-    """A registered client. ``scopes`` None: it may have any."""
-
-    secret: str | None = None
-    keys: list[ClientKey] = []
-    scopes: list[str] | None = None
-
-    def __repr__(self) -> str:
-        return "Client(***)"
-
-
-class Issuing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What tokens are like from now on."""
-
-    lifetime: Annotated[float, Meta(ge=0)] = DEFAULT_LIFETIME  # seconds that they really live
-    expires_in: Any = UNSET  # what is said of it; absent: the truth, null: nothing
-    fields: dict[str, Any] = {}  # whatever else a reply shall hold
-
-
-class Issued(Struct, frozen=True):
-    """A token that was given out."""
-
-    client_id: str
-    scope: str
-    expires_at: float  # on the monotonic clock
+_PLAIN: Final = frozenset(
+    {
+        "audience",
+        "client_assertion_type",
+        "grant_type",
+        "resource",
+        "response_type",
+        "scope",
+        "token_type_hint",
+    }
+)
 
 
 class Seen(Struct, frozen=True):
@@ -68,33 +53,80 @@ class Seen(Struct, frozen=True):
     fields: dict[str, str]
 
 
+class Held(Struct, kw_only=True):
+    """A temporary or a lasting credential of OAuth 1.0a."""
+
+    consumer: str
+    secret: str = ""
+    callback: str = ""
+    verifier: str = ""
+    account: str = ""
+    lasting: bool = False
+
+
+class Kept(dict[str, Value], Generic[Value]):
+    """What is kept for a while; too much pushes the oldest out."""
+
+    def __setitem__(self, name: str, value: Value) -> None:
+        super().__setitem__(name, value)
+        while len(self) > MAX_KEPT:
+            del self[next(iter(self))]
+
+
 class Sandbox:
     """The state of one sandbox."""
 
     def __init__(self) -> None:
         self.clients: dict[str, Client] = {}
+        self.people: dict[str, Person] = dict(PEOPLE)
+        self.consent = Consent()
         self.faults: Faults | None = None
         self.issuing = Issuing()
+        self.dialects: dict[str, Dialect] = {}
         self.requests: deque[Seen] = deque(maxlen=MAX_REQUESTS)
+        self.history = History()
+        self.ledger = Ledger(self.history, self.fingerprint)
+        self.questions = Questions()
+        self.devices = Devices()
+        self.held: Kept[Held] = Kept()
+        self.pushed: Kept[tuple[float, Mapping[str, str]]] = Kept()  # RFC 9126: until when, what
+        self.keys = Keys()
         self._used: set[bytes] = set()
-        self._tokens: dict[bytes, Issued] = {}
         self._salt = os.urandom(32)
 
-    def issue(self, token: str, client_id: str, scope: str) -> None:
-        """Remember a token that was just made."""
-        while len(self._tokens) >= MAX_TOKENS:
-            del self._tokens[next(iter(self._tokens))]
-        self._tokens[self._hash(token)] = Issued(
-            client_id, scope, time.monotonic() + self.issuing.lifetime
-        )
-
-    def alive(self, token: str) -> Issued | None:
+    def alive(self, token: str, realm: str = "", request: int = 0) -> Token | None:
         """Whose token this is, if it lives."""
-        issued = self._tokens.get(self._hash(token))
-        return issued if issued and issued.expires_at > time.monotonic() else None
+        issuing = self.issuing_of(realm)
+        return self.ledger.alive(token, realm, grace=issuing.grace, request=request)
+
+    def issuing_of(self, realm: str) -> Issuing:
+        dialect = self.dialects.get(realm)
+        return dialect.issuing if dialect else self.issuing
+
+    def issue_as(self, realm: str, issuing: Issuing) -> None:
+        """Put the token knob of the sandbox's own provider, or of a dialect."""
+        if realm:
+            self.dialects[realm] = replace(self.dialects[realm], issuing=issuing)
+        else:
+            self.issuing = issuing
+
+    def reset(self) -> None:
+        """As new, without a restart; the history goes on."""
+        self.revoke_all()
+        self.clients.clear()
+        self.people = dict(PEOPLE)
+        self.consent, self.issuing, self.faults = Consent(), Issuing(), None
+        self.dialects.clear()
+        self.held.clear()
+        self.pushed.clear()
+
+    def random(self) -> str:
+        return secrets.token_urlsafe(24)
 
     def revoke_all(self) -> None:
-        self._tokens.clear()
+        """Every token given out so far is dead."""
+        for family in self.ledger.families():
+            self.ledger.end(family, "knob")
 
     def note(
         self, method: str, path: str, headers: Mapping[str, str], fields: Mapping[str, str]
@@ -117,12 +149,12 @@ class Sandbox:
         """Equal values look equal, in this sandbox only."""
         return "hash:" + self._hash(value).hex()[:16]
 
-    def first_use(self, assertion_id: str) -> bool:
-        """Has this assertion not been seen before?"""
-        hashed = self._hash(assertion_id)
+    def first_use(self, once: str) -> bool:
+        """Has this assertion or nonce not been seen before?"""
+        hashed = self._hash(once)
         if hashed in self._used:
             return False
-        if len(self._used) >= MAX_TOKENS:
+        if len(self._used) >= MAX_USED:
             self._used.clear()
         self._used.add(hashed)
         return True

@@ -1,133 +1,149 @@
-"""The sandbox's token endpoint: who asks, and what they get."""
+"""The token endpoint of the sandbox's own provider: who asks, and what they get."""
 
-import base64
-import binascii
-import hmac
-import json
-import secrets
-import time
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import unquote_plus
+from urllib.parse import parse_qsl
 
-from msgspec import UNSET
+from msgspec import Struct
 
-from broker.sandbox.state import Client, Sandbox
-from vault.errors import Invalid
-from vault.oauth import JWT_CLIENT, JWT_GRANT, verified_claims
+from broker.sandbox.clients import Refused, asserted, authenticated
+from broker.sandbox.dialect import IdToken
+from broker.sandbox.grants import Family, Token, TokenKind, Unusable
+from broker.sandbox.minting import Minting, first_reply, proves, reply
+from broker.sandbox.state import Sandbox
+from vault.oauth import JWT_GRANT
 
-MAX_ASSERTION_LIFETIME: Final = 86_400 + 60
-LEEWAY: Final = 60
+DEVICE_GRANT: Final = "urn:ietf:params:oauth:grant-type:device_code"
+REALM: Final = ""  # of the sandbox's own provider
+REPLY: Final = {
+    "access_token": "{access_token}",
+    "token_type": "Bearer",
+    "expires_in": "{expires_in}",
+    "refresh_token": "{refresh_token}",
+    "scope": "{scope}",
+}
+# What a scope adds to an ID token and to userinfo (OpenID Connect Core 5.4).
+CLAIMS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "openid": {"sub": "{account}"},
+    "profile": {"name": "{name}", "preferred_username": "{account}"},
+    "email": {"email": "{email}", "email_verified": True},
+}
 
 
-class Refused(Exception):
-    """An OAuth error."""
+class Asking(Struct, frozen=True, kw_only=True):
+    """A token request."""
 
-    def __init__(self, error: str, status: int = 400) -> None:
-        super().__init__(error)
-        self.error = error
-        self.status = status
+    form: Mapping[str, str]
+    authorization: str
+    here: str
+    number: int
 
 
-def answer(sandbox: Sandbox, form: Mapping[str, str], authorization: str) -> dict[str, Any]:
+def form_of(body: bytes) -> dict[str, str]:
+    """A form in which nothing stands twice (RFC 6749 section 3.2)."""
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True)
+    except UnicodeDecodeError:
+        raise Refused("invalid_request") from None
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise Refused("invalid_request", reason="a parameter is there twice")
+    return dict(pairs)
+
+
+def answer(sandbox: Sandbox, asking: Asking) -> dict[str, Any]:
     """Give a token, or raise ``Refused``."""
-    grant = form.get("grant_type")
+    grant = asking.form.get("grant_type")
     if grant == "client_credentials":
-        client_id = _authenticated(sandbox, form, authorization)
-    elif grant == JWT_GRANT:
-        client_id = _asserted(sandbox, form.get("assertion", ""), "invalid_grant", 400)
-    else:
+        client_id = authenticated(sandbox, asking.form, asking.authorization)
+        return _for_itself(sandbox, client_id, asking)
+    if grant == JWT_GRANT:
+        client_id = asserted(sandbox, asking.form.get("assertion", ""), "invalid_grant", 400)
+        return _for_itself(sandbox, client_id, asking)
+    if grant not in ("authorization_code", "refresh_token", DEVICE_GRANT):
         raise Refused("unsupported_grant_type")
-    return _issued(sandbox, client_id, form.get("scope", ""))
+    client_id = authenticated(sandbox, asking.form, asking.authorization, public=True)
+    if grant == "authorization_code":
+        return _exchanged(sandbox, client_id, asking)
+    if grant == "refresh_token":
+        return _refreshed(sandbox, client_id, asking)
+    return _polled(sandbox, client_id, asking)
 
 
-def _authenticated(sandbox: Sandbox, form: Mapping[str, str], authorization: str) -> str:
-    if "client_assertion" in form:
-        if form.get("client_assertion_type") != JWT_CLIENT or authorization:
-            raise Refused("invalid_request")
-        client_id = _asserted(sandbox, form["client_assertion"], "invalid_client", 401)
-        if form.get("client_id", client_id) != client_id:
-            raise Refused("invalid_client", 401)
-        return client_id
-    if authorization and "client_secret" in form:
-        raise Refused("invalid_request")  # RFC 6749 section 2.3: one method a request
-    client_id, secret = form.get("client_id", ""), form.get("client_secret", "")
-    if authorization:
-        client_id, secret = _basic(authorization)
-    client = sandbox.clients.get(client_id)
-    if client is None or client.secret is None or not _equal(client.secret, secret):
-        raise Refused("invalid_client", 401)
-    return client_id
+def _exchanged(sandbox: Sandbox, client_id: str, asking: Asking) -> dict[str, Any]:
+    form = asking.form
+    token = _used(sandbox, client_id, form.get("code", ""), "code", asking.number)
+    asked = token.family.asked
+    if form.get("redirect_uri") != asked["redirect_uri"]:
+        raise Refused("invalid_grant", reason="redirect_uri differs")
+    if not proves(asked.get("challenge", ""), form.get("code_verifier")):
+        raise Refused("invalid_grant", reason="code_verifier does not fit")
+    if form.get("resource", asked.get("resource")) != asked.get("resource"):
+        raise Refused("invalid_target")  # RFC 8707 section 2.2
+    return dict(first_reply(sandbox, token.family, _minting(sandbox, token.family, asking)))
 
 
-def _basic(authorization: str) -> tuple[str, str]:
-    scheme, _, encoded = authorization.partition(" ")
+def _refreshed(sandbox: Sandbox, client_id: str, asking: Asking) -> dict[str, Any]:
+    form = asking.form
+    token = _used(sandbox, client_id, form.get("refresh_token", ""), "refresh", asking.number)
+    family = token.family
+    if not set(form.get("scope", "").split()) <= set(family.scopes):
+        raise Refused("invalid_scope")
+    if form.get("resource", family.asked.get("resource")) != family.asked.get("resource"):
+        raise Refused("invalid_target")
+    how = _minting(sandbox, family, asking)
     try:
-        if scheme.lower() != "basic":
-            raise Refused("invalid_client", 401)
-        pair = base64.b64decode(encoded, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
-        raise Refused("invalid_client", 401) from None
-    client_id, _, secret = pair.partition(":")
-    return unquote_plus(client_id), unquote_plus(secret)
+        pair = sandbox.ledger.refresh(token, how.issuing, asking.number)
+    except Unusable as unusable:
+        raise Refused("invalid_grant", reason=unusable.reason) from None
+    return dict(reply(sandbox, family, pair, how))
 
 
-def _asserted(sandbox: Sandbox, assertion: str, error: str, status: int) -> str:
-    """Whose assertion this is. The claim says who; the keys registered for them say if."""
-    client_id = _unverified_issuer(assertion)
-    client = sandbox.clients.get(client_id)
-    claims = _claims(client, assertion) if client else None
-    if claims is None or not _in_time(claims) or not isinstance(claims.get("jti"), str):
-        raise Refused(error, status)
-    if not claims.get("aud") or not claims.get("sub") or not sandbox.first_use(claims["jti"]):
-        raise Refused(error, status)
-    return client_id
+def _polled(sandbox: Sandbox, client_id: str, asking: Asking) -> dict[str, Any]:
+    found = sandbox.devices.poll(asking.form.get("device_code", ""), client_id)
+    if found is None:
+        raise Refused("invalid_grant")
+    state, waiting = found
+    if state != "allowed":
+        raise Refused(state)
+    family = sandbox.ledger.open(
+        realm=REALM, client_id=client_id, account=waiting.account, scopes=waiting.scopes
+    )
+    return dict(first_reply(sandbox, family, _minting(sandbox, family, asking)))
 
 
-def _claims(client: Client, assertion: str) -> Mapping[str, Any] | None:
-    for key in client.keys:
-        try:
-            return verified_claims(assertion, key.key, [key.algorithm])
-        except Invalid:
-            continue
-    return None
-
-
-def _in_time(claims: Mapping[str, Any]) -> bool:
-    now, issued, expires = time.time(), claims.get("iat"), claims.get("exp")
-    if not isinstance(issued, int) or not isinstance(expires, int):
-        return False
-    return issued <= now + LEEWAY and now < expires <= issued + MAX_ASSERTION_LIFETIME
-
-
-def _unverified_issuer(assertion: str) -> str:
-    parts = assertion.split(".")
+def _used(sandbox: Sandbox, client_id: str, text: str, kind: TokenKind, number: int) -> Token:
     try:
-        padded = parts[1] + "=" * (-len(parts[1]) % 4)
-        return str(json.loads(base64.urlsafe_b64decode(padded))["iss"])
-    except (ValueError, IndexError, KeyError, TypeError, RecursionError):
-        return ""
+        token = sandbox.ledger.use(text, kind, REALM, sandbox.issuing, number)
+    except Unusable as unusable:
+        raise Refused("invalid_grant", reason=f"{kind}: {unusable.reason}") from None
+    if token.family.client_id != client_id:
+        raise Refused("invalid_grant", reason=f"{kind}: another client's")
+    return token
 
 
-def _issued(sandbox: Sandbox, client_id: str, scope: str) -> dict[str, Any]:
-    client = sandbox.clients[client_id]
+def _minting(sandbox: Sandbox, family: Family, asking: Asking) -> Minting:
+    said = [claims for scope, claims in CLAIMS.items() if scope in family.scopes]
+    template = REPLY | ({"id_token": "{id_token}"} if "openid" in family.scopes else {})
+    return Minting(
+        template=template,
+        issuing=sandbox.issuing,
+        here=asking.here,
+        request=asking.number,
+        id_token=IdToken(
+            issuer="{here}", claims={name: one for part in said for name, one in part.items()}
+        ),
+    )
+
+
+def _for_itself(sandbox: Sandbox, client_id: str, asking: Asking) -> dict[str, Any]:
+    """A token of a client's own; ``id_token`` is another, for those who read that field."""
+    scope, client = asking.form.get("scope", ""), sandbox.clients[client_id]
     if client.scopes is not None and not set(scope.split()) <= set(client.scopes):
         raise Refused("invalid_scope")
-    issuing = sandbox.issuing
-    made: dict[str, Any] = {"token_type": "Bearer", "expires_in": int(issuing.lifetime)}
-    for field in ("access_token", "id_token"):
-        made[field] = "sandbox_" + secrets.token_urlsafe(32)
-        sandbox.issue(made[field], client_id, scope)
-    if scope:
-        made["scope"] = scope
-    if issuing.expires_in is not UNSET:
-        made["expires_in"] = issuing.expires_in
-    return {
-        name: value
-        for name, value in (made | issuing.fields).items()
-        if not (name == "expires_in" and value is None)
-    }
-
-
-def _equal(one: str, other: str) -> bool:
-    return hmac.compare_digest(one.encode(), other.encode("utf-8", "surrogatepass"))
+    family = sandbox.ledger.open(realm=REALM, client_id=client_id, scopes=tuple(scope.split()))
+    how = _minting(sandbox, family, asking)
+    pair = sandbox.ledger.give(family, how.issuing, refresh=False, request=asking.number)
+    made = dict(reply(sandbox, family, pair, how))
+    lifetime = how.issuing.lifetime
+    other = sandbox.ledger.issue(family, "access", lifetime, request=asking.number)
+    return {"id_token": other} | made

@@ -1,26 +1,24 @@
 """Pages that people see. No build step, no script, nothing loaded from anywhere else.
 
 ``/docs`` is made from the same OpenAPI document that ``/schema/openapi.json`` serves, so it cannot
-be out of date. Pico CSS 2.1.1 is vendored in ``static/`` with its licence.
+be out of date. Pico CSS 2.1.1 is vendored in ``static/`` with its licence. The pages of connecting
+an account are in ``connect.py``; one of them has a script, which its policy names by its hash.
 """
 
-import hashlib
-from functools import cache
-from importlib import resources
 from typing import Any, Final
 
 import jinja2
 from litestar import Request, Response, Router, get
 
 from broker.api.problems import STATUS, TITLES
+from broker.web import static
 
-# The vendored style sheet, byte for byte as its authors published it.
-PICO_SHA256: Final = "fbc9a63fc9fc9f72d12fd7fc9806e11fa9f77ae4f9cad146b27003a1119ba3db"
 POLICY: Final = (
     "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; "
     "frame-ancestors 'none'; base-uri 'none'"
 )
 METHODS: Final = ("get", "put", "post", "delete", "patch")
+CACHED: Final = {"Cache-Control": "public, max-age=86400", "X-Content-Type-Options": "nosniff"}
 
 _templates: Final = jinja2.Environment(
     loader=jinja2.PackageLoader("broker.web"), autoescape=True, undefined=jinja2.StrictUndefined
@@ -38,17 +36,12 @@ async def docs(request: Request[Any, Any, Any]) -> Response[str]:
 
 @get("/static/pico.min.css", include_in_schema=False)
 async def style() -> Response[bytes]:
-    return Response(
-        _pico(), media_type="text/css", headers={"Cache-Control": "public, max-age=86400"}
-    )
+    return Response(static.pico(), media_type="text/css", headers=CACHED)
 
 
-@cache
-def _pico() -> bytes:
-    content = (resources.files(__name__) / "static" / "pico.min.css").read_bytes()
-    if hashlib.sha256(content).hexdigest() != PICO_SHA256:
-        raise RuntimeError("the vendored style sheet is not the one that was vendored")
-    return content
+@get("/static/connect.css", include_in_schema=False)
+async def connect_style() -> Response[bytes]:
+    return Response(static.connect_style(), media_type="text/css", headers=CACHED)
 
 
-router = Router("/", route_handlers=[docs, style])
+router = Router("/", route_handlers=[docs, style, connect_style])

@@ -12,7 +12,8 @@ from support.api import Api
 from vault.access import ACTIONS
 from vault.embedded import Embedded
 from vault.errors import VaultError
-from vault.model import OPERATOR, Caller, NewKey, Profile, UserId
+from vault.model import OPERATOR, Caller, NewKey, Profile, SettingsOf, UserId
+from vault.secret import Secret
 from vault.vault import Vault
 
 
@@ -42,6 +43,66 @@ async def test_every_change_leaves_one_line_and_no_reading_does(tenant: Tenant) 
         "user.delete",
         "key.delete",
     ]
+
+
+async def test_every_change_of_the_configuration_leaves_one_line_and_no_reading_does(
+    tenant: Tenant,
+) -> None:
+    api = tenant.api
+    await api.put("/v1/settings", {"secret_fallback": True})
+    new = {"type": "new", "name": "s", "value": "canary-value"}
+    secret = (await api.post("/v1/convai/secrets", new)).json["secret_id"]
+    await api.call("PATCH", f"/v1/convai/secrets/{secret}", body={**new, "type": "update"})
+    body = {"auth_type": "bearer_auth", "name": "a", "provider": "p", "token": "canary-token"}
+    connection = (await api.post("/v1/workspace/auth-connections", body)).json["id"]
+    connections = f"/v1/workspace/auth-connections/{connection}"
+    await api.call("PATCH", connections, body={"token": "canary-2"})
+    await api.post("/v1/convai/environments", {"name": "staging"})
+    values = {"production": "canary-text"}
+    variables = "/v1/convai/environment-variables"
+    made = await api.post(variables, {"type": "string", "label": "host", "values": values})
+    variable = f"{variables}/{made.json['id']}"
+    await api.call("PATCH", variable, body={"values": {"staging": "canary-staging"}})
+    everything = (
+        *("/v1/settings", "/v1/settings/warnings", "/v1/convai/environments", variable),
+        *(variables, "/v1/convai/secrets", f"/v1/convai/secrets/{secret}", "/v1/providers"),
+        *("/v1/workspace/auth-connections", "/v1/providers/google"),
+    )
+    for path in everything:
+        assert (await api.get(path)).status == 200, path
+    for path in (
+        *(variable, "/v1/convai/environments/staging", f"/v1/convai/secrets/{secret}"),
+        connections,
+    ):
+        assert (await api.delete(path)).status in {200, 204}, path
+    assert await actions(api) == [
+        *("settings.write", "secret.write", "secret.write"),
+        *("auth_connection.write", "auth_connection.write", "environment.write"),
+        *("variable.write", "variable.write", "variable.delete", "environment.delete"),
+        *("secret.delete", "auth_connection.delete"),
+    ]
+    assert "canary" not in (await api.get("/v1/audit-events?limit=100")).body.decode()
+
+
+async def test_showing_and_using_a_configuration_leaves_a_line_before_a_secret_leaves(
+    tenant: Tenant,
+) -> None:
+    body = {"auth_type": "bearer_auth", "name": "a", "provider": "p", "token": "canary"}
+    made = await tenant.api.post("/v1/workspace/auth-connections", body)
+    schema = {"url": "https://127.0.0.1:1/", "auth_connection": {}}
+    schema["auth_connection"] = {"auth_connection_id": made.json["id"]}
+    tool = {"type": "webhook", "name": "t", "description": "d", "api_schema": schema}
+    asked = {"kind": "server_tool", "config": tool, "environment": "staging"}
+    assert (await tenant.api.post("/v1/resolve", asked)).status == 200
+    assert (await tenant.api.post("/v1/tools/invoke", asked)).status == 502
+    assert (await actions(tenant.api))[1:] == [
+        *("configuration.show", "configuration.use", "auth_connection.use"),
+    ]
+    for action in ("configuration.use", "auth_connection.use"):
+        [event] = await events(tenant.api, f"&action={action}")
+        assert event["actor"] == {"kind": "key", "id": tenant.caller.actor_id}
+    [event] = await events(tenant.api, "&action=configuration.use")
+    assert event["environment"] == "staging"
 
 
 async def test_what_was_refused_leaves_no_line(tenant: Tenant) -> None:
@@ -169,20 +230,33 @@ async def test_a_deed_whose_line_cannot_be_written_is_not_done(
 ) -> None:
     key = (await tenant.api.post("/v1/keys", {"name": "k", "scopes": ["mint"]})).json["id"]
     await tenant.api.put("/v1/users/ada", {"name": "before"})
-    before = [(await tenant.api.get(path)).json for path in ("/v1/keys", "/v1/users")]
+    new = {"type": "new", "name": "s", "value": "before"}
+    secret = (await tenant.api.post("/v1/convai/secrets", new)).json["secret_id"]
+    paths = (
+        *("/v1/keys", "/v1/users", "/v1/convai/secrets", "/v1/convai/environments"),
+        *("/v1/convai/environment-variables", "/v1/settings"),
+    )
+    before = [(await tenant.api.get(path)).json for path in paths]
     deeds: list[Callable[[], Awaitable[object]]] = [
         lambda: vault.create_key(tenant.caller, NewKey(name="n", scopes=("mint",))),
         lambda: vault.delete_key(tenant.caller, key),
         lambda: vault.put_user(tenant.caller, UserId("ada"), Profile(name="after")),
         lambda: vault.put_user(tenant.caller, UserId("new"), Profile()),
         lambda: vault.delete_user(tenant.caller, UserId("ada")),
+        lambda: vault.create_environment(tenant.caller, "staging"),
+        lambda: vault.create_variable(tenant.caller, "label", "string", {"production": "x"}),
+        lambda: vault.update_secret(tenant.caller, secret, "s", Secret("after")),
+        lambda: vault.delete_secret(tenant.caller, secret),
+        lambda: vault.put_settings(tenant.caller, SettingsOf(secret_fallback=False)),
+        lambda: vault.use_configuration(tenant.caller, set(), {secret}, "production"),
+        lambda: vault.show_configuration(tenant.caller, set(), {secret}, "production"),
         lambda: vault.delete_workspace(Caller.operator("tests"), tenant.id),
     ]
     for deed in deeds:
         await without_a_record(migrated, deed, tenant.id)
-    after = [(await tenant.api.get(path)).json for path in ("/v1/keys", "/v1/users")]
+    after = [(await tenant.api.get(path)).json for path in paths]
     for page in (*before, *after):
-        for one in page["data"]:
+        for one in page.get("data", ()):
             one.pop("last_used_at", None)
     assert after == before
 
@@ -213,4 +287,15 @@ def test_every_action_that_changes_something_is_tested_here() -> None:
         "key.delete",
         "user.write",
         "user.delete",
+        "environment.write",
+        "environment.delete",
+        "settings.write",
+        "variable.write",
+        "variable.delete",
+        "secret.write",
+        "secret.delete",
+        "auth_connection.write",
+        "auth_connection.delete",
+        "configuration.show",
+        "configuration.use",
     }

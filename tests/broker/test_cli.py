@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -263,6 +264,28 @@ async def test_doctor_says_that_all_is_well_and_shows_no_secret(run: Run, made: 
     assert all(line.startswith("ok ") for line in text.lines)
     password = made.env["KEYTURN_DATABASE_URL"].split(":")[2].split("@")[0]
     assert password not in done.out + text.out
+
+
+async def test_doctor_warns_where_productions_secret_would_go_to_another_host(
+    run: Run, tmp_path: Path
+) -> None:
+    workspace = (await run("workspace", "create", "leaky", "--json")).json["id"]
+    file = tmp_path / "environments.yaml"
+    file.write_text(
+        "version: 1\nenvironments: [production, staging]\nsecrets: {key: {value_from: {file: s}}}\n"
+        "variables:\n  api_host: {type: string, values: {production: a, staging: b}}\n"
+        "  api_key: {type: secret, values: {production: {secret: key}}}\n"
+    )
+    (tmp_path / "s").write_text("canary-secret")
+    applied = await run("env", "apply", str(file), "--yes", "--workspace", workspace)
+    assert applied.code == 0, applied.err
+    done = await run("doctor")
+    await run("workspace", "delete", workspace, "--yes")
+    assert done.code == 0
+    [warning] = [line for line in done.lines if line.startswith("WARN")]
+    assert all(word in warning for word in (workspace, "staging", "api_host", "api_key"))
+    assert "canary" not in done.out
+    assert "WARN" not in (await run("doctor")).out
 
 
 @pytest.mark.parametrize(

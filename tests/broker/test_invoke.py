@@ -480,7 +480,10 @@ async def test_a_static_credential_is_not_tried_twice_and_its_status_says_so(
         return next(str(one["status"]) for one in listed if one["id"] == auth)
 
     for said, expected in (
+        ("403 Forbidden", "active"),
         ("401 Unauthorized", "credential_invalid"),
+        ("403 Forbidden", "credential_invalid"),
+        ("500 Internal Server Error", "credential_invalid"),
         ("200 OK", "active"),
     ):
         async with listening(saying(answer(status=said))) as server:

@@ -85,13 +85,17 @@ FAULTS = {
     """create function vault.peek() returns bigint language sql security definer
         begin atomic select count(*) from vault.users; end
     """: "vault.peek(): this function is not on the list",
-    "alter function vault.lookup_bearer owner to keyturn_owner": "does not run as keyturn_auth",
-    "alter function vault.lookup_bearer security invoker": "does not run as keyturn_auth",
-    "alter function vault.lookup_bearer reset search_path": "its search path is not pinned",
-    "alter function vault.lookup_bearer set search_path = public": "its search path is not pinned",
-    "grant execute on function vault.lookup_bearer to keyturn_worker": "can be called by",
-    "grant execute on function vault.lookup_bearer to public": "PUBLIC has EXECUTE",
-    "drop function vault.lookup_bearer": "lookup_bearer(bytea): is on the list and is gone",
+    "alter function vault.lookup_bearer(bytea) owner to keyturn_owner": (
+        "does not run as keyturn_auth"
+    ),
+    "alter function vault.lookup_bearer(bytea) security invoker": "does not run as keyturn_auth",
+    "alter function vault.lookup_bearer(bytea) reset search_path": "its search path is not pinned",
+    "alter function vault.lookup_bearer(bytea) set search_path = public": (
+        "its search path is not pinned"
+    ),
+    "grant execute on function vault.lookup_bearer(bytea) to keyturn_worker": "can be called by",
+    "grant execute on function vault.lookup_bearer(bytea) to public": "PUBLIC has EXECUTE",
+    "drop function vault.lookup_bearer(bytea)": "lookup_bearer(bytea): is on the list and is gone",
     # roles
     "alter role keyturn_app superuser": "keyturn_app: is a superuser",
     "alter role keyturn_worker bypassrls": "keyturn_worker: bypasses row-level security",

@@ -5,12 +5,14 @@ Version 2.73 knows neither environments nor the deletion of a variable; those ar
 
 import asyncio
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Tenant
+from support.loopback import Authority
 
 HERE = Path(__file__).parent
 NODE = shutil.which("node")
@@ -170,15 +172,22 @@ KINDS: list[dict[str, Any]] = [
 ]
 
 
-async def test_each_kind_of_auth_connection_is_understood(tenant: Tenant) -> None:
-    named = [{"name": f"n{index}", "provider": "acme", **kind} for index, kind in enumerate(KINDS)]
+async def test_each_kind_of_auth_connection_is_understood(tenant: Tenant, tmp_path: Path) -> None:
+    pem = Authority(tmp_path).chain("client").read_text()
+    certificate = {"authType": "mtls", "clientCertificate": pem, "clientKey": pem}
+    kinds = enumerate([*KINDS, certificate])
+    named = [{"name": f"n{index}", "provider": "acme", **kind} for index, kind in kinds]
     calls: list[Call] = [("workspace.authConnections.create", [one]) for one in named]
     calls.append(("workspace.authConnections.list", []))
     *made, listed = values(await run(tenant, calls))
     assert listed["authConnections"] == made
     for asked, shown in zip(named, made, strict=True):
-        assert "s3cret" not in json.dumps(shown)
-        expected = {name: value for name, value in asked.items() if "s3cret" not in str(value)}
+        assert not re.search("s3cret|-----BEGIN", json.dumps(shown))
+        expected = {
+            name: value
+            for name, value in asked.items()
+            if not re.search("s3cret|-----BEGIN", str(value))
+        }
         assert expected.items() <= shown.items()
 
 

@@ -19,6 +19,7 @@ from elevenlabs.environment_variables import (
     EnvironmentVariablesCreateRequestBody_String as StringVariable,
 )
 from elevenlabs.workspace.auth_connections import types as auth
+from support.loopback import Authority
 
 T = TypeVar("T")
 
@@ -254,7 +255,14 @@ KINDS: dict[str, dict[str, Any]] = {
     "BasicAuth": {"username": "u", "password": "s3cret-password"},
     "BearerAuth": {"token": "s3cret-token"},
     "CustomHeaderAuth": {"header_name": "X-Token", "token": "s3cret-token"},
+    "Mtls": {},  # a certificate is made for the run
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _certificate(tmp_path_factory: pytest.TempPathFactory) -> None:
+    pem = Authority(tmp_path_factory.mktemp("authority")).chain("client").read_text()
+    KINDS["Mtls"] = {"client_certificate": pem, "client_key": pem}
 
 
 def request_of(kind: str) -> Any:
@@ -274,8 +282,9 @@ async def test_each_kind_of_auth_connection_comes_back_without_its_secret(
     assert shown["name"] == f"my {kind}"
     assert shown["status"] == "active"
     assert "s3cret" not in str(shown)
+    assert "-----BEGIN" not in str(shown)
     for name, value in KINDS[kind].items():
-        if "s3cret" not in str(value):
+        if "s3cret" not in str(value) and "-----BEGIN" not in str(value):
             assert shown[name] == value
     listed = await sdk.do(lambda _: connections.list())
     assert [plain(one)["id"] for one in listed.auth_connections] == [made.id]
@@ -283,7 +292,9 @@ async def test_each_kind_of_auth_connection_comes_back_without_its_secret(
     assert (await sdk.do(lambda _: connections.list())).auth_connections == []
 
 
-async def test_an_auth_connection_is_updated_where_its_kind_allows_it(sdk: Sdk) -> None:
+async def test_an_auth_connection_is_updated_where_its_kind_allows_it(
+    sdk: Sdk, tenant: Tenant
+) -> None:
     connections = sdk.client.workspace.auth_connections
     made = await sdk.do(lambda _: connections.create(request=request_of("BasicAuth")))
     changed = await sdk.do(
@@ -293,6 +304,23 @@ async def test_an_auth_connection_is_updated_where_its_kind_allows_it(sdk: Sdk) 
         )
     )
     assert plain(changed)["username"] == "new"
+    fetching = await sdk.do(
+        lambda _: connections.create(request=request_of("OAuth2ClientCredentials"))
+    )
+    merged = await sdk.do(
+        lambda _: connections.update(
+            fetching.id,
+            request=auth.AuthConnectionsUpdateRequestBody_Oauth2ClientCredentials(
+                extra_params={"audience": None, "resource": "r"}, custom_headers={"X-B": "c"}
+            ),
+        )
+    )
+    assert plain(merged)["extra_params"] == {"resource": "r"}
+    assert plain(merged)["custom_headers"] == {"X-A": "b", "X-B": "c"}
+    path = f"/v1/workspace/auth-connections/{fetching.id}"
+    whole = await tenant.api.call("PATCH", path, body={"extra_params": None, "scopes": ["z"]})
+    assert (whole.status, whole.json["extra_params"]) == (200, {"resource": "r"})
+    assert whole.json["scopes"] == ["z"]
     header = await sdk.do(lambda _: connections.create(request=request_of("CustomHeaderAuth")))
     refused = await sdk.fails(
         lambda _: connections.update(

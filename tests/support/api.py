@@ -93,10 +93,12 @@ class _QuietServer(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def running(vault: Vault, settings: Settings) -> AsyncIterator[Running]:
-    """Run the service in this process, on a free port."""
+async def running(
+    vault: Vault, settings: Settings, listener: socket.socket | None = None
+) -> AsyncIterator[Running]:
+    """Run the service in this process, on this socket or on a free port."""
     service = create_service(vault, settings)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listener or socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         config = uvicorn.Config(
             service.asgi, loop="none", http="httptools", log_config=None, access_log=False

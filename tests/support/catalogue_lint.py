@@ -16,10 +16,16 @@ GLOBAL: Final = {
 # Who runs with the rights of another role, and whose; everybody else calls as itself.
 DEFINERS: Final = {
     "vault.lookup_bearer(bytea)": "keyturn_auth",
+    "vault.lookup_bearer(bytea,text)": "keyturn_auth",
 }
 # Policies for others than the application: the ways round the workspace's wall.
 OTHER_POLICIES: Final = {
     "vault.api_keys: lookup_bearer for keyturn_auth",
+    # A link and a state name their workspace only once they are found.
+    "vault.connect_sessions: lookup_bearer for keyturn_auth",
+    "vault.connect_flows: lookup_bearer for keyturn_auth",
+    # What is due is found in all workspaces; no ciphertext is in that table.
+    "vault.revocations: worker for keyturn_worker",
 }
 # What the owner of the definer functions may touch, column by column.
 AUTH_MAY: Final = {
@@ -31,6 +37,18 @@ AUTH_MAY: Final = {
         )
     ),
     "vault.api_keys.last_used_at UPDATE",
+    *(
+        f"vault.connect_sessions.{column} SELECT"
+        for column in ("workspace_id", "session_id", "hash", "expires_at")
+    ),
+    *(
+        f"vault.connect_flows.{column} SELECT"
+        for column in ("workspace_id", "flow_id", "state_hash", "expires_at")
+    ),
+}
+# What the worker may see of what is due, column by column.
+WORKER_MAY: Final = {
+    f"vault.revocations.{column}" for column in ("workspace_id", "revocation_id", "due_at")
 }
 APPEND_ONLY: Final = {"vault.audit_events"}
 BYPASS: Final = {"keyturn_backup"}
@@ -337,8 +355,10 @@ def _too_much(place: str, table: str, role: str, right: str) -> bool:
         return right not in {"SELECT", "INSERT", "UPDATE", "DELETE"} - changes
     if role == "keyturn_auth":
         return f"{place} {right}" not in AUTH_MAY
-    # The worker reads how far the schema has come; the backup reads everything.
-    reads = role == "keyturn_backup" or (role == "keyturn_worker" and table in GLOBAL)
+    # The worker reads how far the schema has come, and what is due; the backup reads everything.
+    reads = role == "keyturn_backup" or (
+        role == "keyturn_worker" and (table in GLOBAL or place in WORKER_MAY)
+    )
     return right != "SELECT" or not reads
 
 

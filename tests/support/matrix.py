@@ -2,8 +2,8 @@
 
 * Two workspaces of one shape, each full of its own sentinels. What one caller may not see does
   not exist for it: a foreign id is answered exactly like one that never was.
-* ``ATTACKS`` says how a route is called. A route, an id in a path, a query parameter or a field
-  of a body that it does not know fails ``test_isolation.py`` with a sentence.
+* ``attacks.py`` says how each route is called. What callers of one side ever send on to somebody
+  else's server is looked through for the other side's secrets, too.
 * Each wall is also tried alone: without row-level security, and without the statements' own
   conditions.
 """
@@ -12,7 +12,7 @@ import base64
 import json
 import re
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, Literal
 
@@ -24,9 +24,12 @@ from msgspec import Struct
 
 from broker.settings import Settings
 from support.api import Api, Reply, running
+from support.attacks import NAMED, NOT_ATTACKED, Attack, Kind
+from support.loopback import Listener, listening, saying
 from vault.access import RULES, Action
 from vault.bearer import generate
 from vault.database import Database
+from vault.egress import Egress, parse_allow
 from vault.embedded import Embedded
 from vault.kms import RootKey
 from vault.migrations import Login, migrate
@@ -35,69 +38,34 @@ from vault.secret import Secret
 from vault.sql import every_query
 from vault.vault import Vault
 
-Kind = Literal["key", "user", "workspace", "event"]
 Place = Literal["own", "shared", "foreign", "missing"]
 Walls = Literal["both", "conditions", "row_security"]
 WALLS: Final[tuple[Walls, ...]] = ("both", "conditions", "row_security")
 
-# Pages and descriptions of the surface itself: the same for everybody, tested in tests/broker.
-NOT_ATTACKED: Final = {
-    "GET /schema",
-    "GET /schema/openapi.json",
-    "GET /schema/{path:str}",
-    "GET /docs",
-    "GET /static/pico.min.css",
-}
-# Routes that ask for no key. Everything else has a guard.
-PUBLIC: Final = {"GET /livez", "GET /readyz", "GET /metrics"}
-# Parameters and fields that name nothing which belongs to a workspace.
-PLAIN: Final = {
-    *("limit", "action", "Idempotency-Key"),
-    *("name", "scopes", "environments", "expires_at", "phone_numbers", "attributes"),
-}
 # Where this statement runs, row-level security shows the operator's directory, by intent.
 DIRECTORY: Final = {"vault.workspaces.get"}
-
-
-class Attack(Struct, frozen=True, kw_only=True):
-    """One way to call a route; ``{id}`` and ``{cursor}`` stand for what is attacked."""
-
-    success: int
-    missing: int = 404
-    kind: Kind | None = None
-    query: str = ""
-    body: Mapping[str, object] | None = None
-
-
-def _walked(kind: Kind) -> tuple[Attack, ...]:
-    """A list, and the list after somebody else's cursor."""
-    after = Attack(success=200, missing=200, kind=kind, query="limit=2&cursor={cursor}")
-    return (Attack(success=200), after)
-
-
-ATTACKS: Final[dict[str, tuple[Attack, ...]]] = {
-    "POST /v1/workspaces": (Attack(success=201, body={"name": "made"}),),
-    "GET /v1/workspaces": _walked("workspace"),
-    "GET /v1/workspaces/{workspace_id:str}": (Attack(success=200, kind="workspace"),),
-    "DELETE /v1/workspaces/{workspace_id:str}": (Attack(success=204, kind="workspace"),),
-    "POST /v1/keys": (Attack(success=201, body={"name": "made", "scopes": ["mint"]}),),
-    "GET /v1/keys": _walked("key"),
-    "GET /v1/keys/{key_id:str}": (Attack(success=200, kind="key"),),
-    "DELETE /v1/keys/{key_id:str}": (Attack(success=204, kind="key"),),
-    "GET /v1/users": _walked("user"),
-    "PUT /v1/users/{user_id:str}": (
-        Attack(success=200, missing=200, kind="user", body={"name": "written"}),
-    ),
-    "GET /v1/users/{user_id:str}": (Attack(success=200, kind="user"),),
-    "DELETE /v1/users/{user_id:str}": (Attack(success=204, kind="user"),),
-    "GET /v1/audit-events": (
-        *_walked("event"),
-        Attack(success=200, missing=200, kind="user", query="user_id={id}"),
-    ),
-    "GET /livez": (Attack(success=200),),
-    "GET /readyz": (Attack(success=200),),
-    "GET /metrics": (Attack(success=200),),
+# What the operator asks from outside of every workspace.
+OUTSIDE: Final[set[Action]] = {
+    *("workspace.create", "workspace.list", "workspace.read", "workspace.delete"),
+    *("provider.list", "provider.read"),
 }
+PREFIXES: Final[dict[Kind, str]] = {
+    "key": "key",
+    "workspace": "ws",
+    "event": "evt",
+    "variable": "envvar",
+    "secret": "secret",
+    "auth_connection": "authconn",
+}
+ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
+
+Scopes = tuple[Scope, ...]
+
+
+def scopes_of(action: Action | None) -> Scopes:
+    """The scopes any one of which opens a route."""
+    rule = RULES[action] if action else RULES["key.list"]
+    return (rule.scope, *rule.others) if rule.scope else ("manage",)
 
 
 def actions_of(app: Litestar) -> dict[str, Action | None]:
@@ -120,8 +88,9 @@ def inputs_of(app: Litestar) -> dict[str, set[str]]:
         for method, operation in methods.items():
             taken = {one["name"] for one in operation.get("parameters", []) if one["in"] != "path"}
             for content in operation.get("requestBody", {}).get("content", {}).values():
-                name = content["schema"]["$ref"].rpartition("/")[2]
-                taken |= set(document["components"]["schemas"][name]["properties"])
+                for one in content["schema"].get("oneOf", [content["schema"]]):
+                    name = one["$ref"].rpartition("/")[2]
+                    taken |= set(document["components"]["schemas"][name]["properties"])
             found[f"{method.upper()} {path}"] = taken
     return found
 
@@ -135,8 +104,9 @@ class Side(Struct, frozen=True):
     phone: str
     key: str
     api: Api
-    lacking: dict[Scope, Api]
+    lacking: dict[Scopes, Api]
     ids: list[str] = []
+    own_variable: list[str] = []
 
     @property
     def sentinels(self) -> set[str]:
@@ -156,20 +126,47 @@ class Side(Struct, frozen=True):
         }
 
     async def make(self, kind: Kind, wanted: str = "") -> str:
-        """Make a thing of one kind; a user gets the wanted id."""
+        """Make a thing of one kind; one that is named gets the wanted name."""
         if kind == "workspace":
             return self.workspace
-        if kind == "user":
-            reply = await self.api.put(f"/v1/users/{wanted}", self.profile)
-        else:
-            body = {"name": f"key {self.mark}", "scopes": ["mint"]}
-            reply = await self.api.post("/v1/keys", body, headers={"Idempotency-Key": _hex()})
-            if kind == "event":
-                reply = await self.api.get("/v1/audit-events?limit=1")
+        reply = await self._made(kind, wanted)
         assert reply.status in {200, 201}, reply.body
-        made: str = (reply.json["data"][0] if kind == "event" else reply.json)["id"]
+        if kind in NAMED:
+            made = wanted
+        else:
+            found = reply.json["data"][0] if kind == "event" else reply.json
+            made = found["secret_id" if kind == "secret" else "id"]
         self.ids.append(made)
         return made
+
+    async def _made(self, kind: Kind, wanted: str) -> Reply:
+        if kind == "user":
+            return await self.api.put(f"/v1/users/{wanted}", self.profile)
+        if kind in {"label", "environment", "variable"}:
+            text = f"value_{self.mark}"
+            values = {"production": text, **({wanted: text} if kind in NAMED else {})}
+            body = {"type": "string", "label": wanted or f"label_{_hex()}", "values": values}
+            return await self.api.post("/v1/convai/environment-variables", body)
+        if kind == "secret":
+            hosts = ["127.0.0.1", f"{self.mark}.example.com"]
+            named = {"name": f"secret {self.mark}", "value": f"value {self.mark}"}
+            body = {"type": "new", **named, "allowed_hosts": hosts}
+            return await self.api.post("/v1/convai/secrets", body)
+        if kind == "auth_connection":
+            body = {"auth_type": "bearer_auth", "provider": "x", "token": f"token_{self.mark}"}
+            named = {"name": f"connection {self.mark}"}
+            return await self.api.post("/v1/workspace/auth-connections", {**body, **named})
+        body = {"name": f"key {self.mark}", "scopes": ["mint"]}
+        reply = await self.api.post("/v1/keys", body, headers={"Idempotency-Key": _hex()})
+        return reply if kind == "key" else await self.api.get("/v1/audit-events?limit=1")
+
+    async def make_own_variable(self) -> None:
+        """One that refers to a secret, for requests that would make it refer to another."""
+        secret = {"secret_id": await self.make("secret")}
+        body = {"type": "secret", "label": f"own_{_hex()}", "values": {"production": secret}}
+        reply = await self.api.post("/v1/convai/environment-variables", body)
+        self.own_variable.append(reply.json["id"])
+        self.ids.append(reply.json["id"])
 
 
 class Who(Struct, frozen=True):
@@ -188,8 +185,9 @@ class Who(Struct, frozen=True):
             return success
         if not self.valid:
             return 401
-        for_operator = RULES[action].scope is None
-        return success if self.wide and for_operator == (self.home is None) else 403
+        if self.home is None:
+            return success if action in OUTSIDE else 403
+        return success if self.wide and RULES[action].scope else 403
 
 
 class Seen(Struct, frozen=True):
@@ -203,20 +201,21 @@ class Seen(Struct, frozen=True):
 class Fight:
     """Two workspaces on one deployment, and everybody who could ask."""
 
-    def __init__(self, inside: "Inside", operator: Api, ada: Side, bob: Side) -> None:
-        self._inside = inside
+    def __init__(self, field: "Field", operator: Api, ada: Side, bob: Side) -> None:
+        self._inside = field.inside
+        self._outside = field.outside
         self._operator = operator
         self.ada, self.bob = ada, bob
 
     def callers(self, action: Action | None) -> list[Who]:
         ada, bob = self.ada, self.bob
-        scope = (RULES[action].scope if action else None) or "manage"
+        scopes = scopes_of(action)
         nobody, garbage = self._operator.with_key(None), generate("api_key").reveal()
         return [
             Who("no key", nobody, None, (ada, bob), valid=False),
             Who("a garbage key", nobody.with_key(garbage), None, (ada, bob), valid=False),
             Who("the widest key", ada.api, ada, (bob,)),
-            Who("a key without the scope", ada.lacking[scope], ada, (bob,), wide=False),
+            Who("a key without the scope", ada.lacking[scopes], ada, (bob,), wide=False),
             Who("the rival's key", bob.api, bob, (ada,)),
             Who("the operator", self._operator, None, (ada, bob)),
         ]
@@ -227,11 +226,21 @@ class Fight:
         for place in self._places(who, attack):
             target = await self._target(who, attack.kind, place)
             before = [await self._inside.rows(side.workspace) for side in who.rivals]
-            method, path, body = _request(route, attack, target)
+            words = {
+                "{id}": target,
+                "{cursor}": _cursor(target),
+                "{fresh}": f"fresh_{_hex()}",
+                "{mine}": (who.home or self.ada).own_variable[0],
+                "{outside}": f"http://127.0.0.1:{self._outside.port}",
+            }
+            method, path, body = _request(route, attack, words)
+            self._outside.heard.clear()
             reply = await who.api.call(method, path, body=body)
             after = [await self._inside.rows(side.workspace) for side in who.rivals]
             assert after == before, f"{who.name} changed what is not its own: {method} {path}"
-            _assert_shows_nothing(who, reply, target)
+            shown = f"{dict(reply.headers)}\n{reply.body.decode()}"
+            _assert_shows_nothing(who, shown, words.values())
+            _assert_shows_nothing(who, b"".join(self._outside.heard).decode(), words.values())
             seen[place] = _seen(reply, target)
         return seen
 
@@ -240,8 +249,7 @@ class Fight:
             return ("own",)
         if attack.kind == "workspace" and who.name == "the operator":
             return ("own", "missing")  # to the directory no workspace is foreign
-        # Users have the platform's ids, and so one id may stand in both workspaces.
-        shared = attack.kind == "user" and "{cursor}" not in attack.query
+        shared = attack.kind in NAMED and "{cursor}" not in attack.query
         return ("own", *(("shared",) if shared else ()), "foreign", "missing")
 
     async def _target(self, who: Who, kind: Kind | None, place: Place) -> str:
@@ -251,16 +259,15 @@ class Fight:
         # A page that begins after a rival's user is the same as one after a user that never was:
         # users of one side all sort before or all after those of the other.
         side = rival if place in {"foreign", "missing"} else home
-        user_id = f"{'a' if side is self.ada else 'b'}-{_hex()}"
+        name = f"{'a' if side is self.ada else 'b'}_{_hex()}"
         if place == "missing":
-            prefix = {"key": "key", "workspace": "ws", "event": "evt", "user": ""}[kind]
-            return new_id(prefix) if prefix else user_id
+            return name if kind in NAMED else new_id(PREFIXES[kind])
         if kind == "workspace" and who.name == "the operator":
             made: str = (await self._operator.post("/v1/workspaces", {"name": "own"})).json["id"]
             return made
         if place == "shared":
-            await rival.make(kind, user_id)
-        return await side.make(kind, user_id)
+            await rival.make(kind, name)
+        return await side.make(kind, name if kind in NAMED else "")
 
 
 class Inside(Struct, frozen=True):
@@ -292,27 +299,32 @@ class Inside(Struct, frozen=True):
 class Field:
     """A deployment of its own, with the walls that it was asked for."""
 
-    def __init__(self, inside: Inside, operator: Api) -> None:
+    def __init__(self, inside: Inside, outside: Listener, operator: Api) -> None:
         self.inside = inside
+        self.outside = outside
         self.operator = operator
 
     async def fight(self) -> Fight:
-        return Fight(self.inside, self.operator, await self._side("a"), await self._side("b"))
+        return Fight(self, self.operator, await self._side("a"), await self._side("b"))
 
     async def _side(self, letter: str) -> Side:
         name = f"workspace {_hex()}"
         made = (await self.operator.post("/v1/workspaces", {"name": name})).json
         api = self.operator.with_key(made["api_key"])
-        lacking: dict[Scope, Api] = {}
-        for scope in ("manage", "audit:read"):
-            others = [one for one in SCOPES if one != scope]
+        lacking: dict[Scopes, Api] = {}
+        for scopes in {scopes_of(action) for action in RULES}:
+            others = [one for one in SCOPES if one not in scopes]
             narrow = await api.post("/v1/keys", {"name": "narrow", "scopes": others})
-            lacking[scope] = api.with_key(narrow.json["key"])
+            lacking[scopes] = api.with_key(narrow.json["key"])
         phone = f"+1{uuid.uuid4().int % 10**13:013}"
         side = Side(made["id"], name, _hex(), phone, made["api_key"], api, lacking)
         for _ in range(3):
             await side.make("key")
-            await side.make("user", f"{letter}-{_hex()}")
+            await side.make("user", f"{letter}_{_hex()}")
+            await side.make("environment", f"{letter}_{_hex()}")
+            await side.make("secret")
+            await side.make("auth_connection")
+        await side.make_own_variable()
         return side
 
 
@@ -333,16 +345,19 @@ async def field(
         admin = await asyncpg.connect(owner.reveal())
         if walls == "conditions":
             await switch_row_security_off(admin)
-        vault = await Vault.open(await Database.open(login, size=5, statement_cache=200), root)
+        database = await Database.open(login, size=5, statement_cache=200)
+        egress = Egress(allow=parse_allow("127.0.0.1", development=True))
+        vault = await Vault.open(database, root, egress=egress)
         key = settings.operator_keys[0].reveal()
         with without_conditions(really=walls == "row_security"):
             # A connection a request: nothing of one caller's can stay for the next.
             connector = aiohttp.TCPConnector(force_close=True)
             async with (
+                listening(saying(ANSWER)) as outside,
                 running(vault, settings) as service,
                 aiohttp.ClientSession(connector=connector) as session,
             ):
-                yield Field(await Inside.of(admin), Api(session, service.base, key))
+                yield Field(await Inside.of(admin), outside, Api(session, service.base, key))
         await vault.close()
         await admin.close()
     finally:
@@ -386,19 +401,25 @@ def without_workspace(sql: str) -> str:
     return sql
 
 
-def _request(route: str, attack: Attack, target: str) -> tuple[str, str, Any]:
+def _request(route: str, attack: Attack, words: dict[str, str]) -> tuple[str, str, Any]:
     method, _, path = route.partition(" ")
-    path = re.sub(r"\{[a-z_]+:str\}", target, path)
-    if attack.query:
-        path += "?" + attack.query.format(id=target, cursor=_cursor(target))
-    body = attack.body and json.loads(json.dumps(attack.body).replace("{id}", target))
-    return method, path, body
+    for name, value in attack.path.items():
+        path = path.replace(f"{{{name}:str}}", value)
+    path = re.sub(r"\{[a-z_]+:str\}", "{id}", path)
+    path += f"?{attack.query}" if attack.query else ""
+    body = attack.body and json.loads(_filled(json.dumps(attack.body), words))
+    return method, _filled(path, words), body
 
 
-def _assert_shows_nothing(who: Who, reply: Reply, target: str) -> None:
-    shown = f"{dict(reply.headers)}\n{reply.body.decode()}"
-    if target:
-        shown = shown.replace(target, "")
+def _filled(text: str, words: dict[str, str]) -> str:
+    for name, word in words.items():
+        text = text.replace(name, word)
+    return text
+
+
+def _assert_shows_nothing(who: Who, shown: str, sent: Iterable[str]) -> None:
+    for word in filter(None, sent):
+        shown = shown.replace(word, "")
     for side in who.rivals:
         hidden = side.sentinels if who.name == "the operator" else side.sentinels | side.directory
         for sentinel in hidden:
@@ -410,8 +431,9 @@ def _seen(reply: Reply, target: str) -> Seen:
     body = reply.body
     if target:
         body = body.replace(target.encode(), b"<id>")
-    body = re.sub(rb'"(request_id|[a-z]+_at|at)":"[^"]*"', rb'"\1":"..."', body)
-    body = re.sub(rb"\b(evt|usr)_[0-9a-z]+", rb"\1_...", body)
+    body = re.sub(rb'"(request_id|[a-z_]+_at|at)":"[^"]*"', rb'"\1":"..."', body)
+    body = re.sub(rb'"([a-z]+_at_unix_secs)":\d+', rb'"\1":0', body)
+    body = re.sub(rb"\b(evt|usr|envvar)_[0-9a-z]+", rb"\1_...", body)
     headers = {
         (name.lower(), value)
         for name, value in reply.headers.items()

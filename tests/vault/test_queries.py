@@ -13,6 +13,7 @@ import asyncpg
 import msgspec
 import pytest
 from pglast import ast, parse_sql
+from pglast.enums import BoolExprType, SetOperation
 from support.catalogue_lint import GLOBAL
 from support.sql_lint import complaints, tables_of, texts
 
@@ -21,7 +22,7 @@ import vault.vault
 from vault.embedded import Embedded
 from vault.sql import Nothing, Query, every_query
 
-ROOT = Path(vault.vault.__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TEXTS = texts(ROOT / "vault") | texts(ROOT / "broker")
 # The loaded modules of both packages have made their queries by now.
 QUERIES = {name: one for name, one in every_query().items() if broker.app and vault.vault}
@@ -109,10 +110,14 @@ async def _may_be_null(
     """Can this result be null? Known where it is a plain column of a table; else ``None``."""
     statement = parse_sql(query.sql)[0].stmt
     if isinstance(statement, ast.SelectStmt):
+        if statement.op != SetOperation.SETOP_NONE:
+            return None  # a column of a union is no column of a table
         targets = statement.targetList
     else:
         targets = statement.returningClause.exprs
     [plain] = [_name(one.val) for one in targets if column in (one.name, _name(one.val))] or [None]
+    if plain in _equated(getattr(statement, "whereClause", None)):
+        return False
     found = await application.fetch(
         "select not attnotnull from pg_attribute where attname = $1"
         " and attrelid = any($2::text[]::regclass[]::oid[]) and not attisdropped",
@@ -120,6 +125,14 @@ async def _may_be_null(
         tables_of(query.sql),
     )
     return any(row[0] for row in found) if found else None
+
+
+def _equated(clause: ast.Node | None) -> set[str | None]:
+    """The columns that WHERE holds to be equal to something, and so are not null."""
+    if isinstance(clause, ast.BoolExpr) and clause.boolop == BoolExprType.AND_EXPR:
+        return {name for part in clause.args for name in _equated(part)}
+    is_equality = isinstance(clause, ast.A_Expr) and clause.name[-1].sval == "="
+    return {_name(clause.lexpr)} - {None} if is_equality else set()
 
 
 def _name(value: ast.Node) -> str | None:

@@ -420,10 +420,12 @@ class Embedded:
             pid = self._postmaster()
             if pid is None:
                 break
+            words = command_line(pid)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, how)
+            # Its pid file goes a moment before itself, and others read "stopped" as "gone".
             deadline = time.monotonic() + STOP_SECONDS
-            while self._postmaster() == pid and time.monotonic() < deadline:
+            while words and command_line(pid) == words and time.monotonic() < deadline:
                 time.sleep(0.02)
         for process in [one for one in _launched if one.poll() is not None]:
             _launched.remove(process)

@@ -8,21 +8,19 @@
   each time.
 """
 
-import warnings
 from base64 import b64encode
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote_plus, urlencode
 
 from joserfc import jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, OctKey, RSAKey
 
 from vault.auth_kinds import AuthConfig, ClientCredentials, OAuth2Jwt, PrivateKeyJwt
 from vault.egress import HEADER_NAME, HEADER_VALUE, OURS, Request, Timeouts
 from vault.errors import Invalid
+from vault.oauth.keys import imported, key_errors
 from vault.oauth.replies import (
     Failure,
     NoToken,
@@ -51,11 +49,8 @@ __all__ = [
     "verified_claims",
 ]
 
-Key = OctKey | RSAKey | ECKey
-
 # A read timeout below the provider's slowest answer loses tokens that were already issued.
 TIMEOUTS: Final = Timeouts(connect=5, read=60, total=75)
-MIN_RSA_BITS: Final = 2_048  # RFC 7518 section 3.3
 JWT_GRANT: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 JWT_CLIENT: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
@@ -72,12 +67,6 @@ _FORM: Final = frozenset(
 )
 _CLAIMS: Final = frozenset({"iss", "aud", "sub", "iat", "exp", "nbf", "jti"})
 _JOSE: Final = frozenset({"alg", "kid", "crit", "b64"})
-_KEY_KINDS: Final = {
-    "HS": "a shared secret as plain text",
-    "RS": "a private RSA key of at least 2048 bits as unencrypted PEM",
-    "PS": "a private RSA key of at least 2048 bits as unencrypted PEM",
-    "ES": "a private key of the matching curve (P-256, P-384, P-521) as unencrypted PEM",
-}
 
 
 # Requests
@@ -166,8 +155,8 @@ def signed_jwt(
     header: dict[str, Any] = {"typ": "JWT", **config.extra_headers, "alg": config.algorithm}
     if config.key_id is not None:
         header["kid"] = config.key_id
-    with _key_errors(config.algorithm):
-        key = _key(config.secret_key, config.algorithm)
+    with key_errors(config.algorithm, "/secret_key"):
+        key = imported(config.secret_key, config.algorithm)
         return Secret(jwt.encode(header, payload, key, algorithms=[config.algorithm]))
 
 
@@ -177,41 +166,13 @@ def verified_claims(
     """The claims of a JWT whose signature one of our ``algorithms`` confirms; times unchecked."""
     for algorithm in algorithms:
         try:
-            with _key_errors(algorithm):
-                key = _key(key_text, algorithm)
+            with key_errors(algorithm):
+                key = imported(key_text, algorithm)
             token = jwt.decode(unverified_jwt, key, algorithms=[algorithm])
         except (Invalid, JoseError, ValueError, TypeError):
             continue
         return token.claims
     raise Invalid("The signature of this JWT does not hold.")
-
-
-def _key(text: str, algorithm: str) -> Key:
-    if algorithm.startswith("HS"):
-        if "-----BEGIN" in text:
-            raise ValueError("a PEM is no shared secret")  # the usual confusion of algorithms
-        return OctKey.import_key(text)
-    if algorithm.startswith("ES"):
-        return ECKey.import_key(text)
-    key = RSAKey.import_key(text)
-    if key.raw_value.key_size < MIN_RSA_BITS:
-        raise ValueError("too short")
-    return key
-
-
-@contextmanager
-def _key_errors(algorithm: str) -> Iterator[None]:
-    """Say that a key does not fit without a word of the library's, which quotes it."""
-    try:
-        with warnings.catch_warnings():
-            # It warns of short shared secrets. The provider chose them; we cannot.
-            warnings.simplefilter("ignore")
-            yield
-    except Exception:  # noqa: BLE001 - whatever it is, its text may quote the key
-        raise Invalid(
-            f"This key cannot sign with {algorithm}: it needs {_KEY_KINDS[algorithm[:2]]}.",
-            pointer="/secret_key",
-        ) from None
 
 
 # What can be refused when it is stored

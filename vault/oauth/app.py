@@ -92,7 +92,7 @@ class TokenSet(Struct, frozen=True, kw_only=True):
     scopes: tuple[str, ...] | None = None
     more: Mapping[str, ExtraToken] = {}
     extras: Mapping[str, str] = {}
-    values: Mapping[str, str | Secret] = {}
+    values: Mapping[str, Secret] = {}
 
     def __repr__(self) -> str:
         return "TokenSet(***)"

@@ -123,17 +123,17 @@ def parse_token_reply(
     ``inside`` leads to the object that holds the tokens where a provider nests it; ``dead`` are
     the provider's codes for "never again"; ``asserted`` as in ``classify``.
     """
-    fields = _fields(reply) if _succeeded(reply.status) else None
-    refused = fields is None or _says_error(fields)
+    fields = fields_of(reply) if succeeded(reply.status) else None
+    refused = fields is None or says_error(fields)
     for name in inside:
         within = (fields or {}).get(name)
         fields = within if isinstance(within, dict) else None
-    token = _token((fields or {}).get(token_field))
-    if refused or fields is None or token is None or _says_error(fields):
+    token = token_of((fields or {}).get(token_field))
+    if refused or fields is None or token is None or says_error(fields):
         raise NoToken(classify(reply, now=now, dead=dead, asserted=asserted))
     # What a reply says of the lifetime is about the access token; another token knows its own.
-    said, odd = _seconds(fields.get("expires_in"))
-    own = _unverified_lifetime(token) if said is None or token_field != "access_token" else None  # noqa: S105 - a name
+    said, odd = seconds_of(fields.get("expires_in"))
+    own = unverified_lifetime(token) if said is None or token_field != "access_token" else None  # noqa: S105 - a name
     return _token_reply(fields, token, own or said, odd_lifetime=odd)
 
 
@@ -146,11 +146,12 @@ def _token_reply(
         token_type=kind if isinstance(kind, str) else None,
         expires_in=lifetime,
         odd_lifetime=odd_lifetime,
-        refresh_token=_token(fields.get("refresh_token")),
+        refresh_token=token_of(fields.get("refresh_token")),
         refresh_expires_in=next(
-            (found for name in _REFRESH_LIFETIMES if (found := _seconds(fields.get(name))[0])), None
+            (found for name in _REFRESH_LIFETIMES if (found := seconds_of(fields.get(name))[0])),
+            None,
         ),
-        id_token=_token(fields.get("id_token")),
+        id_token=token_of(fields.get("id_token")),
         scopes=_scopes(fields.get("scope")),
         extra={
             name: value
@@ -160,7 +161,7 @@ def _token_reply(
     )
 
 
-def _fields(reply: Reply) -> dict[str, Any] | None:
+def fields_of(reply: Reply) -> dict[str, Any] | None:
     """The reply as an object: JSON, or the form that old servers answer with."""
     try:
         found = json.loads(reply.body)
@@ -177,13 +178,14 @@ def _form(body: bytes) -> dict[str, Any] | None:
     return dict(pairs) or None
 
 
-def _token(value: object) -> Secret | None:
+def token_of(value: object) -> Secret | None:
+    """A token, if that is what it is: printable ASCII, and not endless."""
     if not isinstance(value, str) or len(value) > MAX_TOKEN or _TOKEN.fullmatch(value) is None:
         return None
     return Secret(value)
 
 
-def _seconds(value: object) -> tuple[int | None, bool]:
+def seconds_of(value: object, longest: int = MAX_LIFETIME) -> tuple[int | None, bool]:
     """A lifetime in seconds, and whether what was said makes no sense."""
     if value is None:
         return None, False
@@ -191,22 +193,22 @@ def _seconds(value: object) -> tuple[int | None, bool]:
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         seconds = float(value)
     elif isinstance(value, int) and not isinstance(value, bool):
-        seconds = float(max(min(value, MAX_LIFETIME + 1), -1))  # before float(): it may overflow
+        seconds = float(max(min(value, longest + 1), -1))  # before float(): it may overflow
     elif isinstance(value, float):
         seconds = value
     if math.isnan(seconds):
         return None, True
     if seconds <= 0:
         return SHORT_LIFETIME, True
-    return max(1, int(min(seconds, MAX_LIFETIME))), seconds > MAX_LIFETIME
+    return max(1, int(min(seconds, longest))), seconds > longest
 
 
-def _unverified_lifetime(token: Secret) -> int | None:
+def unverified_lifetime(token: Secret) -> int | None:
     """How long a JWT says it lives; a hint, for where the reply says nothing."""
     try:
         middle = token.reveal().split(".")[1]
         claims = json.loads(urlsafe_b64decode(middle + "=" * (-len(middle) % 4)))
-        return _seconds(claims["exp"] - claims["iat"])[0]
+        return seconds_of(claims["exp"] - claims["iat"])[0]
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
@@ -244,10 +246,10 @@ def classify(
 
     ``asserted``: we sent an assertion, which a server whose clock differs refuses as dead.
     """
-    code = _code(_fields(reply) or {})
+    code = code_of(fields_of(reply) or {})
     wait = retry_after(reply, now=now)
     outcome, detail = _meaning(reply, code, wait, dead)
-    if outcome == "dead" and asserted and (skew := _skew(reply, now)) > MAX_SKEW:
+    if outcome == "dead" and asserted and (skew := skew_of(reply, now)) > MAX_SKEW:
         outcome = "transient"
         detail = f"The token endpoint refused the grant, and its clock is {skew} s from ours."
     known = code if code in _BY_CODE or code in dead else None
@@ -271,19 +273,21 @@ def _meaning(
         return "client", f"{answered}: it does not accept the client."
     if code:
         return "transient", f"{answered} with an error that is not known."
-    succeeded = _succeeded(status)
-    return "ambiguous" if succeeded else "transient", f"{answered}, without a token."
+    answered_yes = succeeded(status)
+    return "ambiguous" if answered_yes else "transient", f"{answered}, without a token."
 
 
-def _succeeded(status: int) -> bool:
+def succeeded(status: int) -> bool:
+    """Is it a 2xx?"""
     return OK <= status < REDIRECT
 
 
-def _says_error(fields: Mapping[str, Any]) -> bool:
+def says_error(fields: Mapping[str, Any]) -> bool:
+    """Does a reply say no, whatever its status?"""
     return bool(fields.get("error")) or fields.get("ok") is False
 
 
-def _code(fields: Mapping[str, Any]) -> str:
+def code_of(fields: Mapping[str, Any]) -> str:
     """The error code, also where it stands inside an object; lower case."""
     error = fields.get("error")
     if isinstance(error, dict):
@@ -291,7 +295,7 @@ def _code(fields: Mapping[str, Any]) -> str:
         error = next((one for one in named if isinstance(one, str)), "unknown")
     if isinstance(error, str) and error:
         return error.lower()
-    return "unknown" if _says_error(fields) else ""
+    return "unknown" if says_error(fields) else ""
 
 
 def retry_after(reply: Reply, *, now: datetime) -> int | None:
@@ -307,7 +311,8 @@ def retry_after(reply: Reply, *, now: datetime) -> int | None:
     return int(min(max(math.ceil(seconds), 1), MAX_RETRY_AFTER))
 
 
-def _skew(reply: Reply, now: datetime) -> int:
+def skew_of(reply: Reply, now: datetime) -> int:
+    """How many seconds their clock differs from ours, as far as they tell it."""
     theirs = _date(reply.get("Date") or "")
     return abs(int((theirs - now).total_seconds())) if theirs else 0
 

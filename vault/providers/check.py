@@ -121,7 +121,9 @@ def _variables(provider: Provider) -> Iterator[Problem]:
 def _pattern(path: str, variable: Variable, pattern: str) -> Iterator[Problem]:
     if not (pattern.startswith("^") and pattern.endswith("$")):
         yield f"{path}.pattern", "anchor it with ^ and $"
-    if variable.kind == "url" and not pattern.startswith("^https://"):
+    # Plain http is for who registers the app, and then egress decides; never for who connects.
+    schemes = ("^https://", "^https?://") if variable.filled_by == "integration" else ("^https://",)
+    if variable.kind == "url" and not pattern.startswith(schemes):
         yield f"{path}.pattern", "it has to begin with ^https://"
     try:
         compiled = re.compile(pattern, re.ASCII)

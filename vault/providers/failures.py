@@ -28,6 +28,11 @@ def outcome(provider: Provider, answer: Answer) -> Outcome | None:
     return None
 
 
+def row_of(provider: Provider, answer: Answer) -> Failure | None:
+    """Return the provider's own row that fits, if there is one."""
+    return next((row for row in provider.errors.rows if _fits(row, answer)), None)
+
+
 def _fits(row: Failure, answer: Answer) -> bool:
     code = answer.fields.get(row.at) if row.at else answer.code
     return (

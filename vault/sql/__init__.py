@@ -57,6 +57,10 @@ class Query(Generic[R]):
         rows = await database.lookup(self.sql, self._values(arguments))
         return self.row(*rows[0]) if rows else None
 
+    async def lookup_all(self, database: Database, **arguments: object) -> list[R]:
+        """The same, for as many rows as there are."""
+        return [self.row(*row) for row in await database.lookup(self.sql, self._values(arguments))]
+
     def _values(self, arguments: dict[str, object]) -> list[object]:
         if arguments.keys() != set(self.parameters):
             raise TypeError(f"{self.name} takes {self.parameters}, not {tuple(arguments)}")

@@ -14,3 +14,7 @@ returning deployment_id, pepper, root_key_id;
 -- name: schema_version
 select max(version) as version
   from vault.schema_migrations;
+
+-- name: now
+-- The one clock that all replicas agree on.
+select now() as now;

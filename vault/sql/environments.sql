@@ -30,11 +30,12 @@ delete from vault.environment_values
  where workspace_id = :workspace_id and environment = :name;
 
 -- name: settings
-select secret_fallback
+select secret_fallback, return_origins
   from vault.workspace_settings
  where workspace_id = :workspace_id;
 
 -- name: set_settings
-insert into vault.workspace_settings (workspace_id, secret_fallback)
-values (:workspace_id, :secret_fallback)
-on conflict (workspace_id) do update set secret_fallback = excluded.secret_fallback;
+insert into vault.workspace_settings (workspace_id, secret_fallback, return_origins)
+values (:workspace_id, :secret_fallback, :return_origins)
+on conflict (workspace_id) do update
+   set secret_fallback = excluded.secret_fallback, return_origins = excluded.return_origins;

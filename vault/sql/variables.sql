@@ -58,6 +58,11 @@ delete from vault.environment_variables
  where workspace_id = :workspace_id and variable_id = :variable_id
 returning variable_id as id;
 
+-- name: delete_every
+-- Before the workspace goes: nothing says that values go before the secrets that they refer to.
+delete from vault.environment_variables
+ where workspace_id = :workspace_id;
+
 -- name: resolve
 -- Everything that a configuration refers to, in one statement: for each label the value of the
 -- asked environment and production's, with what a secret holds; and the secrets named by id.

@@ -107,6 +107,10 @@ class WorkspaceSeal(Struct, frozen=True):
         """The user's pseudonym in the audit record."""
         return "usr_" + blind_index(self.index_key, "user_id", user_id).hex()
 
+    def account_index(self, provider: str, account_id: str) -> bytes:
+        """The same account at the same provider is found by the same bytes, here only."""
+        return blind_index(self.index_key, f"account/{provider}", account_id)
+
 
 class SealedUser(Struct, frozen=True):
     """A user's row, ready to be written."""
@@ -175,9 +179,36 @@ class Store:
         sealed = seal(sealing.key.for_user(user_key), context, _profile_bytes(profile))
         return SealedUser(user_id, generation, sealed, sealed_key)
 
+    async def new_user(self, sealing: WorkspaceSeal, user_id: UserId) -> SealedUser | None:
+        """Prepare a user of whom nothing is known but the id; ``None`` where there is one."""
+        if await self._user_row(sealing.workspace, user_id) is not None:
+            return None
+        return await self.new_or_next(sealing, user_id, Profile())
+
+    async def key_for_user(self, sealing: WorkspaceSeal, user_id: UserId) -> SealingKey | None:
+        """What seals this user's rows now; ``None`` where there is no such user."""
+        row = await self._user_row(sealing.workspace, user_id)
+        if row is None:
+            return None
+        return sealing.key.for_user(await self._user_key(sealing.workspace, row, user_id))
+
+    async def open_for_user(
+        self, workspace: WorkspaceId, user_id: UserId, context: Context, sealed: bytes
+    ) -> bytes:
+        """Open one value that is sealed under the user's own key."""
+        row = await self._user_row(workspace, user_id)
+        if row is None:
+            raise IntegrityError("A user's value outlived the user.")
+        user_key = await self._user_key(workspace, row, user_id)
+        key = (await self._key_of(workspace, sealed)).for_user(user_key)
+        return open_sealed(key, context, sealed)
+
     async def user(self, workspace: WorkspaceId, user_id: UserId) -> User | None:
         row = await self._user_row(workspace, user_id)
         return await self._opened(workspace, row, user_id) if row else None
+
+    async def has_user(self, workspace: WorkspaceId, user_id: UserId) -> bool:
+        return await self._user_row(workspace, user_id) is not None
 
     async def users(self, workspace: WorkspaceId, page: Page) -> list[User]:
         rows = await self._database.run(

@@ -112,6 +112,7 @@ _variable_next: Final = Query("variables", "next_generation", VariableInfo)
 _variable_put_values: Final = Query("variables", "put_values", Nothing)
 _variable_remove_values: Final = Query("variables", "remove_values", Nothing)
 _variable_delete: Final = Query("variables", "delete", _Id)
+_variable_delete_every: Final = Query("variables", "delete_every", Nothing)
 _variable_resolve: Final = Query("variables", "resolve", ResolvedRow)
 _variable_labels: Final = Query("variables", "labels", LabelRow)
 _secret_insert: Final = Query("secrets", "insert", SecretInfo)
@@ -198,7 +199,12 @@ async def get_settings(tx: Transaction) -> SettingsOf:
 
 
 async def set_settings(tx: Transaction, settings: SettingsOf) -> None:
-    await _settings_set.run(tx, workspace_id=tx.workspace, secret_fallback=settings.secret_fallback)
+    await _settings_set.run(
+        tx,
+        workspace_id=tx.workspace,
+        secret_fallback=settings.secret_fallback,
+        return_origins=settings.return_origins,
+    )
 
 
 # Variables
@@ -272,6 +278,10 @@ async def remove_values(tx: Transaction, variable_id: str, environments: list[st
 async def delete_variable(tx: Transaction, variable_id: str) -> bool:
     deleted = await _variable_delete.maybe(tx, workspace_id=tx.workspace, variable_id=variable_id)
     return deleted is not None
+
+
+async def delete_every_variable(tx: Transaction) -> None:
+    await _variable_delete_every.run(tx, workspace_id=tx.workspace)
 
 
 async def candidates(

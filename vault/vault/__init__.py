@@ -27,6 +27,8 @@ from vault.sql import Query
 from vault.vault.authentication import Authentication
 from vault.vault.calls import Calls
 from vault.vault.catalogue import Providers
+from vault.vault.connect import Connect
+from vault.vault.door import Deployment
 from vault.vault.secrets import Secrets
 from vault.vault.tenants import Tenants
 from vault.vault.variables import Variables
@@ -34,7 +36,7 @@ from vault.vault.variables import Variables
 PEPPER_SIZE: Final = 32
 
 
-class _Deployment(Struct, frozen=True):
+class _DeploymentRow(Struct, frozen=True):
     deployment_id: str
     pepper: bytes
     root_key_id: str
@@ -53,13 +55,13 @@ class _Bearer(Struct, frozen=True):
     expires_at: datetime | None
 
 
-_deployment_get: Final = Query("deployment", "get", _Deployment)
-_deployment_insert: Final = Query("deployment", "insert", _Deployment)
+_deployment_get: Final = Query("deployment", "get", _DeploymentRow)
+_deployment_insert: Final = Query("deployment", "insert", _DeploymentRow)
 _schema_version: Final = Query("deployment", "schema_version", _SchemaVersion)
 _bearer_lookup: Final = Query("api_keys", "lookup", _Bearer)
 
 
-class Vault(Tenants, Variables, Secrets, Authentication, Calls, Providers):
+class Vault(Connect, Tenants, Variables, Secrets, Authentication, Calls, Providers):
     """Keeps credentials for many workspaces, and gives them to whom they belong."""
 
     @classmethod
@@ -71,10 +73,15 @@ class Vault(Tenants, Variables, Secrets, Authentication, Calls, Providers):
         egress: Egress | None = None,
         catalogue: Catalogue | None = None,
         deployment_id: str | None = None,
+        origin: str = "http://127.0.0.1",
+        worker: Database | None = None,
+        loopback_returns: bool = False,
     ) -> Self:
         """Open the vault of this database; the first process to come makes its pepper.
 
-        Without an ``egress`` it calls public hosts only. ``close`` closes what it was given, too.
+        Without an ``egress`` it calls public hosts only. ``origin`` is where people and providers
+        reach us. ``worker`` is a second login, which finds what is due in all workspaces; without
+        one nothing is retried by itself. ``close`` closes what it was given, too.
         """
         found = await _deployment_get.lookup(database)
         if found is None:
@@ -103,12 +110,19 @@ class Vault(Tenants, Variables, Secrets, Authentication, Calls, Providers):
             keyring,
             egress or Egress(allow=()),
             catalogue or Catalogue(),
-            deployment_id=found.deployment_id,
-            pepper=pepper,
+            Deployment(
+                deployment_id=found.deployment_id,
+                pepper=pepper,
+                origin=origin,
+                loopback_returns=loopback_returns,
+            ),
+            worker,
         )
 
     async def close(self) -> None:
         await self.end_fetching()
+        if self._worker is not None:
+            await self._worker.close()
         await self._egress.aclose()
         await self._keyring.close()
         await self._database.close()
@@ -161,8 +175,8 @@ class Vault(Tenants, Variables, Secrets, Authentication, Calls, Providers):
     async def check_schema(self) -> None:
         """Raise if the schema is not the one that this code was written for."""
         found = await _schema_version.lookup(self._database)
-        if found is None or (found.version or 0) < newest_version():
-            raise NotReady("The database's schema is older than this code: run 'keyturn migrate'.")
+        if found is None or found.version != newest_version():
+            raise NotReady("The database's schema is of another version: run 'keyturn migrate'.")
 
     def connections(self) -> tuple[int, int]:
         """Idle and open database connections of this process."""

@@ -3,6 +3,7 @@
 import asyncio
 
 from vault import access
+from vault.errors import NotFound
 from vault.model import Caller, Page
 from vault.providers.schema import Provider
 from vault.vault.door import Door
@@ -22,6 +23,13 @@ class Providers(Door):
         """One provider; ``NotFound`` if there is none."""
         access.permit(caller, "provider.read")
         return await asyncio.to_thread(self._catalogue.get, provider_id)
+
+    def answers_in_fragment(self, provider_id: str) -> bool:
+        """Does this provider answer where only a script in the browser can read it?"""
+        try:
+            return self._catalogue.get(provider_id).mode == "telegram_login"
+        except NotFound:
+            return False
 
     def is_operators(self, provider: Provider) -> bool:
         """Does this provider come from the operator's folder?"""

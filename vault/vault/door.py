@@ -1,20 +1,49 @@
 """What every part of the door stands on: database, seals, egress, catalogue, pepper."""
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
+from functools import cached_property
 from typing import Final, TypeVar
+
+from msgspec import Struct
 
 from vault import bearer
 from vault.database import Database
+from vault.dialogue import Dialogue
 from vault.egress import Egress
-from vault.errors import Conflict, NotFound
+from vault.errors import Conflict, NotFound, NotReady
 from vault.keyring import Keyring
+from vault.metadata import Metadata
 from vault.providers import Catalogue
 from vault.secret import Secret
+from vault.sql import Query
 from vault.store import Store
 
 T = TypeVar("T")
 
 WRITE_TRIES: Final = 5
+
+
+class _Now(Struct, frozen=True):
+    now: datetime
+
+
+_now: Final = Query("deployment", "now", _Now)
+
+
+class Deployment(Struct, frozen=True, kw_only=True):
+    """What this deployment is. ``origin``: where people and providers reach us.
+
+    ``loopback_returns``: may a person be sent back to this machine without a registration?
+    """
+
+    deployment_id: str
+    pepper: bytes
+    origin: str
+    loopback_returns: bool
+
+    def __repr__(self) -> str:
+        return f"Deployment({self.deployment_id})"
 
 
 class Door:
@@ -26,17 +55,34 @@ class Door:
         keyring: Keyring,
         egress: Egress,
         catalogue: Catalogue,
-        *,
-        deployment_id: str,
-        pepper: bytes,
+        deployment: Deployment,
+        worker: Database | None,
     ) -> None:
-        self.deployment_id = deployment_id
+        self.deployment_id = deployment.deployment_id
+        self.origin = deployment.origin
         self._database = database
         self._keyring = keyring
         self._egress = egress
         self._catalogue = catalogue
-        self._pepper = pepper
+        self._pepper = deployment.pepper
+        self._loopback_returns = deployment.loopback_returns
+        self._worker = worker
         self._store = Store(database, keyring)
+
+    @cached_property
+    def _dialogue(self) -> Dialogue:
+        return Dialogue(self._egress, self._metadata)
+
+    @cached_property
+    def _metadata(self) -> Metadata:
+        return Metadata(self._egress)
+
+    async def _time(self) -> datetime:
+        """Now, by the database's clock."""
+        found = await _now.lookup(self._database)
+        if found is None:
+            raise NotReady("The database does not say what time it is.")
+        return found.now
 
     def fingerprint(self, text: str | Secret | bytes) -> bytes:
         """A hash that only this deployment can make."""

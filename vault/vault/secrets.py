@@ -24,6 +24,7 @@ from vault.model import (
 )
 from vault.seal import seal
 from vault.secret import Secret
+from vault.store import connections as connection_rows
 from vault.store import environments as rows
 from vault.store.environments import AuthRow
 from vault.vault.door import Door, found, written
@@ -111,6 +112,8 @@ class Secrets(Door):
         async def work(tx: Transaction) -> None:
             found(await rows.get_secret(tx, secret_id))
             _refuse_in_use((await rows.secrets_used_by(tx, [secret_id])).get(secret_id))
+            if named := await connection_rows.integrations_using_secret(tx, secret_id):
+                raise Conflict(f"It is in use by integrations: {', '.join(named[:10])}.")
             found(await rows.delete_secret(tx, secret_id) or None)
             await audit.record(tx, caller, "secret.delete", target=("secret", secret_id))
 
@@ -241,8 +244,17 @@ def _changed(config: AuthConfig, changes: Mapping[str, object]) -> AuthConfig:
     fixed = sorted(changes.keys() - changeable)
     if fixed:
         raise Invalid(f"The field {fixed[0]} cannot be changed.", pointer=f"/{fixed[0]}")
-    changed: AuthConfig = msgspec.structs.replace(config, **changes)
+    changed: AuthConfig = msgspec.structs.replace(
+        config, **{name: _merged(getattr(config, name), value) for name, value in changes.items()}
+    )
     return changed
+
+
+def _merged(old: object, new: object) -> object:
+    """Of parameters and headers, those that are not named stay, and ``None`` removes one."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return {name: value for name, value in {**old, **new}.items() if value is not None}
 
 
 def _auth_connection(row: AuthRow, config: AuthConfig, usages: list[Usage]) -> AuthConnection:

@@ -7,6 +7,7 @@ import msgspec
 
 from vault import access, audit, bearer, idempotency, store
 from vault.database import Transaction
+from vault.errors import NotFound
 from vault.model import (
     OPERATOR,
     SCOPES,
@@ -26,6 +27,7 @@ from vault.model import (
     new_id,
 )
 from vault.secret import Secret
+from vault.store import environments as rows
 from vault.vault.door import Door, found, written
 
 FIRST_KEY: Final = NewKey(name="first key", scopes=SCOPES)
@@ -85,6 +87,7 @@ class Tenants(Door):
         await self.get_workspace(caller, workspace)
 
         async def work(tx: Transaction) -> None:
+            await rows.delete_every_variable(tx)
             found(await store.delete_workspace(tx, workspace) or None)
             await audit.record(tx, caller, "workspace.delete", target=("workspace", workspace))
             await tx.enter(OPERATOR)
@@ -173,13 +176,17 @@ class Tenants(Door):
         access.permit(caller, "user.read")
         return found(await self._store.user(caller.workspace, user_id))
 
+    async def refuse_missing_user(self, caller: Caller, user_id: UserId) -> None:
+        """Raise if there is no such user; opens nothing."""
+        if not await self._store.has_user(caller.workspace, user_id):
+            raise NotFound
+
     async def list_users(self, caller: Caller, page: Page) -> list[User]:
         access.permit(caller, "user.list")
         return await self._store.users(caller.workspace, page)
 
-    async def delete_user(self, caller: Caller, user_id: UserId) -> None:
+    async def _forget_user(self, caller: Caller, user_id: UserId) -> None:
         """Delete a user and shred the user's key: what is left of the rows cannot be opened."""
-        access.permit(caller, "user.delete")
         sealing = await self._store.seal_of(caller.workspace)
 
         async def work(tx: Transaction) -> None:

@@ -5,6 +5,7 @@ from litestar import Router, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
+from broker.api.convai.errors import declared
 from broker.api.convai.messages import (
     AuthConnectionOut,
     AuthConnectionsOut,
@@ -17,7 +18,11 @@ from vault.model import Caller
 from vault.vault import Vault
 
 
-@get(guards=requires("auth_connection.list"), summary="List the auth connections")
+@get(
+    guards=requires("auth_connection.list"),
+    responses=declared(),
+    summary="List the auth connections",
+)
 async def listing(
     caller: NamedDependency[Caller], vault: NamedDependency[Vault]
 ) -> AuthConnectionsOut:
@@ -27,7 +32,10 @@ async def listing(
 
 
 @post(
-    guards=requires("auth_connection.write"), status_code=200, summary="Create an auth connection"
+    guards=requires("auth_connection.write"),
+    responses=declared("invalid", "too_large"),
+    status_code=200,
+    summary="Create an auth connection",
 )
 async def create(
     data: JSONBody[CreateAuthConnection],
@@ -43,6 +51,7 @@ async def create(
 @patch(
     "/{auth_connection_id:str}",
     guards=requires("auth_connection.write"),
+    responses=declared("invalid", "not_found", "conflict", "too_large"),
     summary="Change an auth connection",
 )
 async def update(
@@ -65,6 +74,7 @@ async def update(
 @delete(
     "/{auth_connection_id:str}",
     guards=requires("auth_connection.delete"),
+    responses=declared("not_found", "conflict"),
     status_code=200,
     summary="Delete an auth connection",
 )

@@ -7,6 +7,7 @@ from litestar import Router, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 
+from broker.api.convai.errors import declared
 from broker.api.convai.messages import (
     CreateAuth,
     CreateSecret,
@@ -25,7 +26,11 @@ PageSize = Annotated[int, QueryParameter(ge=1, le=100, description="How many to 
 Filter = Annotated[str | None, QueryParameter(max_length=200)]
 
 
-@get(guards=requires("variable.list"), summary="List environment variables")
+@get(
+    guards=requires("variable.list"),
+    responses=declared("invalid"),
+    summary="List environment variables",
+)
 async def listing(
     caller: NamedDependency[Caller],
     vault: NamedDependency[Vault],
@@ -53,7 +58,12 @@ async def listing(
     )
 
 
-@post(guards=requires("variable.write"), status_code=200, summary="Create an environment variable")
+@post(
+    guards=requires("variable.write"),
+    responses=declared("invalid", "conflict", "too_large"),
+    status_code=200,
+    summary="Create an environment variable",
+)
 async def create(
     data: JSONBody[CreateVariable], caller: NamedDependency[Caller], vault: NamedDependency[Vault]
 ) -> VariableOut:
@@ -72,7 +82,12 @@ async def create(
     return VariableOut.of(caller.workspace, made)
 
 
-@get("/{env_var_id:str}", guards=requires("variable.read"), summary="Get an environment variable")
+@get(
+    "/{env_var_id:str}",
+    guards=requires("variable.read"),
+    responses=declared("not_found"),
+    summary="Get an environment variable",
+)
 async def read(
     env_var_id: FromPath[str], caller: NamedDependency[Caller], vault: NamedDependency[Vault]
 ) -> VariableOut:
@@ -80,7 +95,10 @@ async def read(
 
 
 @patch(
-    "/{env_var_id:str}", guards=requires("variable.write"), summary="Change an environment variable"
+    "/{env_var_id:str}",
+    guards=requires("variable.write"),
+    responses=declared("invalid", "not_found", "conflict", "too_large"),
+    summary="Change an environment variable",
 )
 async def update(
     env_var_id: FromPath[str],
@@ -96,6 +114,7 @@ async def update(
 @delete(
     "/{env_var_id:str}",
     guards=requires("variable.delete"),
+    responses=declared("not_found"),
     summary="Delete an environment variable",
 )
 async def remove(

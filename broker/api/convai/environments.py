@@ -4,6 +4,7 @@ from litestar import Router, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
+from broker.api.convai.errors import declared
 from broker.api.convai.messages import (
     PRODUCTION_OUT,
     CreateEnvironment,
@@ -15,7 +16,7 @@ from vault.model import Caller
 from vault.vault import Vault
 
 
-@get(guards=requires("environment.list"), summary="List the environments")
+@get(guards=requires("environment.list"), responses=declared(), summary="List the environments")
 async def listing(
     caller: NamedDependency[Caller], vault: NamedDependency[Vault]
 ) -> EnvironmentsOut:
@@ -24,7 +25,12 @@ async def listing(
     return EnvironmentsOut(environments=[PRODUCTION_OUT, *found])
 
 
-@post(guards=requires("environment.write"), status_code=200, summary="Create an environment")
+@post(
+    guards=requires("environment.write"),
+    responses=declared("invalid", "conflict", "too_large"),
+    status_code=200,
+    summary="Create an environment",
+)
 async def create(
     data: JSONBody[CreateEnvironment],
     caller: NamedDependency[Caller],
@@ -33,7 +39,12 @@ async def create(
     return EnvironmentOut.of(await vault.create_environment(caller, data.name))
 
 
-@delete("/{name:str}", guards=requires("environment.delete"), summary="Delete an environment")
+@delete(
+    "/{name:str}",
+    guards=requires("environment.delete"),
+    responses=declared("invalid", "not_found"),
+    summary="Delete an environment",
+)
 async def remove(
     name: FromPath[str], caller: NamedDependency[Caller], vault: NamedDependency[Vault]
 ) -> None:

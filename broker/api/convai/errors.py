@@ -9,9 +9,43 @@ from typing import Any, Final
 
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi.datastructures import ResponseSpec
+from msgspec import Struct
 
-from broker.api.problems import STATUS, Problem, field_errors
+from broker.api.problems import STATUS, TITLES, Problem, field_errors
 from vault.errors import Invalid
+
+
+class ErrorDetail(Struct, frozen=True):
+    """What is wrong, as ElevenLabs says it; ``status`` says ``code`` again."""
+
+    type: str
+    code: str
+    status: str
+    message: str
+    request_id: str
+    param: str | None
+
+
+class ErrorOut(Struct, frozen=True):
+    """Every error but a broken schema."""
+
+    detail: ErrorDetail
+
+
+class BrokenRule(Struct, frozen=True):
+    """One rule of the schema that the request breaks, and where."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class BrokenRules(Struct, frozen=True):
+    """A request that breaks the schema."""
+
+    detail: list[BrokenRule]
+
 
 PREFIXES: Final = ("/v1/convai", "/v1/workspace/")
 
@@ -25,37 +59,47 @@ _KINDS: Final[dict[str, tuple[str, str, int]]] = {
     "too_large": ("validation_error", "request_too_large", 413),
     "unresolved": ("validation_error", "unresolved", 400),
     "not_ready": ("service_unavailable", "not_ready", 503),
+    "provider_unavailable": ("service_unavailable", "provider_unavailable", 503),
     "upstream_failed": ("upstream_error", "upstream_failed", 502),
     "internal": ("internal_error", "internal_server_error", 500),
 }
 
 
+_ALWAYS: Final = ("unauthenticated", "forbidden", "internal", "not_ready")
+
+
+def declared(*codes: str) -> dict[int, ResponseSpec]:
+    """What OpenAPI says that may go wrong, by our codes; 422 may at every route."""
+    found = {422: _spec(BrokenRules, "The request breaks the schema")}
+    for one in (*_ALWAYS, *codes):
+        _, code, status = _KINDS[one]
+        found[status] = _spec(ErrorOut, f"`{code}`: {TITLES[one]}")
+    return found
+
+
+def _spec(kind: type[Struct], description: str) -> ResponseSpec:
+    return ResponseSpec(kind, description=description, generate_examples=False)
+
+
 def dialect(
     request: Request[Any, Any, Any], error: Exception, problem: Problem
-) -> Response[dict[str, Any]] | None:
+) -> Response[Any] | None:
     """Say the same as ``problem`` in ElevenLabs' words, on the addresses that are theirs."""
     if not request.scope["path"].startswith(PREFIXES):
         return None
     if isinstance(error, ValidationException):
-        return Response({"detail": _validation(error)}, status_code=422)
+        return Response(BrokenRules(_validation(error)), status_code=422)
     if problem.code == "malformed":
-        detail = [{"loc": ["body"], "msg": problem.detail, "type": "json_invalid"}]
-        return Response({"detail": detail}, status_code=422)
+        rule = BrokenRule(["body"], problem.detail, "json_invalid")
+        return Response(BrokenRules([rule]), status_code=422)
     if isinstance(error, HTTPException) and problem.status == STATUS["not_found"]:
         return Response({"detail": "Not Found"}, status_code=404)
     if problem.status == 405:  # noqa: PLR2004 - the one HTTP status without a code of ours
         return Response({"detail": "Method Not Allowed"}, status_code=405)
     kind, code, status = _KINDS.get(problem.code, _KINDS["internal"])
     message = "Invalid API key" if problem.code == "unauthenticated" else problem.detail
-    detail_of = {
-        "type": kind,
-        "code": code,
-        "status": code,
-        "message": message,
-        "request_id": problem.request_id,
-        "param": _param(error),
-    }
-    return Response({"detail": detail_of}, status_code=status)
+    detail_of = ErrorDetail(kind, code, code, message, problem.request_id, _param(error))
+    return Response(ErrorOut(detail_of), status_code=status)
 
 
 def _param(error: Exception) -> str | None:
@@ -64,15 +108,15 @@ def _param(error: Exception) -> str | None:
     return None
 
 
-def _validation(error: ValidationException) -> list[dict[str, Any]]:
+def _validation(error: ValidationException) -> list[BrokenRule]:
     found = error.extra if isinstance(error.extra, list) else []
     sources = [str(one.get("source", "body")) for one in found] or ["body"]
     return [
-        {
-            "loc": [source.rpartition(".")[2].lower(), *_place(one.pointer)],
-            "msg": one.message,
-            "type": "missing" if "is missing" in one.message else "value_error",
-        }
+        BrokenRule(
+            [source.rpartition(".")[2].lower(), *_place(one.pointer)],
+            one.message,
+            "missing" if "is missing" in one.message else "value_error",
+        )
         for source, one in zip(sources, field_errors(error), strict=False)
     ]
 

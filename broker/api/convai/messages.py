@@ -13,7 +13,6 @@ from vault.auth_kinds import (
     CustomHeader,
     MutualTls,
     OAuth2Jwt,
-    Params,
     PrivateKeyJwt,
     Scopes,
     Seconds,
@@ -320,17 +319,25 @@ CreateAuthConnection = (
 )
 
 
+ChangedParams = Annotated[
+    dict[Text, Annotated[str, Meta(max_length=4_096)] | None], Meta(max_length=50)
+]
+
+
 class UpdateAuthConnection(Body, frozen=True, kw_only=True):
-    """All changeable fields of all kinds; ``None`` leaves a field as it is."""
+    """All changeable fields of all kinds; ``None`` leaves a field as it is.
+
+    Of parameters and headers, those that are not named stay, and ``None`` removes one.
+    """
 
     auth_type: Text | None = None
     provider: Text | None = None
     client_id: Text | None = None
     client_secret: SecretText | None = None
     scopes: Scopes | None = None
-    extra_params: Params | None = None
-    extra_headers: Params | None = None
-    custom_headers: Params | None = None
+    extra_params: ChangedParams | None = None
+    extra_headers: ChangedParams | None = None
+    custom_headers: ChangedParams | None = None
     basic_auth_in_header: bool | None = None
     algorithm: Algorithm | None = None
     key_id: Text | None = None

@@ -6,6 +6,7 @@ from litestar import Router, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 
+from broker.api.convai.errors import declared
 from broker.api.convai.messages import (
     DependenciesOut,
     NewSecret,
@@ -25,7 +26,12 @@ PageSize = Annotated[int | None, QueryParameter(ge=1, le=100)]
 DependencyPageSize = Annotated[int, QueryParameter(ge=1, le=100)]
 
 
-@post(guards=requires("secret.write"), status_code=200, summary="Create a secret")
+@post(
+    guards=requires("secret.write"),
+    responses=declared("invalid", "too_large"),
+    status_code=200,
+    summary="Create a secret",
+)
 async def create(
     data: JSONBody[NewSecret], caller: NamedDependency[Caller], vault: NamedDependency[Vault]
 ) -> StoredSecret:
@@ -36,7 +42,7 @@ async def create(
     return StoredSecret.of(made)
 
 
-@get(guards=requires("secret.list"), summary="List the secrets")
+@get(guards=requires("secret.list"), responses=declared("invalid"), summary="List the secrets")
 async def listing(
     caller: NamedDependency[Caller],
     vault: NamedDependency[Vault],
@@ -55,7 +61,12 @@ async def listing(
     )
 
 
-@get("/{secret_id:str}", guards=requires("secret.read"), summary="Get a secret")
+@get(
+    "/{secret_id:str}",
+    guards=requires("secret.read"),
+    responses=declared("not_found"),
+    summary="Get a secret",
+)
 async def read(
     secret_id: FromPath[str], caller: NamedDependency[Caller], vault: NamedDependency[Vault]
 ) -> SecretOut:
@@ -63,7 +74,12 @@ async def read(
     return SecretOut.of(*await vault.get_secret(caller, secret_id))
 
 
-@patch("/{secret_id:str}", guards=requires("secret.write"), summary="Replace a secret's value")
+@patch(
+    "/{secret_id:str}",
+    guards=requires("secret.write"),
+    responses=declared("not_found", "conflict", "too_large"),
+    summary="Replace a secret's value",
+)
 async def update(
     secret_id: FromPath[str],
     data: JSONBody[UpdateSecret],
@@ -76,7 +92,12 @@ async def update(
     return StoredSecret.of(changed)
 
 
-@delete("/{secret_id:str}", guards=requires("secret.delete"), summary="Delete a secret")
+@delete(
+    "/{secret_id:str}",
+    guards=requires("secret.delete"),
+    responses=declared("not_found", "conflict"),
+    summary="Delete a secret",
+)
 async def remove(
     secret_id: FromPath[str], caller: NamedDependency[Caller], vault: NamedDependency[Vault]
 ) -> None:
@@ -87,6 +108,7 @@ async def remove(
 @get(
     "/{secret_id:str}/dependencies/{resource_type:str}",
     guards=requires("secret.read"),
+    responses=declared("not_found"),
     summary="List what uses a secret",
 )
 async def dependencies(

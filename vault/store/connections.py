@@ -1,0 +1,508 @@
+"""Rows of integrations, connections and connect sessions, and what is sealed in them.
+
+Nothing is sealed or opened while a transaction is open: a flow prepares what it writes, and opens
+what it read, outside (``vault.store``).
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from vault.consent import Begun, Connection, Flow, Held, NewSession, Registration, Session
+from vault.database import Database, Transaction
+from vault.model import Page, WorkspaceId
+from vault.oauth.app import Granted
+from vault.seal import Context
+from vault.secret import Secret
+from vault.sql import Nothing, Query
+
+
+class IntegrationRow(Struct, frozen=True):
+    integration: str
+    provider: str
+    generation: int
+    sealed: bytes
+    share_connections: bool
+    created_at: datetime
+    updated_at: datetime
+    created_by: str
+
+
+class TokensRow(Struct, frozen=True):
+    generation: int
+    sealed: bytes
+    user_key: bytes
+
+
+class FoundBearer(Struct, frozen=True):
+    """Whose link or state it is."""
+
+    workspace_id: WorkspaceId
+    id: str
+    hash: bytes
+
+
+class DueRevocation(Struct, frozen=True):
+    workspace_id: WorkspaceId
+    id: str
+
+
+class ClaimedRevocation(Struct, frozen=True):
+    revocation_id: str
+    connection_id: str
+    integration: str
+    environment: str
+    too_late: bool
+
+
+class _Id(Struct, frozen=True):
+    id: str
+
+
+class _Number(Struct, frozen=True):
+    number: int
+
+
+class _Sealed(Struct, frozen=True):
+    sealed: bytes
+
+
+_integration_put: Final = Query("integrations", "put", IntegrationRow)
+_integration_get: Final = Query("integrations", "get", IntegrationRow)
+_integration_list: Final = Query("integrations", "list", IntegrationRow)
+_integration_delete: Final = Query("integrations", "delete", _Id)
+_integration_using_secret: Final = Query("integrations", "using_secret", _Id)
+_integration_connected: Final = Query("integrations", "connected", _Number)
+_connection_list: Final = Query("connections", "list", Connection)
+_connection_get: Final = Query("connections", "get", Connection)
+_connection_find: Final = Query("connections", "find", Connection)
+_connection_await: Final = Query("connections", "await", Connection)
+_connection_put: Final = Query("connections", "put", Connection)
+_connection_put_tokens: Final = Query("connections", "put_tokens", Nothing)
+_connection_tokens: Final = Query("connections", "tokens", TokensRow)
+_connection_siblings: Final = Query("connections", "siblings", _Number)
+_connection_delete: Final = Query("connections", "delete", _Id)
+_connection_forget_pending: Final = Query("connections", "forget_pending", Nothing)
+_connect_lookup: Final = Query("connect", "lookup", FoundBearer)
+_session_insert: Final = Query("connect", "insert", Session)
+_session_get: Final = Query("connect", "get", Session)
+_session_forget_old: Final = Query("connect", "forget_old", Nothing)
+_flow_list: Final = Query("connect", "flows", Flow)
+_flow_get: Final = Query("connect", "flow", Flow)
+_flow_give_up: Final = Query("connect", "give_up", Nothing)
+_flow_begin: Final = Query("connect", "begin", _Id)
+_flow_consume: Final = Query("connect", "consume", Flow)
+_flow_advance: Final = Query("connect", "advance", _Id)
+_revocation_insert: Final = Query("revocations", "insert", Nothing)
+_revocation_insert_tokens: Final = Query("revocations", "insert_tokens", Nothing)
+_revocation_due: Final = Query("revocations", "due", DueRevocation)
+_revocation_claim: Final = Query("revocations", "claim", ClaimedRevocation)
+_revocation_sealed: Final = Query("revocations", "sealed", _Sealed)
+_revocation_delete: Final = Query("revocations", "delete", Nothing)
+
+
+# What is sealed
+
+
+def _revealed(value: object) -> object:
+    if isinstance(value, Secret):
+        return value.reveal()
+    raise NotImplementedError(f"{type(value).__name__} is not sealed here")
+
+
+def _hidden(kind: type, value: str) -> object:
+    if kind is Secret:
+        return Secret(value)
+    raise NotImplementedError(f"{kind.__name__} is not sealed here")
+
+
+packed: Final = msgspec.msgpack.Encoder(enc_hook=_revealed).encode
+registration_from: Final = msgspec.msgpack.Decoder(Registration).decode
+held_from: Final = msgspec.msgpack.Decoder(Held, dec_hook=_hidden).decode
+begun_from: Final = msgspec.msgpack.Decoder(Begun, dec_hook=_hidden).decode
+granted_from: Final = msgspec.msgpack.Decoder(Granted, dec_hook=_hidden).decode
+
+
+def registration_context(workspace: str, integration: str, generation: int) -> Context:
+    return Context(
+        workspace=workspace,
+        table="integrations",
+        row=integration,
+        field="sealed",
+        generation=generation,
+    )
+
+
+def tokens_context(
+    workspace: str, connection_id: str, generation: int, environment: str
+) -> Context:
+    return Context(
+        workspace=workspace,
+        table="connection_tokens",
+        row=connection_id,
+        field="sealed",
+        generation=generation,
+        environment=environment,
+    )
+
+
+def flow_context(workspace: str, flow_id: str, generation: int, environment: str) -> Context:
+    return Context(
+        workspace=workspace,
+        table="connect_flows",
+        row=flow_id,
+        field="sealed",
+        generation=generation,
+        environment=environment,
+    )
+
+
+def revocation_context(workspace: str, revocation_id: str) -> Context:
+    return Context(
+        workspace=workspace,
+        table="revocation_tokens",
+        row=revocation_id,
+        field="sealed",
+        generation=1,
+    )
+
+
+# Integrations
+
+
+async def put_integration(
+    tx: Transaction,
+    integration: str,
+    generation: int,
+    registration: Registration,
+    sealed: bytes,
+    created_by: str,
+) -> IntegrationRow | None:
+    """Write; ``None`` if somebody else wrote first."""
+    return await _integration_put.maybe(
+        tx,
+        workspace_id=tx.workspace,
+        integration=integration,
+        provider=registration.provider,
+        generation=generation,
+        sealed=sealed,
+        secret_ids=sorted(registration.secret_ids()),
+        share_connections=registration.share_connections,
+        created_by=created_by,
+    )
+
+
+async def get_integration(tx: Transaction, integration: str) -> IntegrationRow | None:
+    return await _integration_get.maybe(tx, workspace_id=tx.workspace, integration=integration)
+
+
+async def list_integrations(tx: Transaction, page: Page) -> list[IntegrationRow]:
+    return await _integration_list.all(
+        tx, workspace_id=tx.workspace, after=page.after, limit=page.limit
+    )
+
+
+async def delete_integration(tx: Transaction, integration: str) -> bool:
+    gone = await _integration_delete.maybe(tx, workspace_id=tx.workspace, integration=integration)
+    return gone is not None
+
+
+async def integrations_using_secret(tx: Transaction, secret_id: str) -> list[str]:
+    rows = await _integration_using_secret.all(tx, workspace_id=tx.workspace, secret_id=secret_id)
+    return [row.id for row in rows]
+
+
+async def connected(tx: Transaction, integration: str) -> int:
+    """How many connections an integration has."""
+    row = await _integration_connected.one(tx, workspace_id=tx.workspace, integration=integration)
+    return row.number
+
+
+# Connections
+
+
+async def list_connections(
+    tx: Transaction,
+    page: Page,
+    *,
+    user_id: str = "",
+    integration: str = "",
+    state: str = "",
+    environments: Sequence[str] = (),
+) -> list[Connection]:
+    return await _connection_list.all(
+        tx,
+        workspace_id=tx.workspace,
+        after=page.after,
+        limit=page.limit,
+        user_id=user_id,
+        integration=integration,
+        state=state,
+        environments=list(environments),
+    )
+
+
+async def get_connection(tx: Transaction, connection_id: str) -> Connection | None:
+    return await _connection_get.maybe(tx, workspace_id=tx.workspace, connection_id=connection_id)
+
+
+async def find_connection(
+    tx: Transaction, user_id: str, integration: str, environment: str
+) -> Connection | None:
+    return await _connection_find.maybe(
+        tx,
+        workspace_id=tx.workspace,
+        user_id=user_id,
+        integration=integration,
+        environment=environment,
+    )
+
+
+async def await_connection(
+    tx: Transaction,
+    connection_id: str,
+    session: Session,
+    integration: str,
+    provider: str,
+    needs: Literal["confirm", "choice"],
+    asked_scopes: Sequence[str],
+) -> None:
+    """Show that a consent waits, unless there is a connection that goes on meanwhile."""
+    await _connection_await.maybe(
+        tx,
+        workspace_id=tx.workspace,
+        connection_id=connection_id,
+        user_id=session.user_id,
+        integration=integration,
+        environment=session.environment,
+        provider=provider,
+        needs=needs,
+        asked_scopes=list(asked_scopes),
+    )
+
+
+class NewTokens(Struct, frozen=True, kw_only=True):
+    """A connection's tokens, ready to be written, with what the row says of them."""
+
+    connection_id: str
+    user_id: str
+    integration: str
+    environment: str
+    provider: str
+    refresh_by: Literal["keyturn", "caller"]
+    generation: int
+    account: bytes | None
+    asked_scopes: list[str]
+    scopes: list[str] | None
+    expires_at: datetime | None
+    refresh_expires_at: datetime | None
+    sealed: bytes
+
+
+async def put_connection(tx: Transaction, new: NewTokens) -> Connection | None:
+    """Write; ``None`` if somebody else wrote first: the seal is of another generation then."""
+    values: Mapping[str, Any] = msgspec.structs.asdict(new)
+    row = await _connection_put.maybe(
+        tx,
+        workspace_id=tx.workspace,
+        **{name: value for name, value in values.items() if name != "sealed"},
+    )
+    if row is not None:
+        await _connection_put_tokens.run(
+            tx,
+            workspace_id=tx.workspace,
+            connection_id=new.connection_id,
+            generation=new.generation,
+            sealed=new.sealed,
+        )
+    return row
+
+
+async def tokens_row(tx: Transaction, connection_id: str) -> TokensRow | None:
+    return await _connection_tokens.maybe(
+        tx, workspace_id=tx.workspace, connection_id=connection_id
+    )
+
+
+async def has_siblings(tx: Transaction, connection: Connection, integrations: list[str]) -> bool:
+    """Does another connection live on the same grant at the provider?"""
+    if connection.account is None:
+        return False
+    row = await _connection_siblings.one(
+        tx,
+        workspace_id=tx.workspace,
+        account=connection.account,
+        connection_id=connection.connection_id,
+        integrations=integrations,
+    )
+    return row.number > 0
+
+
+async def delete_connection(tx: Transaction, connection_id: str) -> bool:
+    gone = await _connection_delete.maybe(
+        tx, workspace_id=tx.workspace, connection_id=connection_id
+    )
+    return gone is not None
+
+
+async def forget_pending(tx: Transaction, session: Session, integration: str) -> None:
+    await _connection_forget_pending.run(
+        tx,
+        workspace_id=tx.workspace,
+        user_id=session.user_id,
+        integration=integration,
+        environment=session.environment,
+    )
+
+
+# Connect sessions and the tries in them
+
+
+async def look_up(database: Database, hashed: bytes, kind: str) -> FoundBearer | None:
+    """Whose link (``connect``) or state (``state``) this is."""
+    return await _connect_lookup.lookup(database, hash=hashed, kind=kind)
+
+
+async def insert_session(
+    tx: Transaction,
+    session_id: str,
+    hashed: bytes,
+    new: NewSession,
+    *,
+    confirm: str,
+    created_by: str,
+    lifetime: int,
+) -> Session:
+    await _session_forget_old.run(tx, workspace_id=tx.workspace)
+    return await _session_insert.one(
+        tx,
+        workspace_id=tx.workspace,
+        session_id=session_id,
+        hash=hashed,
+        user_id=new.user_id,
+        environment=new.environment,
+        integrations=list(new.integrations),
+        return_url=new.return_url,
+        confirm=confirm,
+        replace_account=new.replace_account,
+        created_by=created_by,
+        lifetime=lifetime,
+    )
+
+
+async def get_session(tx: Transaction, session_id: str) -> Session | None:
+    return await _session_get.maybe(tx, workspace_id=tx.workspace, session_id=session_id)
+
+
+async def list_flows(tx: Transaction, session_id: str) -> list[Flow]:
+    return await _flow_list.all(tx, workspace_id=tx.workspace, session_id=session_id)
+
+
+async def get_flow(tx: Transaction, flow_id: str) -> Flow | None:
+    return await _flow_get.maybe(tx, workspace_id=tx.workspace, flow_id=flow_id)
+
+
+async def begin_flow(
+    tx: Transaction,
+    flow_id: str,
+    session_id: str,
+    integration: str,
+    *,
+    state_hash: bytes,
+    browser_hash: bytes,
+    sealed: bytes,
+    lifetime: int,
+) -> bool:
+    """Begin a try; ``False`` where another browser has one under way, or one has succeeded."""
+    await _flow_give_up.run(
+        tx,
+        workspace_id=tx.workspace,
+        session_id=session_id,
+        integration=integration,
+        browser_hash=browser_hash,
+    )
+    begun = await _flow_begin.maybe(
+        tx,
+        workspace_id=tx.workspace,
+        flow_id=flow_id,
+        session_id=session_id,
+        integration=integration,
+        state_hash=state_hash,
+        browser_hash=browser_hash,
+        sealed=sealed,
+        lifetime=lifetime,
+    )
+    return begun is not None
+
+
+async def consume_flow(tx: Transaction, flow_id: str, browser_hash: bytes) -> Flow | None:
+    """Take a try's way back: once, in the browser that began it, while it is fresh."""
+    return await _flow_consume.maybe(
+        tx, workspace_id=tx.workspace, flow_id=flow_id, browser_hash=browser_hash
+    )
+
+
+async def advance_flow(
+    tx: Transaction,
+    flow: Flow,
+    status: str,
+    *,
+    outcome: str = "",
+    sealed: bytes | None = None,
+    code_hash: bytes | None = None,
+    lifetime: int,
+) -> bool:
+    """Move a try on; ``False`` if somebody else moved it first."""
+    moved = await _flow_advance.maybe(
+        tx,
+        workspace_id=tx.workspace,
+        flow_id=flow.flow_id,
+        before=flow.status,
+        status=status,
+        outcome=outcome,
+        sealed=sealed,
+        generation=flow.generation + 1,
+        code_hash=code_hash,
+        lifetime=lifetime,
+    )
+    return moved is not None
+
+
+# Revocations that are still to be made
+
+
+async def insert_revocation(
+    tx: Transaction, revocation_id: str, connection: Connection, sealed: bytes
+) -> None:
+    await _revocation_insert.run(
+        tx,
+        workspace_id=tx.workspace,
+        revocation_id=revocation_id,
+        connection_id=connection.connection_id,
+        integration=connection.integration,
+        environment=connection.environment,
+    )
+    await _revocation_insert_tokens.run(
+        tx, workspace_id=tx.workspace, revocation_id=revocation_id, sealed=sealed
+    )
+
+
+async def due_revocations(worker: Database, limit: int) -> list[DueRevocation]:
+    """What is due in all workspaces; asked with the worker's login."""
+    return await _revocation_due.lookup_all(worker, limit=limit)
+
+
+async def claim_revocation(tx: Transaction, revocation_id: str) -> ClaimedRevocation | None:
+    return await _revocation_claim.maybe(tx, workspace_id=tx.workspace, revocation_id=revocation_id)
+
+
+async def revocation_sealed(tx: Transaction, revocation_id: str) -> bytes | None:
+    row = await _revocation_sealed.maybe(tx, workspace_id=tx.workspace, revocation_id=revocation_id)
+    return row.sealed if row else None
+
+
+async def delete_revocation(tx: Transaction, revocation_id: str) -> None:
+    await _revocation_delete.run(tx, workspace_id=tx.workspace, revocation_id=revocation_id)

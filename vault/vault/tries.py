@@ -1,0 +1,301 @@
+"""The door's part for tries: one browser on its way to connect one integration.
+
+* A try belongs to a browser, by the keyed hash of its cookie, and to the user whose key seals what
+  has to be remembered meanwhile.
+* Each step is a compare-and-set on the try's status and generation: whoever comes second with the
+  same state, form or code finds it gone.
+* What a try that failed had already been given is given back, where that ends nothing else.
+"""
+
+import asyncio
+import hmac
+import os
+from base64 import urlsafe_b64encode
+from contextlib import suppress
+from typing import Final, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from vault import audit
+from vault.consent import (
+    FLOW_SECONDS,
+    Begun,
+    Connection,
+    Flow,
+    Outcome,
+    Session,
+    Stage,
+)
+from vault.database import Transaction
+from vault.errors import Conflict, VaultError
+from vault.model import Caller, UserId, WorkspaceId, new_id
+from vault.oauth.app import Account, Choice, Granted
+from vault.providers.schema import Provider
+from vault.seal import seal
+from vault.secret import Secret
+from vault.store import connections as rows
+from vault.store import get_workspace
+from vault.store.connections import IntegrationRow
+from vault.vault.connections import Connections, Place
+from vault.vault.door import found
+
+DISCARD_SECONDS: Final = 10.0
+
+
+class Way(Struct, frozen=True, kw_only=True):
+    """A try, with all that is needed to go on with it."""
+
+    caller: Caller
+    workspace: str
+    session: Session
+    flow: Flow
+    state: Secret
+    integration: IntegrationRow
+    provider: Provider
+
+
+class Tries(Connections):
+    """Tries to connect, and what is sealed of them."""
+
+    async def _way_of(self, state: str) -> Way | None:
+        hashed = self.fingerprint(state)
+        owner = await rows.look_up(self._database, hashed, "state")
+        if owner is None or not hmac.compare_digest(owner.hash, hashed):
+            return None
+
+        async def work(tx: Transaction) -> tuple[Flow, Session] | None:
+            flow = await rows.get_flow(tx, owner.id)
+            session = await rows.get_session(tx, flow.session_id) if flow else None
+            return (flow, session) if flow and session else None
+
+        found_both = await self._database.run(owner.workspace_id, work)
+        if found_both is None or found_both[0].expired:
+            return None
+        flow, session = found_both
+        caller = person(owner.workspace_id, session.session_id)
+        return await self._way(caller, session, flow, Secret(state))
+
+    async def _own_way(self, state: str, browser: Secret, status: str) -> Way | Outcome:
+        """The same, for a page's form: in the browser that began it, at this step."""
+        way = await self._way_of(state)
+        if way is None:
+            return "expired"
+        if not hmac.compare_digest(way.flow.browser_hash, self.fingerprint(browser)):
+            return "wrong_browser"
+        return way if way.flow.status == status else "used"
+
+    async def _way(self, caller: Caller, session: Session, flow: Flow, state: Secret) -> Way:
+        async def work(tx: Transaction) -> tuple[str, IntegrationRow]:
+            workspace = found(await get_workspace(tx, caller.workspace))
+            return workspace.name, found(await rows.get_integration(tx, flow.integration))
+
+        name, row = await self._database.run(caller.workspace, work)
+        return Way(
+            caller=caller,
+            workspace=name,
+            session=session,
+            flow=flow,
+            state=state,
+            integration=row,
+            provider=await asyncio.to_thread(self._catalogue.get, row.provider),
+        )
+
+    async def _begin_flow(
+        self,
+        caller: Caller,
+        session: Session,
+        integration: str,
+        browser: Secret,
+        begun: Begun,
+        state: Secret,
+    ) -> str | None:
+        flow_id = new_id("cf")
+        sealed = await self._sealed(caller, session, flow_id, 1, rows.packed(begun))
+
+        async def work(tx: Transaction) -> bool:
+            begins = await rows.begin_flow(
+                tx,
+                flow_id,
+                session.session_id,
+                integration,
+                state_hash=self.fingerprint(state),
+                browser_hash=self.fingerprint(browser),
+                sealed=sealed,
+                lifetime=FLOW_SECONDS,
+            )
+            if begins:
+                await audit.record(
+                    tx,
+                    caller,
+                    "connect.begin",
+                    target=("integration", integration),
+                    environment=session.environment,
+                )
+            return begins
+
+        return flow_id if await self._database.run(caller.workspace, work) else None
+
+    async def _consumed(self, way: Way, browser: Secret) -> Way | None:
+        flow = await self._database.run(
+            way.caller.workspace,
+            lambda tx: rows.consume_flow(tx, way.flow.flow_id, self.fingerprint(browser)),
+        )
+        return replace(way, flow=flow) if flow else None
+
+    async def _advanced(
+        self, way: Way, status: str, granted: Granted, *, needs: str, code: Secret | None = None
+    ) -> Way | None:
+        flow = way.flow
+        sealed = await self._sealed(
+            way.caller, way.session, flow.flow_id, flow.generation + 1, rows.packed(granted)
+        )
+
+        async def work(tx: Transaction) -> Flow | None:
+            if not await rows.advance_flow(
+                tx,
+                flow,
+                status,
+                sealed=sealed,
+                code_hash=self.fingerprint(code) if code else None,
+                lifetime=FLOW_SECONDS,
+            ):
+                return None
+            await rows.await_connection(
+                tx,
+                new_id("conn"),
+                way.session,
+                flow.integration,
+                way.provider.id,
+                "choice" if needs == "choice" else "confirm",
+                [],
+            )
+            return await rows.get_flow(tx, flow.flow_id)
+
+        moved = await self._database.run(way.caller.workspace, work)
+        return replace(way, flow=moved) if moved else None
+
+    async def _activate(self, way: Way, granted: Granted) -> Connection:
+        """The grant becomes the connection, and the try is over, in one transaction."""
+        app = await self._app(way.caller, way.integration, way.session.environment)
+
+        async def settle(tx: Transaction) -> None:
+            if not await rows.advance_flow(
+                tx, way.flow, "done", outcome="connected", lifetime=FLOW_SECONDS
+            ):
+                raise Conflict("This has been completed already.")
+
+        return await self._put(
+            way.caller,
+            Place(way.session.user_id, way.flow.integration, way.session.environment),
+            app,
+            granted,
+            action="connection.connect",
+            settle=settle,
+        )
+
+    async def _failed(self, way: Way, outcome: Outcome) -> Stage:
+        await self._fail(way, outcome)
+        return stage_of(way, "ended", outcome=outcome)
+
+    async def _fail(self, way: Way, outcome: Outcome, granted: Granted | None = None) -> None:
+        """End a try. What the provider gave for it is given back, as well as that goes."""
+        if granted is None and way.flow.status in ("choice", "confirm"):
+            granted = await self._granted(way)
+
+        async def work(tx: Transaction) -> None:
+            await rows.advance_flow(tx, way.flow, "failed", outcome=outcome, lifetime=FLOW_SECONDS)
+            await rows.forget_pending(tx, way.session, way.flow.integration)
+            await audit.record(
+                tx,
+                way.caller,
+                "connect.end",
+                target=("integration", way.flow.integration),
+                environment=way.session.environment,
+                outcome=outcome,
+            )
+
+        await self._database.run(way.caller.workspace, work)
+        if granted is not None:
+            await self._discard(way, granted)
+
+    async def _discard(self, way: Way, granted: Granted) -> None:
+        revoke = way.provider.revoke
+        if revoke is None or revoke.kills == "grant":
+            return  # the account's other connections, here or elsewhere, would die with it
+        with suppress(VaultError, TimeoutError):
+            app = await self._app(way.caller, way.integration, way.session.environment)
+            async with asyncio.timeout(DISCARD_SECONDS):
+                await self._dialogue.revoke(app, granted.tokens, now=await self._time())
+
+    async def _is_another_account(self, way: Way, account: Account | None) -> bool:
+        """Is it another account than the one that was connected before?"""
+        if way.session.replace_account:
+            return False
+        before = await self._database.run(
+            way.caller.workspace,
+            lambda tx: rows.find_connection(
+                tx, way.session.user_id, way.flow.integration, way.session.environment
+            ),
+        )
+        if before is None or before.account is None:
+            return False
+        if account is None:
+            return True  # it cannot be told, so it is not taken for the one that is known
+        sealing = await self._store.seal_of(way.caller.workspace)
+        return before.account != sealing.account_index(way.provider.id, account.id)
+
+    async def _sealed(
+        self, caller: Caller, session: Session, flow_id: str, generation: int, plain: bytes
+    ) -> bytes:
+        sealing = await self._store.seal_of(caller.workspace)
+        key = found(await self._store.key_for_user(sealing, UserId(session.user_id)))
+        context = rows.flow_context(caller.workspace, flow_id, generation, session.environment)
+        return seal(key, context, plain)
+
+    async def _opened(self, way: Way) -> bytes:
+        context = rows.flow_context(
+            way.caller.workspace, way.flow.flow_id, way.flow.generation, way.session.environment
+        )
+        return await self._store.open_for_user(
+            way.caller.workspace, UserId(way.session.user_id), context, way.flow.sealed or b""
+        )
+
+    async def _granted(self, way: Way) -> Granted:
+        return rows.granted_from(await self._opened(way))
+
+
+def person(workspace: WorkspaceId, session_id: str) -> Caller:
+    return Caller(kind="person", actor_id=session_id, workspace=workspace)
+
+
+def random_secret() -> Secret:
+    return Secret(urlsafe_b64encode(os.urandom(32)).rstrip(b"="))
+
+
+def stage_of(
+    way: Way,
+    status: Literal["go", "choice", "confirm", "device", "ended"],
+    *,
+    outcome: Outcome | None = None,
+    url: str | None = None,
+    account: Account | None = None,
+    choices: tuple[Choice, ...] = (),
+    missing_scopes: tuple[str, ...] = (),
+    code: Secret | None = None,
+) -> Stage:
+    """Where the person stands now."""
+    return Stage(
+        workspace=way.workspace,
+        session=way.session,
+        integration=way.flow.integration,
+        provider=way.provider,
+        state=way.state,
+        status=status,
+        outcome=outcome,
+        url=url,
+        account=account,
+        choices=choices,
+        missing_scopes=missing_scopes,
+        code=code,
+    )
