@@ -9,8 +9,8 @@ from broker import boot, logs
 from broker.settings import Settings, load
 from vault.errors import Misconfigured, VaultError
 from vault.kms import kinds_of
-from vault.secret import Secret
 from vault.model import Page
+from vault.secret import Secret
 from vault.settings import PREFIX
 from vault.vault import Vault
 
