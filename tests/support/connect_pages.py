@@ -97,7 +97,6 @@ def _ends() -> dict[str, connect.Page]:
         "connected": {"account": ACCOUNT},
         "narrower": {"account": ACCOUNT, "missing": google("gmail.modify")},
         "wrong_account": {"account": "countess@other.example", "expected_account": ACCOUNT},
-        "provider_error": {"detail": "The server is busy. Please come back later."},
     }
     pages: dict[str, connect.Page] = {}
     for kind in ENDINGS:
@@ -116,7 +115,7 @@ PAGES: Final[Mapping[str, connect.Page]] = {
     "connect_again": asking(account=ACCOUNT, problem="Google did not answer. Please try again."),
     "connect_bare": asking(scopes=(), user="", host="", leaves_to=()),
     "connect_evil": asking(
-        workspace=EVIL, provider=EVIL, user=EVIL, account=EVIL, host=EVIL, problem=EVIL,
+        workspace=EVIL, provider=EVIL, user=EVIL, account=EVIL, expected_account=EVIL, host=EVIL, problem=EVIL,
         environment=EVIL, scopes=(Scope(raw=EVIL), Scope(raw="x", words=EVIL)),
     ),
     "zendesk": typed("zendesk"),
@@ -138,7 +137,7 @@ PAGES: Final[Mapping[str, connect.Page]] = {
     ),
     "choice": _choice(),
     "choice_evil": _choice(
-        account=EVIL, problem=EVIL, options=(connect.Option(value="1", label=EVIL, hint=EVIL),)
+        account=EVIL, expected_account=EVIL, problem=EVIL, options=(connect.Option(value="1", label=EVIL, hint=EVIL),)
     ),
     "confirm": _confirm(),
     "confirm_evil": _confirm(workspace=EVIL, provider=EVIL, user=EVIL, account=EVIL),
@@ -150,7 +149,7 @@ PAGES: Final[Mapping[str, connect.Page]] = {
     **_ends(),
     "end_evil": connect.EndPage(
         kind="provider_error", workspace=EVIL, provider=EVIL, account=EVIL, expected_account=EVIL,
-        detail=EVIL, reference=EVIL, missing=(Scope(raw=EVIL),), return_url=BACK,
+        reference=EVIL, missing=(Scope(raw=EVIL),), return_url=BACK,
     ),
 }  # fmt: skip
 
