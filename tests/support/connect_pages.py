@@ -115,7 +115,7 @@ PAGES: Final[Mapping[str, connect.Page]] = {
     "connect_again": asking(account=ACCOUNT, problem="Google did not answer. Please try again."),
     "connect_bare": asking(scopes=(), user="", host="", leaves_to=()),
     "connect_evil": asking(
-        workspace=EVIL, provider=EVIL, user=EVIL, account=EVIL, expected_account=EVIL, host=EVIL, problem=EVIL,
+        workspace=EVIL, provider=EVIL, user=EVIL, account=EVIL, host=EVIL, problem=EVIL,
         environment=EVIL, scopes=(Scope(raw=EVIL), Scope(raw="x", words=EVIL)),
     ),
     "zendesk": typed("zendesk"),
@@ -137,7 +137,7 @@ PAGES: Final[Mapping[str, connect.Page]] = {
     ),
     "choice": _choice(),
     "choice_evil": _choice(
-        account=EVIL, expected_account=EVIL, problem=EVIL, options=(connect.Option(value="1", label=EVIL, hint=EVIL),)
+        account=EVIL, problem=EVIL, options=(connect.Option(value="1", label=EVIL, hint=EVIL),)
     ),
     "confirm": _confirm(),
     "confirm_evil": _confirm(workspace=EVIL, provider=EVIL, user=EVIL, account=EVIL),
