@@ -32,7 +32,7 @@ from broker.resolve.bodies import (
     value_of,
 )
 from broker.resolve.configs import JSON, HeaderPlan, Kind, Plan, plan
-from broker.resolve.meanings import MASK, Choice, Meaning, Meanings
+from broker.resolve.meanings import Choice, Meaning, Meanings
 from broker.resolve.templates import Argument, Label, Stored, below, invalid
 from broker.resolve.urls import Placeholder, fill, read_whole
 from vault.egress import HEADER_VALUE, VettedUrl
@@ -87,10 +87,6 @@ class Outgoing(Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Outgoing({self.plan.kind})"
-
-    @property
-    def url_shown(self) -> str:
-        return MASK if self.url_secret else self.url
 
     @property
     def body_bytes(self) -> bytes | None:

@@ -193,10 +193,7 @@ class TelegramPage(Form, frozen=True, kw_only=True):
 
 
 class EndPage(Page, frozen=True, kw_only=True):
-    """What happened, and what to do next.
-
-    ``detail`` is what the provider said; ``reference`` is what an operator finds in the logs.
-    """
+    """What happened, and what to do next. ``reference`` is what an operator finds in the logs."""
 
     template: ClassVar[str] = "end.html"
 
@@ -205,7 +202,6 @@ class EndPage(Page, frozen=True, kw_only=True):
     account: str = ""
     expected_account: str = ""
     missing: tuple[Scope, ...] = ()
-    detail: str = ""
     reference: str = ""
     retry_url: str = ""
     return_url: str = ""

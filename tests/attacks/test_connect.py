@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
-from conftest import Tenant
-from support.api import Running
 from support.connecting import SECRET
 from support.journey import (
     Scene,
@@ -21,11 +19,10 @@ from support.journey import (
     consent,
     leave,
     pairs_of,
-    set_scene,
     with_pairs,
 )
 from support.sandbox import Provider, providing
-from support.visitor import Shown, Visitor, visiting
+from support.visitor import Shown, Visitor
 
 from broker.sandbox import Client, Faults
 from vault.embedded import Embedded
@@ -34,31 +31,8 @@ HOME = "http://127.0.0.1:9/back"
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[Provider]:
-    async with providing() as found:
-        yield found
-
-
-@pytest.fixture
 async def other_provider() -> AsyncIterator[Provider]:
     async with providing() as found:
-        yield found
-
-
-@pytest.fixture
-async def scene(tenant: Tenant, service: Running, provider: Provider) -> Scene:
-    return await set_scene(tenant, service.base, provider)
-
-
-@pytest.fixture
-async def ada() -> AsyncIterator[Visitor]:
-    async with visiting() as found:
-        yield found
-
-
-@pytest.fixture
-async def mallory() -> AsyncIterator[Visitor]:
-    async with visiting() as found:
         yield found
 
 

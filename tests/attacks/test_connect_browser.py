@@ -5,14 +5,13 @@ tell or show to others.
 """
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from conftest import Tenant
 from support.api import Api, Running, running
-from support.journey import Scene, arrive, consent, pairs_of, set_scene
-from support.sandbox import Provider, providing
+from support.journey import Scene, arrive, consent, pairs_of
 from support.visitor import Shown, Visitor, visiting
 
 from broker.sandbox import Consent
@@ -23,41 +22,12 @@ from vault.embedded import Embedded
 from vault.kms import open_root_key
 from vault.vault import Vault
 
+pytestmark = pytest.mark.usefixtures("calm")
+
 HOME = "http://127.0.0.1:9/back"
 APP = "https://app.example.com"
 EVIL = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'{{7*7}}"
 STAY = "Please finish where you began"
-
-
-@pytest.fixture(autouse=True)
-def calm(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """Whatever is sent, nothing is unexpected."""
-    yield
-    logged = capsys.readouterr()
-    assert "unexpected_error" not in logged.out + logged.err
-
-
-@pytest.fixture
-async def provider() -> AsyncIterator[Provider]:
-    async with providing() as found:
-        yield found
-
-
-@pytest.fixture
-async def scene(tenant: Tenant, service: Running, provider: Provider) -> Scene:
-    return await set_scene(tenant, service.base, provider)
-
-
-@pytest.fixture
-async def ada() -> AsyncIterator[Visitor]:
-    async with visiting() as found:
-        yield found
-
-
-@pytest.fixture
-async def mallory() -> AsyncIterator[Visitor]:
-    async with visiting() as found:
-        yield found
 
 
 # Forged forms

@@ -4,37 +4,16 @@
 with a provider's address that a workspace chose and a reply that a provider made up.
 """
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from conftest import Tenant
-from support.api import Running
 from support.connecting import SECRET
-from support.journey import Scene, arrive, connect, leave, set_scene
+from support.journey import Scene, arrive, connect, leave
 from support.loopback import OK, listening, saying
-from support.sandbox import Provider, providing
-from support.visitor import Visitor, visiting
+from support.visitor import Visitor
 
 from broker.sandbox import Client, Faults, Issuing
 from broker.sandbox.evil import Twist
-
-
-@pytest.fixture
-async def provider() -> AsyncIterator[Provider]:
-    async with providing() as found:
-        yield found
-
-
-@pytest.fixture
-async def scene(tenant: Tenant, service: Running, provider: Provider) -> Scene:
-    return await set_scene(tenant, service.base, provider)
-
-
-@pytest.fixture
-async def ada() -> AsyncIterator[Visitor]:
-    async with visiting() as found:
-        yield found
 
 
 async def put(scene: Scene, name: str, **variables: str) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Tenant
-from support.api import Api, Reply, Running
+from support.api import Api, Reply
 from support.connecting import SECRET, invite
 from support.journey import (
     Scene,
@@ -24,7 +24,7 @@ from support.journey import (
     with_pairs,
 )
 from support.sandbox import Provider, providing
-from support.visitor import Shown, Visitor, visiting
+from support.visitor import Shown, Visitor
 
 from broker.sandbox import Client
 
@@ -33,31 +33,8 @@ HOME = "http://127.0.0.1:9/back"
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[Provider]:
-    async with providing() as found:
-        yield found
-
-
-@pytest.fixture
 async def evil() -> AsyncIterator[Provider]:
     async with providing() as found:
-        yield found
-
-
-@pytest.fixture
-async def scene(tenant: Tenant, service: Running, provider: Provider) -> Scene:
-    return await set_scene(tenant, service.base, provider)
-
-
-@pytest.fixture
-async def ada() -> AsyncIterator[Visitor]:
-    async with visiting() as found:
-        yield found
-
-
-@pytest.fixture
-async def mallory() -> AsyncIterator[Visitor]:
-    async with visiting() as found:
         yield found
 
 

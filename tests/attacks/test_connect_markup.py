@@ -3,7 +3,7 @@
 Everything that somebody else chose is markup, and what a page then holds is read as a browser does.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from html.parser import HTMLParser
 
 import pytest
@@ -11,40 +11,17 @@ from conftest import Tenant
 from support.api import Api, Running
 from support.connecting import SECRET
 from support.journey import Scene, arrive, connect, leave, set_scene
-from support.sandbox import Provider, providing
-from support.visitor import Shown, Visitor, visiting
+from support.sandbox import Provider
+from support.visitor import Shown, Visitor
 
 from broker.sandbox import Consent, Person
 from vault.model import SCOPES, Caller, NewKey
 from vault.vault import Vault
 
+pytestmark = pytest.mark.usefixtures("calm")
+
 EVIL = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'{{7*7}}"
 STAY = "Please finish where you began"
-
-
-@pytest.fixture(autouse=True)
-def calm(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """Whatever is sent, nothing is unexpected."""
-    yield
-    logged = capsys.readouterr()
-    assert "unexpected_error" not in logged.out + logged.err
-
-
-@pytest.fixture
-async def provider() -> AsyncIterator[Provider]:
-    async with providing() as found:
-        yield found
-
-
-@pytest.fixture
-async def scene(tenant: Tenant, service: Running, provider: Provider) -> Scene:
-    return await set_scene(tenant, service.base, provider)
-
-
-@pytest.fixture
-async def ada() -> AsyncIterator[Visitor]:
-    async with visiting() as found:
-        yield found
 
 
 # What others wrote

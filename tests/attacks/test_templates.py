@@ -23,7 +23,6 @@ from vault.errors import EgressDenied, Invalid, Unresolved, VaultError
 from vault.secret import Secret
 from vault.vault.variables import Configuration, Resolved, ResolvedSecret
 
-STARTS: Final = "https://"
 ECHO: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 

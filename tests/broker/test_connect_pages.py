@@ -358,10 +358,7 @@ def test_an_end_says_what_is_missing_and_who_was_expected() -> None:
     wrong = Reader(PAGES["end_wrong_account"]).text
     assert "Connected before ada@lovelace.example" in wrong
     assert "Signed in now countess@other.example" in wrong
-    error = Reader(PAGES["end_provider_error"]).text
-    assert "The server is busy. Please come back later." in error
-    assert "What Google said" in error
-    assert "req_5f3c2a" in error
+    assert "req_5f3c2a" in Reader(PAGES["end_provider_error"]).text
 
 
 def test_a_link_that_says_nothing_to_us_names_nobody() -> None:

@@ -7,6 +7,7 @@ import pytest
 from conftest import Tenant
 from support.api import Running
 from support.connecting import SECRET, integrate, invite
+from support.journeys import Clock
 from support.sandbox import Provider, providing
 from support.visitor import Shown, Visitor, visiting
 
@@ -74,7 +75,7 @@ async def test_the_same_account_connects_again_and_nothing_is_given_back(
 
 
 async def test_what_the_provider_does_not_take_back_at_once_is_tried_again(
-    tenant: Tenant, service: Running, provider: Provider, ada: Visitor, vault: Vault
+    tenant: Tenant, service: Running, provider: Provider, ada: Visitor, clock: Clock
 ) -> None:
     await integrate(tenant.api, provider, callback(service))
     await connect(tenant, ada)
@@ -83,7 +84,10 @@ async def test_what_the_provider_does_not_take_back_at_once_is_tried_again(
     gone = await tenant.api.delete(f"/v1/connections/{connection['id']}")
     assert (gone.status, gone.json["revoked"]) == (200, "retrying")
     assert (await tenant.api.get(f"/v1/connections/{connection['id']}")).status == 404
-    assert await vault.retry_revocations() == 0, "it is due in a minute"
+    later = await clock.do(
+        "select attempts, due_at > now() from vault.revocations where workspace_id = $1", tenant.id
+    )
+    assert [tuple(one) for one in later] == [(0, True)]
 
 
 async def test_a_provider_without_an_address_for_it_takes_nothing_back(tenant: Tenant) -> None:

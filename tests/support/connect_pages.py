@@ -97,7 +97,6 @@ def _ends() -> dict[str, connect.Page]:
         "connected": {"account": ACCOUNT},
         "narrower": {"account": ACCOUNT, "missing": google("gmail.modify")},
         "wrong_account": {"account": "countess@other.example", "expected_account": ACCOUNT},
-        "provider_error": {"detail": "The server is busy. Please come back later."},
     }
     pages: dict[str, connect.Page] = {}
     for kind in ENDINGS:
@@ -150,7 +149,7 @@ PAGES: Final[Mapping[str, connect.Page]] = {
     **_ends(),
     "end_evil": connect.EndPage(
         kind="provider_error", workspace=EVIL, provider=EVIL, account=EVIL, expected_account=EVIL,
-        detail=EVIL, reference=EVIL, missing=(Scope(raw=EVIL),), return_url=BACK,
+        reference=EVIL, missing=(Scope(raw=EVIL),), return_url=BACK,
     ),
 }  # fmt: skip
 

@@ -103,13 +103,13 @@ _revocation_delete: Final = Query("revocations", "delete", Nothing)
 def _revealed(value: object) -> object:
     if isinstance(value, Secret):
         return value.reveal()
-    raise NotImplementedError(f"{type(value).__name__} is not sealed here")
+    raise TypeError(f"{type(value).__name__} is not sealed here")
 
 
 def hidden(kind: type, value: str) -> object:
     if kind is Secret:
         return Secret(value)
-    raise NotImplementedError(f"{kind.__name__} is not sealed here")
+    raise TypeError(f"{kind.__name__} is not sealed here")
 
 
 packed: Final = msgspec.msgpack.Encoder(enc_hook=_revealed).encode

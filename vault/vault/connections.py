@@ -25,9 +25,7 @@ from vault.refreshing import consents
 from vault.seal import seal
 from vault.store import WorkspaceSeal, refreshing, write_user
 from vault.store import connections as rows
-from vault.store.connections import (
-    NewTokens,
-)
+from vault.store.connections import NewTokens
 from vault.vault.door import found, written
 from vault.vault.returns import Return, Returns
 from vault.vault.tenants import Tenants
@@ -145,9 +143,7 @@ class Connections(Returns, Tenants):
         """Take over what the platform already holds. Makes the user where there is none yet."""
         access.permit(caller, "connection.write")
         access.permit_environment(caller, wanted.environment)
-        row = await self._database.run(
-            caller.workspace, lambda tx: rows.get_integration(tx, integration)
-        )
+        row = await self._integration_row(caller.workspace, integration)
         if row is None:
             raise Invalid("There is no such integration in this workspace.")
         app = await self._app(caller, row, wanted.environment, typed=wanted.values)

@@ -185,9 +185,13 @@ class Integrations(Door):
 
     # Shared with the other parts of the door
 
+    async def _facts(self, provider_id: str) -> Provider:
+        """What the catalogue says, also of one that nothing new can be begun with."""
+        return await asyncio.to_thread(self._catalogue.get, provider_id)
+
     async def _provider(self, provider_id: str) -> Provider:
         try:
-            provider = await asyncio.to_thread(self._catalogue.get, provider_id)
+            provider = await self._facts(provider_id)
         except NotFound:
             raise Invalid("There is no such provider.", pointer="/provider") from None
         if provider.status == "unsupported":

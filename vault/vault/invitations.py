@@ -6,7 +6,6 @@
   ``confirm: backend`` brings a code that is of use to the platform for the invited user only.
 """
 
-import asyncio
 import hmac
 from contextlib import suppress
 from ipaddress import ip_address
@@ -262,7 +261,7 @@ class Invitations(Tries):
 
     async def _item(self, workspace: WorkspaceId, row: IntegrationRow, *, done: bool) -> Item:
         registration = await self._registration(workspace, row)
-        provider = await asyncio.to_thread(self._catalogue.get, registration.provider)
+        provider = await self._facts(registration.provider)
         scopes = registration.scopes
         url = registration.variables.get("authorize_url", registration.variables.get("issuer"))
         if not isinstance(url, str):

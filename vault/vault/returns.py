@@ -98,7 +98,7 @@ class Returns(Integrations):
         """Whether there is something to give back, and to whom. ``retrying`` means: yes."""
         if held is None or held.tokens.access_token is None:
             return "nothing_to_revoke", None
-        provider = await asyncio.to_thread(self._catalogue.get, connection.provider)
+        provider = await self._facts(connection.provider)
         if provider.mode in TYPED_MODES:
             return "nothing_to_revoke", None
         if provider.revoke is None:
@@ -148,7 +148,7 @@ class Returns(Integrations):
         if row is None:
             return None
         registration = await self._registration(caller.workspace, row)
-        provider = await asyncio.to_thread(self._catalogue.get, registration.provider)
+        provider = await self._facts(registration.provider)
         try:
             values = await self._values(caller.workspace, registration, environment)
         except VaultError:
@@ -176,11 +176,7 @@ class Returns(Integrations):
         )
 
     async def _app_of(self, caller: Caller, connection: Connection, held: Held) -> App:
-        row = found(
-            await self._database.run(
-                caller.workspace, lambda tx: rows.get_integration(tx, connection.integration)
-            )
-        )
+        row = found(await self._integration_row(caller.workspace, connection.integration))
         return await self._app_with(caller, row, connection.environment, held)
 
     async def _app_with(
@@ -245,7 +241,7 @@ class Returns(Integrations):
         self, caller: Caller, row: IntegrationRow, claimed: RevocationRow, held: Held
     ) -> bool:
         """Has the account been connected again meanwhile, so that giving back would end that?"""
-        provider = await asyncio.to_thread(self._catalogue.get, row.provider)
+        provider = await self._facts(row.provider)
         if provider.revoke is None or provider.revoke.kills != "grant" or held.account is None:
             return False
         sealing = await self._store.seal_of(caller.workspace)

@@ -107,7 +107,7 @@ class Tries(Connections):
             flow=flow,
             state=state,
             integration=row,
-            provider=await asyncio.to_thread(self._catalogue.get, row.provider),
+            provider=await self._facts(row.provider),
         )
 
     async def _begin_flow(
