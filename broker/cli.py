@@ -147,6 +147,18 @@ def migrate(*, check: bool, plan: bool) -> None:
     sys.exit(run(work()))
 
 
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8430, show_default=True, help="0 takes a free one.")
+def sandbox(host: str, port: int) -> None:
+    """Serve a pretend provider and a pretend ElevenLabs, to test against. Keeps nothing."""
+    from broker.sandbox import server as pretending  # the service itself never loads it
+
+    with pretending.listen(host, port) as listener:
+        say(f"The sandbox is at http://{host}:{listener.getsockname()[1]}")
+        run(pretending.run(listener))
+
+
 @main.command("doctor")
 @as_json
 def doctor_command(*, json_output: bool) -> None:

@@ -77,13 +77,23 @@ STEPS: Final = """
     broker.web.static broker.web broker.web.wording broker.web.endings broker.web.forms
     broker.web.connect broker.web.catalogue broker.web.people
     broker.boot broker.app broker.server broker.doctor
-    broker.sandbox.knobs broker.sandbox.history broker.sandbox.evil broker.sandbox.faults
-    broker.sandbox.dialect broker.sandbox.grants broker.sandbox.signing broker.sandbox.shapes
-    broker.sandbox.pages broker.sandbox.consent broker.sandbox.device broker.sandbox.state
-    broker.sandbox.clients broker.sandbox.minting broker.sandbox.tokens broker.sandbox.oauth1
-    broker.sandbox.speaking broker.sandbox.provider broker.sandbox.registration
-    broker.sandbox.panel broker.sandbox.routes broker.sandbox.app
-    broker.sandbox broker.sandbox.server broker.sandbox.__main__
+    broker.sandbox.knobs broker.sandbox.history broker.sandbox.evil broker.sandbox.device
+    broker.sandbox.elevenlabs.knobs broker.sandbox.elevenlabs.leaks broker.sandbox.elevenlabs
+    broker.sandbox.elevenlabs.chunked broker.sandbox.dialect broker.sandbox.signing
+    broker.sandbox.grants broker.sandbox.faults broker.sandbox.elevenlabs.account
+    broker.sandbox.pages broker.sandbox.shapes broker.sandbox.elevenlabs.wire
+    broker.sandbox.elevenlabs.templates broker.sandbox.consent broker.sandbox.elevenlabs.agents
+    broker.sandbox.elevenlabs.values broker.sandbox.elevenlabs.credentials
+    broker.sandbox.elevenlabs.authorize broker.sandbox.state
+    broker.sandbox.elevenlabs.toolrequests broker.sandbox.elevenlabs.conversations
+    broker.sandbox.clients broker.sandbox.panel broker.sandbox.elevenlabs.sessions
+    broker.sandbox.elevenlabs.history broker.sandbox.elevenlabs.toolcalls broker.sandbox.minting
+    broker.sandbox.oauth1 broker.sandbox.elevenlabs.deliveries broker.sandbox.elevenlabs.dialogue
+    broker.sandbox.tokens broker.sandbox.speaking broker.sandbox.elevenlabs.workspace
+    broker.sandbox.elevenlabs.calls broker.sandbox.elevenlabs.socket broker.sandbox.provider
+    broker.sandbox.elevenlabs.panel broker.sandbox.elevenlabs.app broker.sandbox.registration
+    broker.sandbox.routes broker.sandbox.app broker.sandbox broker.sandbox.server
+    broker.sandbox.__main__
     broker.environment_file.tree broker.environment_file.reader broker.environment_file.document
     broker.environment_file.writing broker.environment_file.plan broker.environment_file.values
     broker.environment_file.showing broker.environment_file

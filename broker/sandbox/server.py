@@ -1,4 +1,4 @@
-"""uvicorn for the sandbox: it lends the faults a way to cut the connection."""
+"""uvicorn for the sandbox, HTTP and WebSocket: it lends the faults a way to cut the connection."""
 
 import contextlib
 import socket
@@ -8,7 +8,9 @@ from typing import Any
 import uvicorn
 from litestar.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from broker.sandbox import Sandbox, create_sandbox
 from broker.sandbox.faults import EXTENSION
 
 
@@ -25,6 +27,16 @@ class _Protocol(HttpToolsProtocol):
         self.cycle.response_complete = True
 
 
+class _SocketProtocol(WebSocketsSansIOProtocol):
+    async def run_asgi(self) -> None:
+        extensions: dict[Any, Any] = {**self.scope["extensions"], EXTENSION: {"abort": self._abort}}
+        self.scope["extensions"] = extensions
+        await super().run_asgi()
+
+    async def _abort(self) -> None:
+        self.transport.abort()
+
+
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -37,7 +49,7 @@ def server(app: ASGIApp, *, embedded: bool = False) -> uvicorn.Server:
         app,
         loop="none",
         http=_Protocol,
-        ws="none",
+        ws=_SocketProtocol,
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -47,6 +59,15 @@ def server(app: ASGIApp, *, embedded: bool = False) -> uvicorn.Server:
         timeout_keep_alive=75,
     )
     return _Server(config) if embedded else uvicorn.Server(config)
+
+
+async def run(listener: socket.socket) -> None:
+    """Serve a sandbox until a signal comes."""
+    sandbox = Sandbox()
+    try:
+        await server(create_sandbox(sandbox)).serve([listener])
+    finally:
+        await sandbox.aclose()
 
 
 def listen(host: str, port: int) -> socket.socket:

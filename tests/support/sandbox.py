@@ -47,3 +47,4 @@ async def providing(state: Sandbox | None = None) -> AsyncIterator[Provider]:
         finally:
             running.should_exit = running.force_exit = True
             await task
+            await state.aclose()
