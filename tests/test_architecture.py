@@ -60,6 +60,7 @@ STEPS: Final = """
     vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
 
     broker broker.settings broker.logs broker.events broker.metrics
+    broker.runtimes broker.runtimes.sealed broker.runtimes.livekit broker.signing
     broker.resolve.templates broker.resolve.meanings broker.resolve.urls
     broker.resolve.bodies broker.resolve.configs broker.resolve broker.invoke
     broker.api.messages broker.api.provider_messages broker.api.resolve_messages
@@ -110,6 +111,8 @@ JOSE: Final = {
     "vault.oauth.keys",
     "vault.oauth.id_token",
     "vault.oauth.assertions",
+    "broker.runtimes.sealed",  # what a runtime opens by itself is signed, and encrypted for it
+    "broker.runtimes.livekit",  # LiveKit's own token
 }
 ONLY_IN: Final = {
     "asyncpg": {"vault.database"},
@@ -147,6 +150,9 @@ REVEALING: Final = {
     "vault.vault.integrations": "the value of a label becomes part of an app registration",
     "vault.vault.connect": "state and nonce go into the address of a consent page",
     "vault.vault.invitations": "the code that completes goes back with the person's browser",
+    "broker.runtimes.sealed": "a token is signed with the workspace's private key",
+    "broker.runtimes.livekit": "a token is signed with the project's secret, and holds a handle",
+    "broker.signing": "a private key just made is sealed",
     "broker.resolve.meanings": "a secret's value becomes part of a header",
     "broker.events": "a delivery is signed",
     "broker.invoke": "an answer that repeats a secret is masked",
