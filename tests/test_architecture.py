@@ -27,7 +27,8 @@ STEPS: Final = """
     vault.seal vault.bearer vault.kms vault.kms.file vault.keyring
     vault.database vault.embedded.programs vault.embedded.files vault.embedded
     vault.sql vault.migrations
-    vault.egress.address vault.egress.names vault.egress.deadline vault.egress
+    vault.egress.address vault.egress.names vault.egress.deadline vault.egress.unpacking
+    vault.egress
     vault.egress.certificates
     vault.providers.schema vault.providers.check vault.providers.derived
     vault.providers.failures vault.providers
