@@ -60,7 +60,8 @@ STEPS: Final = """
     vault.vault.refreshing vault.vault.tries
     vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
 
-    broker broker.migrations broker.settings broker.logs broker.events broker.metrics
+    broker broker.migrations broker.settings broker.logs broker.admission broker.events
+    broker.metrics
     broker.resolve.templates broker.resolve.meanings broker.resolve.urls
     broker.resolve.bodies broker.resolve.configs broker.resolve broker.invoke
     broker.broker
@@ -149,6 +150,7 @@ REVEALING: Final = {
     "vault.vault.integrations": "the value of a label becomes part of an app registration",
     "vault.vault.connect": "state and nonce go into the address of a consent page",
     "vault.vault.invitations": "the code that completes goes back with the person's browser",
+    "broker.admission": "a ticket stands in the URL that a client opens",
     "broker.resolve.meanings": "a secret's value becomes part of a header",
     "broker.events": "a delivery is signed",
     "broker.invoke": "an answer that repeats a secret is masked",
