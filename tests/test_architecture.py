@@ -61,9 +61,10 @@ STEPS: Final = """
     vault.vault.refreshing vault.vault.tries
     vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
 
-    broker broker.migrations broker.settings broker.logs broker.events broker.metrics
+    broker broker.migrations broker.settings broker.logs broker.admission broker.events
+    broker.metrics
     broker.runtimes broker.runtimes.sealed broker.runtimes.livekit broker.signing
-    broker.gateway.paths broker.gateway.headers
+    broker.gateway broker.gateway.paths broker.gateway.headers
     broker.resolve.templates broker.resolve.meanings broker.resolve.urls
     broker.resolve.bodies broker.resolve.configs broker.resolve broker.invoke
     broker.broker
@@ -157,6 +158,7 @@ REVEALING: Final = {
     "broker.runtimes.sealed": "a token is signed with the workspace's private key",
     "broker.runtimes.livekit": "a token is signed with the project's secret, and holds a handle",
     "broker.signing": "a private key just made is sealed",
+    "broker.admission": "a ticket stands in the URL that a client opens",
     "broker.resolve.meanings": "a secret's value becomes part of a header",
     "broker.events": "a delivery is signed",
     "broker.invoke": "an answer that repeats a secret is masked",
