@@ -7,19 +7,19 @@
 * A key that others have got hold of is forgotten at once, and what it signed is then refused.
 """
 
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
 
 from broker.runtimes.sealed import SigningKey, new_signing_key, public_jwk
-from vault import audit
-from vault.database import Database, Transaction
+from vault import access, audit
+from vault.database import Transaction
 from vault.errors import NotReady
 from vault.model import Caller, WorkspaceId
-from vault.seal import Context, seal
+from vault.seal import Context
 from vault.secret import Secret
 from vault.sql import Nothing, Query
-from vault.store import Store
+from vault.vault import Vault
 
 SIGNS_SECONDS: Final = 90 * 86_400
 AHEAD_SECONDS: Final = 3_600
@@ -47,32 +47,52 @@ _forget_others: Final = Query("signing_keys", "forget_others", Nothing, package=
 class SigningKeys:
     """Every workspace's own."""
 
-    def __init__(self, database: Database, store: Store) -> None:
-        self._database = database
-        self._store = store
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
 
     async def current(self, caller: Caller) -> SigningKey:
         """What signs now; the first one is made here, and so is the next when it is time."""
-        found = await self._read(caller.workspace)
+        found = await self._read(caller)
         if found is None:
-            await self.replace(caller, ahead=0)
+            await self._make(caller, ahead=0)
         elif found.due:
-            await self.replace(caller, ahead=AHEAD_SECONDS)
-        found = found or await self._read(caller.workspace)
+            await self._make(caller, ahead=AHEAD_SECONDS)
+        found = found or await self._read(caller)
         if found is None:
             raise NotReady("The workspace's signing key is just being replaced.")
-        context = _context(caller.workspace, found.key_id)
+        context = _context(caller, found.key_id)
         return SigningKey(
-            found.key_id,
-            Secret(await self._store.open(caller.workspace, context, found.sealed)),
+            found.key_id, Secret(await self._vault.open_for_guest(caller, context, found.sealed))
         )
 
-    async def replace(self, caller: Caller, *, ahead: int, alone: bool = False) -> str:
-        """Make a key that signs ``ahead`` seconds from now; ``alone`` forgets all the others."""
+    async def rotate(self, caller: Caller, *, compromised: bool) -> str:
+        """Make the next key; a ``compromised`` one is replaced and forgotten at once."""
+        access.permit(caller, "signing_key.rotate")
+        access.permit_everywhere(caller)
+        return await self._make(
+            caller, ahead=0 if compromised else AHEAD_SECONDS, alone=compromised
+        )
+
+    async def published(self, workspace: WorkspaceId) -> list[dict[str, str]]:
+        """The public halves, as a JWKS has them; none where there is no such workspace."""
+        anybody = Caller(kind="worker", actor_id="jwks", workspace=workspace)
+        rows = await self._vault.within(
+            anybody,
+            lambda tx: _published.all(tx, workspace_id=workspace, seconds=BEHIND_SECONDS),
+        )
+        return [public_jwk(row.key_id, row.public_x) for row in rows]
+
+    async def _read(self, caller: Caller) -> _Current | None:
+        return await self._vault.within(
+            caller,
+            lambda tx: _current.maybe(tx, workspace_id=tx.workspace, seconds=SIGNS_SECONDS),
+        )
+
+    async def _make(self, caller: Caller, *, ahead: int, alone: bool = False) -> str:
         made, public_x = new_signing_key()
-        sealing = await self._store.seal_of(caller.workspace)
-        context = _context(caller.workspace, made.key_id)
-        sealed = seal(sealing.key, context, made.private.reveal_bytes())
+        sealed = await self._vault.seal_for_guest(
+            caller, _context(caller, made.key_id), made.private.reveal_bytes()
+        )
 
         async def work(tx: Transaction) -> None:
             await _insert.run(
@@ -91,25 +111,15 @@ class SigningKeys:
             target = ("signing_key", made.key_id)
             await audit.record(tx, caller, "signing_key.rotate", target=target)
 
-        await self._database.run(caller.workspace, work)
+        await self._vault.within(caller, work)
         return made.key_id
 
-    async def published(self, workspace: WorkspaceId) -> list[dict[str, Any]]:
-        """The public halves, as a JWKS has them."""
-        rows = await self._database.run(
-            workspace,
-            lambda tx: _published.all(tx, workspace_id=workspace, seconds=BEHIND_SECONDS),
-        )
-        return [public_jwk(row.key_id, row.public_x) for row in rows]
 
-    async def _read(self, workspace: WorkspaceId) -> _Current | None:
-        return await self._database.run(
-            workspace,
-            lambda tx: _current.maybe(tx, workspace_id=workspace, seconds=SIGNS_SECONDS),
-        )
-
-
-def _context(workspace: str, key_id: str) -> Context:
+def _context(caller: Caller, key_id: str) -> Context:
     return Context(
-        workspace=workspace, table="signing_keys", row=key_id, field="sealed", generation=1
+        workspace=caller.workspace,
+        table="broker.signing_keys",
+        row=key_id,
+        field="private",
+        generation=1,
     )

@@ -89,6 +89,7 @@ Action = Literal[
     "readiness.read",
     "grant.refresh",
     "gateway.use",
+    "signing_key.rotate",
 ]
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
@@ -180,6 +181,7 @@ RULES: Final[dict[Action, Rule]] = {
     "readiness.read": Rule("mint", operator=False),
     "grant.refresh": Rule(None, operator=False, grant=True),
     "gateway.use": Rule(None, operator=False, grant=True),
+    "signing_key.rotate": Rule("manage", operator=True),
 }
 
 

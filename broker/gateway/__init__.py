@@ -1,1 +1,1 @@
-"""The credential-injecting proxy: a conversation calls a provider's API, and never sees the token."""
+"""The credential-injecting proxy: a conversation calls an API, and never sees the token."""

@@ -8,8 +8,8 @@
 * ``iss`` is the address of the workspace's public keys, so one text is pinned and fetched from.
 * It lives five minutes, by the database's clock, and is at most 8 kB: a header carries it. What
   is larger, or has no public key, travels as an opaque token that is redeemed.
-* ``public_key`` is a JWK on P-256 or X25519; whatever else it holds is not looked at, but a
-  private part is refused, so that nobody trusts us with it by mistake.
+* ``public_key`` is a JWK on P-256, P-384, P-521 or X25519; whatever else it holds is not looked at,
+  but a private part is refused, so that nobody trusts us with it by mistake.
 
 Pure: keys and times come from the caller.
 """
@@ -35,7 +35,12 @@ SIGNED_TYPE: Final = "keyturn-conversation+jwt"
 _SIGNATURE: Final = "Ed25519"
 _AGREEMENT: Final = "ECDH-ES"
 _ENCRYPTION: Final = "A256GCM"
-_CURVES: Final[dict[str, type[ECKey | OKPKey]]] = {"P-256": ECKey, "X25519": OKPKey}
+_CURVES: Final[dict[str, type[ECKey | OKPKey]]] = {
+    "P-256": ECKey,
+    "P-384": ECKey,
+    "P-521": ECKey,
+    "X25519": OKPKey,
+}
 _PUBLIC: Final = ("kty", "crv", "x", "y")
 _POINTER: Final = "/public_key"
 _MAX_KID: Final = 200
@@ -88,7 +93,9 @@ def check_public_key(jwk: Mapping[str, Any]) -> None:
     if "d" in jwk:
         raise Invalid("This is a private key: send its public part only.", pointer=_POINTER)
     if str(jwk.get("crv")) not in _CURVES:
-        raise Invalid("A public key is a JWK on the curve P-256 or X25519.", pointer=_POINTER)
+        raise Invalid(
+            f"A public key is a JWK on one of the curves {', '.join(_CURVES)}.", pointer=_POINTER
+        )
     kid = jwk.get("kid")
     if kid is not None and not (isinstance(kid, str) and len(kid) <= _MAX_KID):
         raise Invalid(f"A key's kid is a text of at most {_MAX_KID} characters.", pointer=_POINTER)
