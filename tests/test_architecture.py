@@ -35,6 +35,7 @@ STEPS: Final = """
     vault.oauth.app vault.oauth.keys vault.oauth.paths vault.oauth.replies vault.oauth
     vault.oauth.signatures vault.oauth.filling vault.oauth.refusals vault.oauth.lifetimes
     vault.oauth.id_token vault.oauth.discovery vault.oauth.device vault.oauth.header
+    vault.oauth.api
     vault.oauth.assertions vault.oauth.authorize vault.oauth.callbacks vault.oauth.accounts
     vault.oauth.oauth1 vault.oauth.renewing vault.oauth.revoking vault.oauth.typed
     vault.oauth.requests vault.oauth.reading
@@ -58,7 +59,7 @@ STEPS: Final = """
     vault.vault.secrets
     vault.vault.authentication vault.vault.calls vault.vault.catalogue
     vault.vault.integrations vault.vault.returns vault.vault.connections
-    vault.vault.refreshing vault.vault.tries
+    vault.vault.refreshing vault.vault.provider_apis vault.vault.tries
     vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
 
     broker broker.migrations broker.settings broker.logs broker.admission broker.events

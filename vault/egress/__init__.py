@@ -68,6 +68,7 @@ __all__ = [
     "Request",
     "Resolver",
     "Timeouts",
+    "Upload",
     "VettedUrl",
     "parse_allow",
 ]
@@ -312,9 +313,6 @@ class Answer:
         self._request = request
         self._url = url
         self._deadline = deadline
-
-    def __repr__(self) -> str:
-        return f"Answer({self.status})"
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Read the body piece by piece; ``TooLarge`` at the limit."""

@@ -34,6 +34,7 @@ from vault.vault.connect import Connect
 from vault.vault.door import Deployment
 from vault.vault.events import Events
 from vault.vault.guests import Guests
+from vault.vault.provider_apis import ProviderApis
 from vault.vault.refreshing import Refreshing
 from vault.vault.secrets import Secrets
 from vault.vault.tenants import Tenants
@@ -70,6 +71,7 @@ _bearer_lookup: Final = Query("api_keys", "lookup", _Bearer)
 
 class Vault(
     Connect,
+    ProviderApis,
     Refreshing,
     Events,
     Tenants,
