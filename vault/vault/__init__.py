@@ -36,6 +36,7 @@ from vault.vault.events import Events
 from vault.vault.guests import Guests
 from vault.vault.refreshing import Refreshing
 from vault.vault.secrets import Secrets
+from vault.vault.surveys import Surveys
 from vault.vault.tenants import Tenants
 from vault.vault.variables import Variables
 
@@ -70,6 +71,7 @@ _bearer_lookup: Final = Query("api_keys", "lookup", _Bearer)
 
 class Vault(
     Connect,
+    Surveys,
     Refreshing,
     Events,
     Tenants,
