@@ -68,7 +68,7 @@ STEPS: Final = """
     broker.gateway broker.gateway.paths broker.gateway.headers
     broker.resolve.templates broker.resolve.meanings broker.resolve.urls
     broker.resolve.bodies broker.resolve.configs broker.resolve broker.invoke
-    broker.broker
+    broker.profile broker.variables broker.broker
     broker.api.messages broker.api.provider_messages broker.api.resolve_messages
     broker.api.connect_messages broker.api.token_messages broker.api.event_messages
     broker.api.problems broker.api.requests broker.api.responses

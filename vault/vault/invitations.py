@@ -7,6 +7,7 @@
 """
 
 import hmac
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from urllib.parse import urlencode, urlsplit
@@ -36,6 +37,7 @@ from vault.store import environments as environment_rows
 from vault.store import get_workspace
 from vault.store import tries as try_rows
 from vault.store.connections import IntegrationRow
+from vault.store.tries import NewInvitation
 from vault.vault.door import found
 from vault.vault.tries import Tries, person
 
@@ -100,6 +102,37 @@ class Invitations(Tries):
             return session, link
 
         return await self._database.run(caller.workspace, work)
+
+    async def invite_users(
+        self, caller: Caller, wanted: Mapping[str, Sequence[str]], environment: str
+    ) -> dict[str, Secret]:
+        """Invite many users, each to connect some integrations; the links, by user. One statement.
+
+        Users who are not there get none.
+        """
+        access.permit(caller, "connect_session.write")
+        access.permit_environment(caller, environment)
+        sealing = await self._store.seal_of(caller.workspace)
+        links = {user_id: bearer.generate("connect") for user_id in wanted}
+        new = [
+            NewInvitation(
+                user_id=user_id,
+                session_id=new_id("cs"),
+                hash=self.fingerprint(links[user_id]),
+                integrations=tuple(dict.fromkeys(integrations))[:MAX_INTEGRATIONS],
+                event_id=new_id("evt"),
+                user_ref=sealing.user_ref(user_id),
+            )
+            for user_id, integrations in wanted.items()
+        ]
+
+        async def work(tx: Transaction) -> list[str]:
+            return await try_rows.insert_sessions(
+                tx, caller, new, environment=environment, lifetime=SESSION_SECONDS
+            )
+
+        made = set(await self._database.run(caller.workspace, work))
+        return {one.user_id: links[one.user_id] for one in new if one.session_id in made}
 
     async def list_connect_sessions(
         self, caller: Caller, page: Page, *, user_id: str = ""
