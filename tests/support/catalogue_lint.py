@@ -19,6 +19,7 @@ GLOBAL: Final = {
 DEFINERS: Final = {
     "vault.lookup_bearer(bytea)": "keyturn_auth",
     "vault.lookup_bearer(bytea,text)": "keyturn_auth",
+    "vault.lookup_upstream(bytea)": "keyturn_auth",
 }
 # Policies for others than the application: the ways round the workspace's wall.
 OTHER_POLICIES: Final = {
@@ -26,6 +27,8 @@ OTHER_POLICIES: Final = {
     # A link and a state name their workspace only once they are found.
     "vault.connect_sessions: lookup_bearer for keyturn_auth",
     "vault.connect_flows: lookup_bearer for keyturn_auth",
+    # An account at ElevenLabs belongs to one workspace; which, its hash finds.
+    "vault.upstreams: lookup_upstream for keyturn_auth",
     # What is due is found in all workspaces; no ciphertext is in that table.
     "vault.revocations: worker for keyturn_worker",
     "vault.connection_lives: worker for keyturn_worker",
@@ -52,6 +55,10 @@ AUTH_MAY: Final = {
     *(
         f"vault.connect_flows.{column} SELECT"
         for column in ("workspace_id", "flow_id", "state_hash", "expires_at")
+    ),
+    *(
+        f"vault.upstreams.{column} SELECT"
+        for column in ("workspace_id", "kind", "claim_hash", "claimed_at")
     ),
 }
 # What the worker may see of what is due, column by column.
