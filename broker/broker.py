@@ -6,6 +6,7 @@
 """
 
 from broker.agents import Agents
+from broker.tools.pushing import AgentTools
 from broker.upstreams import Upstreams
 from vault.egress import Egress
 from vault.vault import Vault
@@ -17,3 +18,4 @@ class Broker:
     def __init__(self, vault: Vault, egress: Egress) -> None:
         self.agents = Agents(vault)
         self.upstreams = Upstreams(vault, egress)
+        self.tools = AgentTools(vault, self.agents, self.upstreams)
