@@ -3,9 +3,9 @@
 * A route, an id in a path, a query parameter or a field of a body that is not here fails
   ``test_isolation.py`` with a sentence.
 * In a request ``{id}`` stands for what is attacked, ``{cursor}`` for a page after it, ``{fresh}``
-  for a name that is new, ``{agent}`` for an agent of the caller's own, ``{mine}`` for a variable of the caller's own, ``{outside}`` for a server
-  that tools may call, ``{integration}``, ``{user}``, ``{session}`` and ``{endpoint}`` for an
-  integration, a user, a connect session and an event endpoint of the caller's own.
+  for a name that is new, ``{mine}`` for a variable of the caller's own, ``{outside}`` for a server
+  that tools may call, ``{integration}``, ``{user}``, ``{agent}``, ``{session}`` and ``{endpoint}``
+  for an integration, a user, an agent, a connect session and an event endpoint of the caller's own.
 """
 
 from collections.abc import Mapping
