@@ -65,7 +65,8 @@ STEPS: Final = """
     broker broker.migrations broker.settings broker.logs broker.admission broker.events
     broker.metrics
     broker.runtimes broker.runtimes.sealed broker.runtimes.livekit broker.signing
-    broker.gateway broker.gateway.paths broker.gateway.headers
+    broker.masking broker.limits broker.renewal_rules broker.renewals
+    broker.gateway broker.gateway.paths broker.gateway.headers broker.gateway.calls
     broker.resolve.templates broker.resolve.meanings broker.resolve.urls
     broker.resolve.bodies broker.resolve.configs broker.resolve broker.invoke
     broker.profile broker.variables broker.broker
@@ -158,6 +159,7 @@ REVEALING: Final = {
     "vault.vault.invitations": "the code that completes goes back with the person's browser",
     "broker.runtimes.sealed": "a token is signed with the workspace's private key",
     "broker.runtimes.livekit": "a token is signed with the project's secret, and holds a handle",
+    "broker.gateway.calls": "a credential may be a part of the base URL; an answer is masked",
     "broker.signing": "a private key just made is sealed",
     "broker.admission": "a ticket stands in the URL that a client opens",
     "broker.resolve.meanings": "a secret's value becomes part of a header",
