@@ -33,6 +33,8 @@ TAGS: Final = {
     "integrations": "App registrations at providers.",
     "connections": "What users have connected.",
     "connect-sessions": "Links that invite a user to connect.",
+    "agents": "What each agent needs, and the tools that serve it.",
+    "upstreams": "The workspace's own account at ElevenLabs.",
     "events": "Signed webhooks: where events go to, and how they fare.",
     "audit": "Who did what.",
     "environments": "Environment variables and environments, as at ElevenLabs.",

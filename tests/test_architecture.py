@@ -69,15 +69,18 @@ STEPS: Final = """
     broker.gateway broker.gateway.paths broker.gateway.headers broker.gateway.calls
     broker.resolve.templates broker.resolve.meanings broker.resolve.urls
     broker.resolve.bodies broker.resolve.configs broker.resolve broker.invoke
-    broker.profile broker.variables broker.broker
+    broker.profile broker.variables broker.upstream_client broker.agents broker.upstreams
+    broker.broker
     broker.api.messages broker.api.provider_messages broker.api.resolve_messages
     broker.api.connect_messages broker.api.token_messages broker.api.event_messages
+    broker.api.agent_messages
     broker.api.problems broker.api.requests broker.api.responses
     broker.api.examples broker.api.gate
     broker.api.workspaces broker.api.keys broker.api.users broker.api.audit_events
     broker.api.settings broker.api.resolve broker.api.providers
     broker.api.integrations broker.api.connections broker.api.tokens
-    broker.api.connect_sessions broker.api.event_endpoints
+    broker.api.connect_sessions broker.api.event_endpoints broker.api.agents
+    broker.api.upstreams
     broker.api.convai.errors broker.api.convai.messages
     broker.api.convai.environment_variables broker.api.convai.environments
     broker.api.convai.secrets broker.api.convai.auth_connections broker.api.convai
@@ -162,6 +165,7 @@ REVEALING: Final = {
     "broker.gateway.calls": "a credential may be a part of the base URL; an answer is masked",
     "broker.signing": "a private key just made is sealed",
     "broker.admission": "a ticket stands in the URL that a client opens",
+    "broker.upstreams": "an account's API key is hashed, and sealed with its webhook secrets",
     "broker.resolve.meanings": "a secret's value becomes part of a header",
     "broker.events": "a delivery is signed",
     "broker.invoke": "an answer that repeats a secret is masked",

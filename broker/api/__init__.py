@@ -9,6 +9,7 @@ from typing import Final
 from litestar import Router
 
 from broker.api import (
+    agents,
     audit_events,
     connect_sessions,
     connections,
@@ -21,6 +22,7 @@ from broker.api import (
     resolve,
     settings,
     tokens,
+    upstreams,
     users,
     workspaces,
 )
@@ -33,6 +35,8 @@ ROUTERS: Final[tuple[Router, ...]] = (
     connections.router,
     tokens.router,
     connect_sessions.router,
+    agents.router,
+    upstreams.router,
     event_endpoints.router,
     audit_events.router,
     settings.router,

@@ -20,6 +20,7 @@ DEFINERS: Final = {
     "vault.lookup_bearer(bytea)": "keyturn_auth",
     "vault.lookup_bearer(bytea,text)": "keyturn_auth",
     "vault.lookup_conversation(bytea,text)": "keyturn_auth",
+    "vault.lookup_upstream(bytea)": "keyturn_auth",
 }
 # Policies for others than the application: the ways round the workspace's wall.
 OTHER_POLICIES: Final = {
@@ -29,6 +30,8 @@ OTHER_POLICIES: Final = {
     "vault.connect_flows: lookup_bearer for keyturn_auth",
     # So do a grant, a handle and a ticket.
     "vault.conversations: lookup_bearer for keyturn_auth",
+    # An account at ElevenLabs belongs to one workspace; which, its hash finds.
+    "vault.upstreams: lookup_upstream for keyturn_auth",
     # What is due is found in all workspaces; no ciphertext is in that table.
     "vault.revocations: worker for keyturn_worker",
     "vault.connection_lives: worker for keyturn_worker",
@@ -62,6 +65,10 @@ AUTH_MAY: Final = {
             *("workspace_id", "conversation_id", "key_id", "bearer_kind", "bearer_hash"),
             *("ticket_hash", "start_by", "expires_at", "ended_at"),
         )
+    ),
+    *(
+        f"vault.upstreams.{column} SELECT"
+        for column in ("workspace_id", "kind", "claim_hash", "claimed_at")
     ),
 }
 # What the worker may see of what is due, column by column.
