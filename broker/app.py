@@ -35,6 +35,8 @@ TAGS: Final = {
     "connect-sessions": "Links that invite a user to connect.",
     "agents": "What each agent needs, and the tools that serve it.",
     "upstreams": "The workspace's own account at ElevenLabs.",
+    "conversations": "Minted sessions: what they start with, and what they may do meanwhile.",
+    "signing-keys": "What sealed tokens are signed with.",
     "events": "Signed webhooks: where events go to, and how they fare.",
     "audit": "Who did what.",
     "environments": "Environment variables and environments, as at ElevenLabs.",

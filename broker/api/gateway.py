@@ -13,7 +13,7 @@ import structlog
 from litestar import Request, Router, route
 from litestar.di import NamedDependency
 from litestar.enums import HttpMethod
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from broker.api.refresh_tool import RUNTIME_KEY
 from broker.api.requests import held_of, header_of
@@ -56,6 +56,8 @@ class _PassedOn:
         self._integration = integration
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise NotFound("There is no such address.")
         call = _call(scope, receive, self._integration)
         started = False
         try:
@@ -84,7 +86,7 @@ class _PassedOn:
             _log.warning("gateway_answer_broke_off", code=error.code, detail=error.message)
 
 
-def _call(scope: Scope, receive: Receive, integration: str) -> Call:
+def _call(scope: HTTPScope, receive: Receive, integration: str) -> Call:
     raw = bytes(scope.get("raw_path") or b"")
     named, slash, rest = raw.removeprefix(PREFIX).partition(b"/")
     if not raw.startswith(PREFIX) or named != integration.encode():

@@ -74,9 +74,7 @@ async def rotate(
     signs at once and alone. By itself a key is replaced after 90 days.
     """
     wanted = data or RotateIn()
-    return RotatedOut(
-        key_id=await broker.signing.rotate(caller, compromised=wanted.compromised)
-    )
+    return RotatedOut(key_id=await broker.signing.rotate(caller, compromised=wanted.compromised))
 
 
 router = Router("/", route_handlers=[jwks, rotate])
