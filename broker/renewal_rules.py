@@ -92,11 +92,14 @@ def lasts(found: Fresh) -> bool:
     return found.expires_in is None or found.expires_in >= LASTS
 
 
-def status(before: Fresh, after: Fresh, *, asked_for: bool) -> Status:
-    """How it ended. ``asked_for``: a refresh was, or would have been but for its turn."""
+def status(before: Fresh, after: Fresh, *, refused: bool) -> Status:
+    """How it ended. ``refused``: the provider's API would not have the one before.
+
+    A token whose whole life is short is as good as they get, and so ``current``.
+    """
     if after.generation > before.generation:
         return "refreshed"
-    return "degraded" if asked_for else "current"
+    return "degraded" if refused or after.degraded or after.stale else "current"
 
 
 def why_not(found: Fresh) -> VaultError:

@@ -18,12 +18,13 @@ from msgspec import Struct
 
 from broker import renewal_rules
 from broker.conversation import Held, Reached
+from broker.delivery import without_secrets
 from broker.limits import Limits, Rate
 from broker.renewal_rules import Asked, Status
 from broker.variables import Credential, Person, Value, Values, fill
 from vault import access
 from vault.database import Transaction
-from vault.errors import NotFound
+from vault.errors import NotFound, RateLimited
 from vault.secret import Secret
 from vault.sql import Query
 from vault.vault import Vault
@@ -32,6 +33,7 @@ from vault.vault.refreshing import Fresh, Hold
 WAIT: Final = 8.0  # seconds; a tool's own limit is 20 unless somebody set another
 GATEWAY_WAIT: Final = 5.0
 RATE: Final = Rate(burst=20, per_second=0.5)  # calls of one conversation
+FORCED: Final = Rate(burst=3, per_second=1 / 60)  # of one connection, by answers of its API
 
 _AS_IT_IS: Final = timedelta()
 _LASTS: Final = timedelta(seconds=renewal_rules.LASTS)
@@ -64,6 +66,7 @@ class Renewals:
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
         self._limits = Limits(RATE)
+        self._forced = Limits(FORCED)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def renew(self, held: Held, asked: Asked, *, dry_run: bool = False) -> Renewed:
@@ -88,7 +91,7 @@ class Renewals:
         if after.reason is not None:
             raise renewal_rules.why_not(after)
         return Renewed(
-            status=renewal_rules.status(before, after, asked_for=wants != "no"),
+            status=renewal_rules.status(before, after, refused=wants == "if_first"),
             integration=reached.integration,
             generation=after.generation,
             expires_at=after.expires_at,
@@ -115,10 +118,16 @@ class Renewals:
             now = await self._read(held, reached, look=False)
             if now.generation > refused.generation and now.tokens is not None:
                 return now
-            if not await self._is_first(held, reached, refused):
+            if not (
+                self._may_force(held, reached) and await self._is_first(held, reached, refused)
+            ):
                 return refused
             found = await self._refreshed(held, reached, rejected=True, look=False)
             return found if found.tokens is not None else refused
+
+    async def refused_at_once(self, held: Held, reached: Reached, fresh: Fresh) -> None:
+        """It was new, and refused like the one before: another one would be, too."""
+        await self._is_first(held, reached, fresh)
 
     async def _chosen(self, held: Held, asked: Asked) -> Reached:
         if asked.integration is None:
@@ -198,19 +207,27 @@ class Renewals:
             },
         )
         filled = fill(held.kept.plan, values)
-        wanted = held.kept.plan.names_of(reached.integration)
-        return {
-            name: filled[name]
-            for name in wanted
-            if found.tokens is not None or not isinstance(filled[name], Secret)
-        }
+        drawn = {name: filled[name] for name in held.kept.plan.names_of(reached.integration)}
+        return drawn if found.tokens is not None else without_secrets(drawn)
+
+    def _may_force(self, held: Held, reached: Reached) -> bool:
+        """An API that says 401 to whatever it is asked is not to cost a refresh for each call."""
+        try:
+            self._forced.take(_name(held, reached), time.monotonic())
+        except RateLimited:
+            return False
+        return True
 
     def _turn(self, held: Held, reached: Reached) -> asyncio.Lock:
-        name = f"{held.conversation.conversation_id}/{reached.connection_id}"
+        name = _name(held, reached)
         lock = self._turns.get(name)
         if lock is None:
             lock = self._turns[name] = asyncio.Lock()
         return lock
+
+
+def _name(held: Held, reached: Reached) -> str:
+    return f"{held.conversation.conversation_id}/{reached.connection_id}"
 
 
 def _hold(held: Held) -> Hold:

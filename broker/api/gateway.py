@@ -12,11 +12,12 @@ from typing import Any, Final
 import structlog
 from litestar import Request, Router, route
 from litestar.di import NamedDependency
-from litestar.enums import HttpMethod
+from litestar.enums import HttpMethod, ScopeType
+from litestar.params import FromPath
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from broker.api.refresh_tool import RUNTIME_KEY
-from broker.api.requests import held_of, header_of
+from broker.api.requests import header_of, held_of
 from broker.broker import Broker
 from broker.conversation import Held
 from broker.gateway.calls import Call
@@ -41,7 +42,7 @@ _log = structlog.get_logger("keyturn.gateway")
     include_in_schema=False,  # what it takes and answers is the provider's
 )
 async def gateway(
-    integration: str, request: Request[Any, Any, Any], broker: NamedDependency[Broker]
+    integration: FromPath[str], request: Request[Any, Any, Any], broker: NamedDependency[Broker]
 ) -> ASGIApp:
     held = await held_of(request, broker, header_of(request, RUNTIME_KEY))
     return _PassedOn(broker, held, integration)
@@ -56,7 +57,7 @@ class _PassedOn:
         self._integration = integration
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != ScopeType.HTTP:
             raise NotFound("There is no such address.")
         call = _call(scope, receive, self._integration)
         started = False

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Final
 import msgspec
 from litestar import Request, Response, Router, post
 from litestar.di import NamedDependency
-from litestar.openapi.spec import Operation
 from litestar.params import HeaderParameter, QueryParameter
 from msgspec import Meta, Struct
 

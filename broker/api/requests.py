@@ -115,7 +115,7 @@ async def caller_of(request: Request[Any, Any, Any]) -> Caller:
 
 async def held_of(request: Request[Any, Any, Any], broker: Broker, runtime_key: str | None) -> Held:
     """What the grant or handle of this request opens; it alone decides whose that is."""
-    held = await broker.grants.held(
+    held = await broker.held(
         _unverified_bearer(request),
         runtime_key,
         request_id=request.scope["state"].get("request_id", ""),

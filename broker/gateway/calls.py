@@ -139,6 +139,8 @@ class Gateway:
                     again = self._sent(held, call, target, body, newer)
                     answer = await stack.enter_async_context(again)
                     secrets += answer.secrets
+                    if answer.status == REFUSED:
+                        await self._renewals.refused_at_once(held, reached, newer)
             yield _passed(answer, Masking(secrets))
 
     @asynccontextmanager
