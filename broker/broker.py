@@ -5,9 +5,19 @@
 * It reaches a credential through the vault's door alone, and keeps its own rows as a guest there.
 """
 
+from broker.admission import Admission
 from broker.agents import Agents
+from broker.conversation import Conversation, Held
+from broker.delivery import Delivering
+from broker.gateway.calls import Gateway
+from broker.grants import Grants
+from broker.mint import Minting
+from broker.readiness import Readiness
+from broker.renewals import Renewals
+from broker.signing import SigningKeys
 from broker.upstreams import Upstreams
 from vault.egress import Egress
+from vault.model import Caller
 from vault.vault import Vault
 
 
@@ -17,3 +27,32 @@ class Broker:
     def __init__(self, vault: Vault, egress: Egress) -> None:
         self.agents = Agents(vault)
         self.upstreams = Upstreams(vault, egress)
+        delivering = Delivering(vault)
+        self.signing = SigningKeys(vault)
+        self.minting = Minting(vault, delivering, self.signing, self.agents, self.upstreams)
+        self.grants = Grants(vault, delivering, self.upstreams)
+        self.readiness = Readiness(vault, self.agents)
+        self.renewals = Renewals(vault)
+        self.gateway = Gateway(vault, self.renewals)
+
+    # For whoever carries a conversation: the relay, the gateway, the refresh tool
+
+    async def held(
+        self, unverified_bearer: str, runtime_key: str | None = None, *, request_id: str = ""
+    ) -> Held:
+        """Who and what a grant or a handle is; a handle is honoured only beside a runtime key."""
+        return await self.grants.held(unverified_bearer, runtime_key, request_id=request_id)
+
+    async def admit(self, ticket: str) -> Admission:
+        """Let one client into the conversation that this ticket is for, once."""
+        return await self.grants.admit(ticket)
+
+    async def conversation_began(
+        self, caller: Caller, conversation_id: str, upstream_id: str
+    ) -> None:
+        """Remember that it runs, and how the upstream calls it."""
+        await self.grants.began(caller, conversation_id, upstream_id)
+
+    async def end_conversation(self, caller: Caller, conversation_id: str) -> Conversation:
+        """Let its grant or handle die."""
+        return await self.grants.end(caller, conversation_id)

@@ -7,6 +7,7 @@
   word of its body, which may repeat what was sent.
 """
 
+from collections.abc import Sequence
 from typing import Final, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -67,10 +68,21 @@ class UpstreamClient:
     async def delete(self, path: str) -> None:
         await self.send("DELETE", path)
 
+    async def forward(self, path: str, query: Sequence[tuple[str, str]]) -> Reply:
+        """Ask what a client asked, and return the answer whatever its status is."""
+        where = f"{path}?{urlencode(query)}" if query else path
+        return await self._call("GET", where)
+
     async def send(self, method: str, path: str, body: object = None) -> Reply:
         """Send one request; raises ``Refused`` unless the answer is a 2xx."""
+        reply = await self._call(method, path, body)
+        if reply.status in _OK:
+            return reply
+        raise Refused(reply.status, retry_after=_pause(reply))
+
+    async def _call(self, method: str, path: str, body: object = None) -> Reply:
         content = () if body is None else (("Content-Type", "application/json"),)
-        reply = await self._egress.call(
+        return await self._egress.call(
             "upstream",
             Request(
                 method=method,
@@ -81,9 +93,6 @@ class UpstreamClient:
                 max_bytes=MAX_ANSWER,
             ),
         )
-        if reply.status in _OK:
-            return reply
-        raise Refused(reply.status, retry_after=_pause(reply))
 
 
 def segment(text: str) -> str:

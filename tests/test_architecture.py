@@ -50,7 +50,7 @@ STEPS: Final = """
     vault.audit vault.idempotency vault.events vault.events.deliveries
     vault.store vault.store.environments vault.store.auth_tokens
     vault.store.connections vault.store.tries vault.store.refreshing vault.store.answers
-    vault.store.events
+    vault.store.events vault.store.surveys
     vault.authenticate
     vault.refreshing.batches vault.refreshing.spool vault.refreshing.replica
     vault.refreshing.page vault.refreshing.consents vault.refreshing.lane vault.refreshing
@@ -59,31 +59,35 @@ STEPS: Final = """
     vault.vault.secrets
     vault.vault.authentication vault.vault.calls vault.vault.catalogue
     vault.vault.integrations vault.vault.returns vault.vault.connections
-    vault.vault.refreshing vault.vault.provider_apis vault.vault.tries
+    vault.vault.refreshing vault.vault.provider_apis vault.vault.surveys vault.vault.tries
     vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
 
     broker broker.migrations broker.settings broker.logs broker.admission broker.events
     broker.metrics
     broker.runtimes broker.runtimes.sealed broker.runtimes.livekit broker.signing
-    broker.masking broker.limits broker.renewal_rules broker.renewals
-    broker.gateway broker.gateway.paths broker.gateway.headers broker.gateway.calls
+    broker.masking broker.limits
     broker.resolve.templates broker.resolve.meanings broker.resolve.urls
     broker.resolve.bodies broker.resolve.configs broker.resolve broker.invoke
     broker.profile broker.variables broker.upstream_client broker.agents broker.upstreams
+    broker.runtimes.elevenlabs broker.conversation broker.conversations broker.delivery
+    broker.mint broker.grants broker.readiness broker.renewal_rules broker.renewals
+    broker.gateway broker.gateway.paths broker.gateway.headers broker.gateway.calls
     broker.broker
     broker.api.messages broker.api.provider_messages broker.api.resolve_messages
     broker.api.connect_messages broker.api.token_messages broker.api.event_messages
-    broker.api.agent_messages
+    broker.api.agent_messages broker.api.conversation_messages
     broker.api.problems broker.api.requests broker.api.responses
     broker.api.examples broker.api.gate
     broker.api.workspaces broker.api.keys broker.api.users broker.api.audit_events
     broker.api.settings broker.api.resolve broker.api.providers
     broker.api.integrations broker.api.connections broker.api.tokens
     broker.api.connect_sessions broker.api.event_endpoints broker.api.agents
-    broker.api.upstreams
+    broker.api.upstreams broker.api.conversations broker.api.signing_keys
+    broker.api.refresh_tool broker.api.gateway
     broker.api.convai.errors broker.api.convai.messages
     broker.api.convai.environment_variables broker.api.convai.environments
-    broker.api.convai.secrets broker.api.convai.auth_connections broker.api.convai
+    broker.api.convai.secrets broker.api.convai.auth_connections broker.api.convai.sessions
+    broker.api.convai
     broker.api.health broker.api
     broker.web.static broker.web broker.web.wording broker.web.endings broker.web.forms
     broker.web.connect broker.web.catalogue broker.web.people
@@ -165,6 +169,7 @@ REVEALING: Final = {
     "broker.gateway.calls": "a credential may be a part of the base URL; an answer is masked",
     "broker.signing": "a private key just made is sealed",
     "broker.admission": "a ticket stands in the URL that a client opens",
+    "broker.delivery": "a bearer becomes a header's value; values go to who they are delivered to",
     "broker.upstreams": "an account's API key is hashed, and sealed with its webhook secrets",
     "broker.resolve.meanings": "a secret's value becomes part of a header",
     "broker.events": "a delivery is signed",
@@ -177,6 +182,9 @@ REVEALING: Final = {
     "broker.api.messages": "a key just made is answered, once",
     "broker.api.connect_messages": "a link just made is answered, once",
     "broker.api.event_messages": "a secret just made is answered, once",
+    "broker.api.conversation_messages": "what a client starts with is answered, once",
+    "broker.api.convai.sessions": "what a client starts with is answered, once",
+    "broker.api.refresh_tool": "a token is answered, to the conversation that holds it",
     "broker.api.token_messages": "a token is answered, to who may read it",
     "broker.web.people": "a browser's cookie is set; the state stands in the page's own form",
     "broker.cli": "a key just made is printed, once",

@@ -210,6 +210,12 @@ def permit(caller: Caller, action: Action) -> None:
         raise Forbidden(f"This key lacks the scope {' or '.join((rule.scope, *rule.others))}.")
 
 
+def permit_scope(caller: Caller, scope: Scope) -> None:
+    """Refuse whoever is no key of this scope."""
+    if caller.kind != "key" or scope not in caller.scopes:
+        raise Forbidden(f"This key lacks the scope {scope}.")
+
+
 def narrowed(caller: Caller, wanted: NewKey, now: datetime) -> NewKey:
     """Return the key that this caller may make; refuse one that is wider than its maker."""
     if wanted.expires_at is not None and wanted.expires_at <= now:

@@ -4,7 +4,7 @@
 -- What is known of one user, and where he is connected: in this environment, or in production where
 -- the integration shares its connections. One row; none where there is no such user.
 select u.generation, u.profile, k.sealed as user_key, w.key_id, w.version, w.wrapped, w.root_key_id,
-       x.sealed as index_key,
+       x.sealed as index_key, now() as now,
        coalesce(array_agg(c.connection_id) filter (where c.connection_id is not null), '{}') as connection_ids,
        coalesce(array_agg(c.integration) filter (where c.connection_id is not null), '{}') as integrations,
        coalesce(array_agg(c.environment) filter (where c.connection_id is not null), '{}') as environments,

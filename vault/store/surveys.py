@@ -24,6 +24,7 @@ class UserRow(Struct, frozen=True):
     wrapped: bytes
     root_key_id: str
     index_key: bytes
+    now: datetime
     connection_ids: list[str]
     integrations: list[str]
     environments: list[str]

@@ -6,6 +6,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import cached_property
 from typing import Final
 
@@ -47,6 +48,7 @@ class Survey(Struct, frozen=True, kw_only=True):
     profile: Profile
     user_ref: str
     owner: SealingKey
+    now: datetime  # by the database's clock
     connections: Mapping[str, Connected]
 
     def __repr__(self) -> str:
@@ -99,6 +101,7 @@ class Surveys(Refreshing):
             user_id=user_id,
             profile=profile,
             user_ref=sealing.user_ref(user_id),
+            now=row.now,
             owner=await self._store.owner_key(sealing, user_id, row.user_key),
             connections={one.integration: one for one in found},
         )

@@ -137,6 +137,10 @@ class Variables(Door):
     async def fallback_warnings(self, caller: Caller) -> list[FallbackWarning]:
         """Hosts of one environment beside secrets of production; none where nothing falls back."""
         access.permit(caller, "variable.list")
+        return await self.fallback_warnings_for(caller)
+
+    async def fallback_warnings_for(self, caller: Caller) -> list[FallbackWarning]:
+        """The same, for who has permitted another deed that needs it: labels, and no value."""
 
         async def work(tx: Transaction) -> list[FallbackWarning]:
             if not (await rows.get_settings(tx)).secret_fallback:
