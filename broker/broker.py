@@ -10,11 +10,11 @@ from broker.agents import Agents
 from broker.conversation import Conversation, Held
 from broker.delivery import Delivering
 from broker.gateway.calls import Gateway
+from broker.gateway.renewals import Renewals
 from broker.grants import Grants
 from broker.mint import Minting
 from broker.readiness import Readiness
-from broker.renewals import Renewals
-from broker.signing import SigningKeys
+from broker.runtimes.signing import SigningKeys
 from broker.upstreams import Upstreams
 from vault.egress import Egress
 from vault.model import Caller

@@ -64,14 +64,16 @@ STEPS: Final = """
 
     broker broker.migrations broker.settings broker.logs broker.admission broker.events
     broker.metrics
-    broker.runtimes broker.runtimes.sealed broker.runtimes.livekit broker.signing
-    broker.masking broker.limits
+    broker.runtimes broker.runtimes.sealed broker.runtimes.livekit
+    broker.runtimes.signing
+    broker.masking
     broker.resolve.templates broker.resolve.meanings broker.resolve.urls
     broker.resolve.bodies broker.resolve.configs broker.resolve broker.invoke
     broker.profile broker.variables broker.upstream_client broker.agents broker.upstreams
     broker.runtimes.elevenlabs broker.conversation broker.conversations broker.delivery
-    broker.mint broker.grants broker.readiness broker.renewal_rules broker.renewals
-    broker.gateway broker.gateway.paths broker.gateway.headers broker.gateway.calls
+    broker.mint broker.grants broker.readiness
+    broker.gateway broker.gateway.limits broker.gateway.renewal_rules broker.gateway.renewals
+    broker.gateway.paths broker.gateway.headers broker.gateway.calls
     broker.broker
     broker.api.messages broker.api.provider_messages broker.api.resolve_messages
     broker.api.connect_messages broker.api.token_messages broker.api.event_messages
@@ -167,7 +169,7 @@ REVEALING: Final = {
     "broker.runtimes.sealed": "a token is signed with the workspace's private key",
     "broker.runtimes.livekit": "a token is signed with the project's secret, and holds a handle",
     "broker.gateway.calls": "a credential may be a part of the base URL; an answer is masked",
-    "broker.signing": "a private key just made is sealed",
+    "broker.runtimes.signing": "a private key just made is sealed",
     "broker.admission": "a ticket stands in the URL that a client opens",
     "broker.delivery": "a bearer becomes a header's value; values go to who they are delivered to",
     "broker.upstreams": "an account's API key is hashed, and sealed with its webhook secrets",

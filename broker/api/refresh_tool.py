@@ -16,8 +16,8 @@ from broker.api.messages import Instant
 from broker.api.requests import held_of
 from broker.api.responses import guarded, of_json
 from broker.broker import Broker
-from broker.renewal_rules import Asked, Status
-from broker.renewals import Renewed
+from broker.gateway.renewal_rules import Asked, Status
+from broker.gateway.renewals import Renewed
 from vault.errors import Invalid, Malformed
 from vault.secret import Secret
 

@@ -16,11 +16,11 @@ from weakref import WeakValueDictionary
 
 from msgspec import Struct
 
-from broker import renewal_rules
 from broker.conversation import Held, Reached
 from broker.delivery import without_secrets
-from broker.limits import Limits, Rate
-from broker.renewal_rules import Asked, Status
+from broker.gateway import renewal_rules
+from broker.gateway.limits import Limits, Rate
+from broker.gateway.renewal_rules import Asked, Status
 from broker.variables import Credential, Person, Value, Values, fill
 from vault import access
 from vault.database import Transaction
