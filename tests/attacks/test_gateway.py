@@ -178,7 +178,7 @@ async def test_every_trick_with_a_path_is_refused(stage: Stage) -> None:
 async def test_an_absolute_address_or_another_host_leads_nowhere_else(stage: Stage) -> None:
     talk = await stage.begin()
     with socket.create_server(("127.0.0.1", 0)) as evil:
-        evil.setblocking(False)
+        evil.settimeout(0)
         there = f"127.0.0.1:{evil.getsockname()[1]}".encode()
         await raw(talk, b"GET http://" + there + b"/gateway/acme/me HTTP/1.1")
         await raw(talk, b"GET /gateway/acme/@" + there + b"/ HTTP/1.1", b"Host: " + there)
@@ -276,7 +276,7 @@ async def test_nothing_that_says_who_calls_goes_on(stage: Stage) -> None:
 async def test_a_redirect_to_somewhere_else_takes_no_credential_along(stage: Stage) -> None:
     talk = await stage.begin()
     with socket.create_server(("127.0.0.1", 0)) as evil:
-        evil.setblocking(False)
+        evil.settimeout(0)
         there = f"http://127.0.0.1:{evil.getsockname()[1]}/steal"
         talk.listens.answers = _redirecting(there)
         reply = await talk.call("GET", "acme/me")
