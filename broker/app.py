@@ -16,6 +16,7 @@ from broker.api import ROUTERS
 from broker.api.convai import errors
 from broker.api.gate import Gate
 from broker.api.problems import handlers
+from broker.api.raw import RawMint
 from broker.api.requests import Door, caller_of
 from broker.api.responses import correct
 from broker.broker import Broker
@@ -55,18 +56,20 @@ class Service(Struct, frozen=True):
     app: Litestar
     gate: Gate
     metrics: Metrics
+    raw: RawMint
 
     @property
     def asgi(self) -> ASGIApp:
-        """The application behind its gate."""
-        return self.gate.before(self.app)
+        """The application behind its gate, with the hot route in front."""
+        return self.gate.before(self.raw.before(self.app))
 
 
 def create_service(vault: Vault, broker: Broker, settings: Settings) -> Service:
     """Put the parts together."""
     metrics = Metrics()
     gate = Gate(metrics)
-    return Service(_litestar(vault, broker, settings, metrics, gate), gate, metrics)
+    app = _litestar(vault, broker, settings, metrics, gate)
+    return Service(app, gate, metrics, RawMint(vault, broker, app.state.door))
 
 
 def _litestar(
