@@ -27,8 +27,8 @@ STEPS: Final = """
     vault.seal vault.bearer vault.kms vault.kms.file vault.keyring
     vault.database vault.embedded.programs vault.embedded.files vault.embedded
     vault.sql vault.migrations
-    vault.egress.address vault.egress.names vault.egress.deadline vault.egress
-    vault.egress.certificates
+    vault.egress.address vault.egress.names vault.egress.deadline
+    vault.egress.journey vault.egress.sockets vault.egress vault.egress.certificates
     vault.providers.schema vault.providers.check vault.providers.derived
     vault.providers.failures vault.providers
     vault.oauth.app vault.oauth.keys vault.oauth.paths vault.oauth.replies vault.oauth
@@ -113,7 +113,7 @@ JOSE: Final = {
 }
 ONLY_IN: Final = {
     "asyncpg": {"vault.database"},
-    "aiohttp": {"vault.egress"},
+    "aiohttp": {"vault.egress", "vault.egress.journey", "vault.egress.sockets"},
     "authlib": set(),  # a peer of the tests: vault.oauth.oauth1 says why it does not sign here
     "joserfc": JOSE,
     "apscheduler": {"vault.scheduler"},
@@ -127,6 +127,7 @@ REVEALING: Final = {
     "vault.bearer": "a bearer is parsed and hashed",
     "vault.database": "asyncpg wants an address with its password; logins are made from it",
     "vault.egress": "credentials leave in headers and bodies of outbound calls",
+    "vault.egress.sockets": "a signed URL is opened; the first frame of a conversation leaves",
     "vault.kms": "the root key's address may hold a credential",
     "vault.egress.certificates": "a client's certificate and key go into a TLS context",
     "vault.oauth": "an assertion is signed, and goes into the body of a token request",

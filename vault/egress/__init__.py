@@ -1,4 +1,4 @@
-"""Guarded outbound HTTP: the only module that imports aiohttp's client.
+"""Guarded outbound HTTP and WebSocket: aiohttp's client is imported in this folder alone.
 
 * Where a call may go is decided by ``address``; its bullets are promised here too.
 * A name is looked up once a call (and remembered for a few seconds). If **any** of its addresses
@@ -19,20 +19,14 @@
 """
 
 import asyncio
-import errno
 import re
-import socket
 import ssl
 import zlib
-from collections.abc import Collection, Sequence
-from contextvars import ContextVar
-from ipaddress import ip_address
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from msgspec import Struct
 from multidict import CIMultiDict
 
@@ -46,7 +40,16 @@ from vault.egress.address import (
     vet,
 )
 from vault.egress.deadline import Deadline
-from vault.egress.names import Endpoint, Names, OwnServices, Resolver, family_of
+from vault.egress.journey import (
+    MAX_HEADERS,
+    Journey,
+    Timeouts,
+    explained,
+    guarded_session,
+    under_way,
+)
+from vault.egress.names import Endpoint, Names, OwnServices, Resolver
+from vault.egress.sockets import Closed, Dial, Socket, SocketLane
 from vault.errors import (
     EgressDenied,
     Misconfigured,
@@ -58,13 +61,17 @@ from vault.errors import (
 from vault.secret import Secret
 
 __all__ = [
+    "MAX_HEADERS",
     "AllowRule",
+    "Closed",
+    "Dial",
     "Egress",
     "Endpoint",
     "Purpose",
     "Reply",
     "Request",
     "Resolver",
+    "Socket",
     "Timeouts",
     "VettedUrl",
     "parse_allow",
@@ -72,11 +79,11 @@ __all__ = [
 
 MAX_REPLY: Final = 1 << 20  # bytes
 MAX_REQUEST: Final = 1 << 20  # bytes
-MAX_HEADER: Final = 8_190  # bytes, each
-MAX_HEADERS: Final = 128
 # Shorter than the 5 s after which Node closes an idle connection: a POST written into a connection
 # that the other side is just closing is one of which we cannot say whether it was acted upon.
 KEEP_ALIVE: Final = 4.0
+
+Arrived = TypeVar("Arrived")
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
@@ -98,15 +105,6 @@ OURS: Final = frozenset(
         "upgrade",
     }
 )
-
-
-class Timeouts(Struct, frozen=True, kw_only=True):
-    """Seconds."""
-
-    connect: float = 5.0  # a look-up; and then a connection with its TLS handshake
-    wait: float = 10.0  # a free place among the connections, connecting included
-    read: float = 30.0  # between two pieces of the answer
-    total: float = 30.0  # everything
 
 
 DEFAULT: Final = Timeouts()
@@ -152,22 +150,6 @@ class Reply(Struct, frozen=True, kw_only=True):
         return [("status", self.status)]
 
 
-class _Journey:
-    """One call under way: where it may connect, and whether it may have been heard."""
-
-    __slots__ = ("addresses", "deadline", "sent")
-
-    def __init__(self, deadline: Deadline) -> None:
-        self.addresses: tuple[Address, ...] = ()
-        self.deadline = deadline
-        self.sent = False
-
-
-# aiohttp creates sockets and asks its resolver inside the calling task (or one that inherits its
-# context), which is how the vetted addresses reach them without passing through a shared cache.
-_journey: ContextVar[_Journey | None] = ContextVar("egress_journey", default=None)
-
-
 class Egress:
     """Outbound calls. Make one a process; the connections open with the first call."""
 
@@ -180,12 +162,13 @@ class Egress:
         resolver: Resolver | None = None,
         max_connections: int = 256,
         max_per_host: int = 128,
+        max_sockets: int = 4_096,
     ) -> None:
         self._allow = tuple(allow)
         self._resolver = resolver
         self._ca_file = ca_file
         self._tls = self.tls_context()
-        self._limits = (max_connections, max_per_host)
+        self._limits = (max_connections, max_per_host, max_sockets)
         self._own = OwnServices(forbidden, Names(resolver))
         self._lanes: dict[Purpose, _Lane] = {}
         self._deadlines: set[Deadline] = set()
@@ -213,24 +196,47 @@ class Egress:
         """Send one request, and return the answer whatever its status is."""
         url = self.vet_url(purpose, request.url)
         headers, body = _outgoing(request)
-        deadline = Deadline(total=request.timeout.total, read=request.timeout.read)
-        journey = _Journey(deadline)
+
+        async def exchange(lane: _Lane, deadline: Deadline) -> Reply:
+            return await lane.exchange(request, url, headers, body, deadline)
+
+        return await self._travel(purpose, url, request.timeout, exchange)
+
+    async def socket(self, purpose: Purpose, dial: Dial) -> Socket:
+        """Open a WebSocket; ``sockets`` says what it keeps to. Whoever opened it closes it."""
+        url = self.vet_url(purpose, dial.http_url())
+
+        async def handshake(lane: _Lane, _deadline: Deadline) -> Socket:
+            return await lane.sockets.open(url, dial)
+
+        return await self._travel(purpose, url, dial.timeout, handshake)
+
+    async def _travel(
+        self,
+        purpose: Purpose,
+        url: VettedUrl,
+        limits: Timeouts,
+        there: Callable[["_Lane", Deadline], Awaitable[Arrived]],
+    ) -> Arrived:
+        """Vet where the URL leads to, and go there before time is up."""
+        deadline = Deadline(total=limits.total, read=limits.read)
+        journey = Journey(deadline)
         failure: VaultError
-        token = _journey.set(journey)
+        token = under_way.set(journey)
         self._deadlines.add(deadline)
         try:
             async with deadline:
                 lane = self._lane(purpose)
-                async with asyncio.timeout(request.timeout.connect):
+                async with asyncio.timeout(limits.connect):
                     journey.addresses = await self._vetted(lane, purpose, url)
-                return await lane.exchange(request, url, headers, body, deadline)
+                return await there(lane, deadline)
         except VaultError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold the request
-            failure = _explained(error, url, sent=journey.sent)
+            failure = explained(error, url, sent=journey.sent)
         finally:
             self._deadlines.discard(deadline)
-            _journey.reset(token)
+            under_way.reset(token)
         # Raised out here so that not even its context leads to aiohttp's error, which keeps the
         # request's headers.
         raise failure
@@ -272,32 +278,22 @@ class _Lane:
     """One purpose's connections and look-ups; nothing in it ever serves another purpose."""
 
     def __init__(
-        self, tls: ssl.SSLContext, names: "Names", max_connections: int, max_per_host: int
+        self,
+        tls: ssl.SSLContext,
+        names: "Names",
+        max_connections: int,
+        max_per_host: int,
+        max_sockets: int,
     ) -> None:
         self.names = names
-        trace = aiohttp.TraceConfig()
-        trace.on_connection_create_end.append(_mark_sent)
-        trace.on_connection_reuseconn.append(_mark_sent)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                ssl=tls,
-                resolver=_JourneyResolver(),
-                use_dns_cache=False,  # it would hand out addresses vetted for another call
-                socket_factory=open_socket,
-                limit=max_connections,
-                limit_per_host=max_per_host,
-                keepalive_timeout=KEEP_ALIVE,
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            auto_decompress=False,
-            max_line_size=MAX_HEADER,
-            max_field_size=MAX_HEADER,
-            max_headers=MAX_HEADERS,
-            skip_auto_headers=["Content-Type"],
-            headers={"User-Agent": "Keyturn", "Accept-Encoding": "identity"},
-            trace_configs=[trace],
+        self._session = guarded_session(
+            tls,
+            repeats=True,
+            limit=max_connections,
+            limit_per_host=max_per_host,
+            keepalive_timeout=KEEP_ALIVE,
         )
+        self.sockets = SocketLane(tls, max_sockets)
 
     async def exchange(
         self,
@@ -331,49 +327,7 @@ class _Lane:
     async def aclose(self) -> None:
         self.names.close()
         await self._session.close()
-
-
-async def _mark_sent(_session: object, _context: SimpleNamespace, _params: object) -> None:
-    """From here on bytes may be on their way: a connection is there, new or kept."""
-    if (journey := _journey.get()) is not None:
-        journey.sent = True
-        journey.deadline.heard()
-
-
-class _JourneyResolver(AbstractResolver):
-    """Answers with what was vetted for this call; looks nothing up."""
-
-    async def resolve(
-        self,
-        host: str,
-        port: int = 0,
-        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002 - we ask for no family
-    ) -> list[ResolveResult]:
-        journey = _journey.get()
-        addresses = journey.addresses if journey else ()
-        return [
-            ResolveResult(
-                hostname=host,
-                host=str(address),
-                port=port,
-                family=family_of(address),
-                proto=socket.IPPROTO_TCP,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in addresses
-        ]
-
-    async def close(self) -> None:
-        """Nothing is held."""
-
-
-def open_socket(info: aiohttp.AddrInfoType) -> socket.socket:
-    """Make the socket for a connection, if its address was vetted for the call under way."""
-    family, kind, protocol, _, target = info
-    journey = _journey.get()
-    if journey is None or ip_address(str(target[0])) not in journey.addresses:
-        raise PermissionError(errno.EACCES, "not vetted for this call")
-    return socket.socket(family, kind, protocol)
+        await self.sockets.aclose()
 
 
 def _outgoing(request: Request) -> tuple[CIMultiDict[str], bytes | None]:
@@ -453,18 +407,3 @@ class _Pieces:
         if inflate is not None and self._packed and (not inflate.eof or inflate.unused_data):
             raise UpstreamFailed("The answer's packing is damaged.")
         return bytes(self._unpacked)
-
-
-def _explained(error: Exception, url: VettedUrl, *, sent: bool) -> VaultError:
-    """Say what happened without repeating a word of what the error says."""
-    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
-        return Unreachable(f"{url.place}: no trusted TLS connection.", sent=sent)
-    if isinstance(error, TimeoutError):
-        return Unreachable(f"{url.place}: no answer in time.", sent=sent)
-    if isinstance(error, aiohttp.ClientResponseError | zlib.error):
-        return UpstreamFailed(f"{url.place}: the answer is not HTTP that can be read.")
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return Unreachable(f"{url.place}: the answer broke off.", sent=True)
-    if not sent:
-        return Unreachable(f"{url.place}: no connection.", sent=False)
-    return Unreachable(f"{url.place}: the connection was lost before the answer.", sent=True)
