@@ -18,6 +18,7 @@ from broker.api.gate import Gate
 from broker.api.problems import handlers
 from broker.api.requests import Door, caller_of
 from broker.api.responses import correct
+from broker.broker import Broker
 from broker.metrics import Metrics
 from broker.settings import Settings
 from broker.web import people
@@ -57,20 +58,23 @@ class Service(Struct, frozen=True):
         return self.gate.before(self.app)
 
 
-def create_service(vault: Vault, settings: Settings) -> Service:
+def create_service(vault: Vault, broker: Broker, settings: Settings) -> Service:
     """Put the parts together."""
     metrics = Metrics()
     gate = Gate(metrics)
-    return Service(_litestar(vault, settings, metrics, gate), gate, metrics)
+    return Service(_litestar(vault, broker, settings, metrics, gate), gate, metrics)
 
 
-def _litestar(vault: Vault, settings: Settings, metrics: Metrics, gate: Gate) -> Litestar:
+def _litestar(
+    vault: Vault, broker: Broker, settings: Settings, metrics: Metrics, gate: Gate
+) -> Litestar:
     app = Litestar(
         route_handlers=[*ROUTERS, web.router, people.router],
         exception_handlers=handlers(metrics, dialect=errors.dialect),
         dependencies={
             "caller": Provide(caller_of),
             "vault": Provide(lambda: vault, sync_to_thread=False),
+            "broker": Provide(lambda: broker, sync_to_thread=False),
             "metrics": Provide(lambda: metrics, sync_to_thread=False),
         },
         state=State({"door": Door(vault, settings.operator_keys), "gate": gate, "ticks": None}),

@@ -19,7 +19,9 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
+from broker.broker import Broker
 from broker.events import Courier
+from broker.migrations import PARTS
 from broker.settings import Settings
 from vault.database import Database, hosts_of
 from vault.egress import Egress, Endpoint, parse_allow
@@ -55,6 +57,7 @@ class House(Struct, frozen=True):
     vault: Vault
     egress: Egress
     courier: Courier
+    broker: Broker
 
 
 class Addresses(Struct, frozen=True):
@@ -74,7 +77,7 @@ async def house(settings: Settings) -> AsyncIterator[House]:
         if addresses.application is None:
             raise Misconfigured("KEYTURN_DATABASE_URL is not set.")
         if settings.database_url is None and addresses.owner:
-            await migrate(addresses.owner, addresses.logins)
+            await migrate(addresses.owner, addresses.logins, parts=PARTS)
         database = await Database.open(
             addresses.application,
             size=settings.database_pool,
@@ -106,7 +109,7 @@ async def house(settings: Settings) -> AsyncIterator[House]:
             raise
         courier = Courier(vault, egress)
         try:
-            yield House(settings, vault, egress, courier)
+            yield House(settings, vault, egress, courier, Broker(vault, egress))
         finally:
             await courier.drain()
             await vault.close()

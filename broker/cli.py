@@ -35,6 +35,7 @@ from broker.cli_env import env
 from broker.cli_events import event_endpoint
 from broker.cli_integration import integration
 from broker.cli_provider import provider
+from broker.migrations import PARTS
 from broker.terminal import (
     EVERYTHING,
     NOT_WELL,
@@ -84,7 +85,7 @@ def serve(*, no_scheduler: bool) -> None:
         boot.harden_process()
         async with boot.house(settings) as house:
             first_key = await boot.first_workspace(house.vault, settings)
-            service = create_service(house.vault, settings)
+            service = create_service(house.vault, house.broker, settings)
             house.courier.observe = service.metrics.delivered
             say(f"Keyturn {__version__} on {settings.origin}  (docs: {settings.origin}/docs)")
             if first_key is not None:
@@ -132,14 +133,14 @@ def migrate(*, check: bool, plan: bool) -> None:
             if addresses.owner is None:
                 raise Misconfigured("Set KEYTURN_OWNER_DATABASE_URL to migrate this database.")
             if not (check or plan):
-                applied = await run_migrations(addresses.owner, addresses.logins)
+                applied = await run_migrations(addresses.owner, addresses.logins, parts=PARTS)
                 for one in applied:
-                    say(f"applied {one.version:04} {one.name}")
+                    say(f"applied {one}")
                 say("The schema is current.")
                 return 0
-            waiting = await pending(addresses.owner)
+            waiting = await pending(addresses.owner, parts=PARTS)
             for one in waiting:
-                say(f"pending {one.version:04} {one.name}")
+                say(f"pending {one}")
                 if plan:
                     say(one.sql)
             return NOT_WELL if waiting else 0

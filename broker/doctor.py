@@ -6,6 +6,7 @@ from typing import Final
 from msgspec import Struct
 
 from broker import boot, logs
+from broker.migrations import PARTS
 from broker.settings import Settings, load
 from vault.errors import Misconfigured, VaultError
 from vault.model import Page
@@ -42,7 +43,7 @@ async def examine(environ: Mapping[str, str]) -> list[Finding]:
         async with boot.house(settings) as house:
             found.append(Finding("deployment", ok=True, text=house.vault.deployment_id))
             found.append(await _check("database", house.vault.check_database(), "it answers"))
-            found.append(await _check("schema", house.vault.check_schema(), "it is current"))
+            found.append(await _check("schema", house.vault.check_schema(PARTS), "it is current"))
             found.append(await _check("root key", house.vault.check_root_key(), "it works"))
             alive = house.vault.check_refreshing()
             found.append(await _check("refreshing", alive, "nothing stands in its way"))

@@ -22,6 +22,7 @@ from support.sandbox import Provider, providing
 from support.visitor import Visitor, visiting
 from support.wire import wired
 
+from broker.migrations import PARTS
 from broker.settings import Settings
 from vault.bearer import generate
 from vault.database import Database
@@ -87,7 +88,7 @@ def postgres(shared_dir: Path) -> Iterator[Embedded]:
 @pytest.fixture(scope="session")
 async def migrated(postgres: Embedded) -> Embedded:
     logins = [Login(postgres.dsn(role), role) for role in ("keyturn_app", "keyturn_worker")]
-    await migrate(postgres.dsn(), logins)
+    await migrate(postgres.dsn(), logins, parts=PARTS)
     return postgres
 
 

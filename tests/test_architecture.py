@@ -23,7 +23,7 @@ MAX_LINES, MAX_FUNCTION, MAX_ENTRIES = 500, 60, 30
 # A module imports only what stands before it. A new module gets its step here, and a line in
 # docs/architecture.md.
 STEPS: Final = """
-    vault vault.errors vault.secret vault.auth_kinds vault.model vault.settings
+    vault vault.secret vault.errors vault.auth_kinds vault.model vault.settings
     vault.seal vault.bearer vault.kms vault.kms.file vault.keyring
     vault.database vault.embedded.programs vault.embedded.files vault.embedded
     vault.sql vault.migrations
@@ -53,15 +53,18 @@ STEPS: Final = """
     vault.refreshing.batches vault.refreshing.spool vault.refreshing.replica
     vault.refreshing.page vault.refreshing.consents vault.refreshing.lane vault.refreshing
     vault.access vault.scheduler
-    vault.vault.door vault.vault.tenants vault.vault.variables vault.vault.secrets
+    vault.vault.door vault.vault.guests vault.vault.tenants vault.vault.variables
+    vault.vault.secrets
     vault.vault.authentication vault.vault.calls vault.vault.catalogue
     vault.vault.integrations vault.vault.returns vault.vault.connections
     vault.vault.refreshing vault.vault.tries
     vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
 
-    broker broker.settings broker.logs broker.admission broker.events broker.metrics
+    broker broker.migrations broker.settings broker.logs broker.admission broker.frames
+    broker.events broker.metrics
     broker.resolve.templates broker.resolve.meanings broker.resolve.urls
     broker.resolve.bodies broker.resolve.configs broker.resolve broker.invoke
+    broker.profile broker.variables broker.broker broker.relay
     broker.api.messages broker.api.provider_messages broker.api.resolve_messages
     broker.api.connect_messages broker.api.token_messages broker.api.event_messages
     broker.api.problems broker.api.requests broker.api.responses
@@ -156,6 +159,7 @@ REVEALING: Final = {
     "broker.targets.remote": "what a file's secrets say is sent to the target",
     "broker.settings": "two operator keys stand in one variable",
     "broker.api.requests": "an operator's key is compared",
+    "broker.api.problems": "a link that was asked for says how to connect what is missing",
     "broker.api.messages": "a key just made is answered, once",
     "broker.api.connect_messages": "a link just made is answered, once",
     "broker.api.event_messages": "a secret just made is answered, once",

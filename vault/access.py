@@ -70,18 +70,38 @@ Action = Literal[
     "event_endpoint.delete",
     "event_endpoint.rotate",
     "event_endpoint.replay",
+    "agent.list",
+    "agent.read",
+    "agent.write",
+    "agent.delete",
+    "agent.tools",
+    "agent.push",
+    "upstream.read",
+    "upstream.write",
+    "upstream.delete",
+    "conversation.mint",
+    "conversation.prepare",
+    "conversation.read",
+    "conversation.list",
+    "conversation.end",
+    "conversation.verify",
+    "conversation.redeem",
+    "readiness.read",
+    "grant.refresh",
+    "gateway.use",
 ]
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
 
 class Rule(Struct, frozen=True):
     """A key needs ``scope`` (``None``: no key may) or one of ``others``; the operator may where
-    ``operator`` says so.
+    ``operator`` says so, and what a conversation holds where ``grant`` does.
     """
 
     scope: Scope | None
     operator: bool
     others: tuple[Scope, ...] = ()
+    grant: bool = False
 
 
 RULES: Final[dict[Action, Rule]] = {
@@ -141,6 +161,25 @@ RULES: Final[dict[Action, Rule]] = {
     "event_endpoint.delete": Rule("manage", operator=True),
     "event_endpoint.rotate": Rule("manage", operator=True),
     "event_endpoint.replay": Rule("manage", operator=True),
+    "agent.list": Rule("manage", operator=True),
+    "agent.read": Rule("manage", operator=True),
+    "agent.write": Rule("manage", operator=True),
+    "agent.delete": Rule("manage", operator=True),
+    "agent.tools": Rule("manage", operator=True, others=("mint",)),
+    "agent.push": Rule("manage", operator=False),  # it sends a key of the workspace's away
+    "upstream.read": Rule("manage", operator=True),
+    "upstream.write": Rule("manage", operator=True),
+    "upstream.delete": Rule("manage", operator=True),
+    "conversation.mint": Rule("mint", operator=False),
+    "conversation.prepare": Rule("mint", operator=False),
+    "conversation.read": Rule("manage", operator=True, others=("mint",)),
+    "conversation.list": Rule("manage", operator=True, others=("mint",)),
+    "conversation.end": Rule("manage", operator=True, others=("mint",)),
+    "conversation.verify": Rule("mint", operator=False),
+    "conversation.redeem": Rule("redeem", operator=False),
+    "readiness.read": Rule("mint", operator=False),
+    "grant.refresh": Rule(None, operator=False, grant=True),
+    "gateway.use": Rule(None, operator=False, grant=True),
 }
 
 
@@ -151,6 +190,10 @@ _OF_THE_DEPLOYMENT: Final = ("workspace.", "provider.")
 def permit(caller: Caller, action: Action) -> None:
     """Raise ``Forbidden`` unless the table lets this caller do this."""
     rule = RULES[action]
+    if caller.kind == "grant":
+        if not rule.grant:
+            raise Forbidden("What a conversation holds may not do that.")
+        return
     if caller.kind not in ("operator", "key"):
         raise Forbidden("Only a key may do that.")
     if caller.kind == "operator":
@@ -160,7 +203,7 @@ def permit(caller: Caller, action: Action) -> None:
             raise Forbidden("Inside a workspace the operator works with the 'keyturn' command.")
         return
     if rule.scope is None:
-        raise Forbidden("Only the operator may do that.")
+        raise Forbidden(f"Only {'a conversation' if rule.grant else 'the operator'} may do that.")
     if caller.scopes.isdisjoint((rule.scope, *rule.others)):
         raise Forbidden(f"This key lacks the scope {' or '.join((rule.scope, *rule.others))}.")
 

@@ -9,6 +9,11 @@
     ├── Forbidden              the key is known and may not                     forbidden
     ├── NotFound               missing, or another workspace's                  not_found
     ├── Conflict               the present state does not allow it              conflict
+    ├── ConnectionMissing      a conversation needs what is not connected       connection_missing
+    ├── UpstreamMissing        the workspace has not said where its runtime is  upstream_missing
+    ├── DeliveryNotPossible    this runtime takes no secrets so          delivery_not_possible
+    ├── DeliveryNeedsGateway   handles are for tools of the gateway     delivery_needs_gateway
+    ├── RateLimited            too much at once                                 rate_limited
     ├── TooLarge               over a limit                                     too_large
     ├── IdempotencyInProgress  the first request still runs        idempotency_in_progress
     ├── IdempotencyMismatch    the same key came with another body idempotency_mismatch
@@ -28,7 +33,12 @@
 * The HTTP status of a code stands in one table, ``broker/api/problems.py``.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
+
+from msgspec import Struct
+
+from vault.secret import Secret
 
 Action = Literal["reconnect", "retry", "fix_configuration", "none"]
 
@@ -83,6 +93,55 @@ class Conflict(VaultError):
     """The present state does not allow it."""
 
     code = "conflict"
+
+
+class Missing(Struct, frozen=True):
+    """A connection that is needed and cannot be used; the link invites the person to make it."""
+
+    integration: str
+    reason: str
+    connect_url: Secret | None = None
+
+
+class ConnectionMissing(VaultError):
+    """The user lacks a connection that this agent needs."""
+
+    code = "connection_missing"
+    action = "reconnect"
+
+    def __init__(self, message: str | None = None, *, missing: Sequence[Missing] = ()) -> None:
+        super().__init__(message)
+        self.missing = tuple(missing)
+
+
+class UpstreamMissing(VaultError):
+    """This workspace has not said where its runtime is: PUT /v1/upstreams/elevenlabs."""
+
+    code = "upstream_missing"
+    action = "fix_configuration"
+
+
+class DeliveryNotPossible(VaultError):
+    """This runtime and channel cannot be given secrets in that way."""
+
+    code = "delivery_not_possible"
+
+
+class DeliveryNeedsGateway(VaultError):
+    """A handle buys nothing but calls of the gateway: the profile has to say "tools": "gateway"."""
+
+    code = "delivery_needs_gateway"
+    action = "fix_configuration"
+
+
+class RateLimited(VaultError):
+    """That was too much at once; try again after a while."""
+
+    code = "rate_limited"
+    action = "retry"
+
+    def __init__(self, message: str | None = None, *, retry_after: int | None = 1) -> None:
+        super().__init__(message, retry_after=retry_after)
 
 
 class TooLarge(VaultError):

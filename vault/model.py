@@ -92,9 +92,12 @@ def new_id(prefix: str) -> str:
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asks: known, not yet allowed. ``vault.access`` says what it may do."""
+    """Who asks: known, not yet allowed. ``vault.access`` says what it may do.
 
-    kind: Literal["operator", "key", "person", "worker"]
+    A ``grant`` is what one conversation holds; ``actor_id`` is the conversation's.
+    """
+
+    kind: Literal["operator", "key", "person", "worker", "grant"]
     actor_id: str
     workspace: WorkspaceId
     scopes: frozenset[Scope] = frozenset()

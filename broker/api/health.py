@@ -12,6 +12,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from broker.api.messages import Check, CheckName, Liveness, Readiness
 from broker.api.responses import problems
 from broker.metrics import CONTENT_TYPE, Metrics
+from broker.migrations import PARTS
 from vault.errors import VaultError
 from vault.vault import Vault
 
@@ -36,7 +37,7 @@ async def readyz(vault: NamedDependency[Vault], state: State) -> Response[Readin
     checks = list(
         await asyncio.gather(
             _check("database", vault.check_database()),
-            _check("schema", vault.check_schema()),
+            _check("schema", vault.check_schema(PARTS)),
             _check("root_key", vault.check_root_key()),
             _check("refreshing", vault.check_refreshing()),
         )

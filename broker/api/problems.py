@@ -14,9 +14,10 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, SerializationException, ValidationException
 from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
+from msgspec.structs import replace
 
 from broker.metrics import Metrics
-from vault.errors import Action, Invalid, VaultError
+from vault.errors import Action, ConnectionMissing, Invalid, Missing, VaultError
 
 STATUS: Final[dict[str, int]] = {
     "malformed": 400,
@@ -24,12 +25,17 @@ STATUS: Final[dict[str, int]] = {
     "forbidden": 403,
     "not_found": 404,
     "conflict": 409,
+    "connection_missing": 409,
     "needs_reauth": 409,
+    "upstream_missing": 409,
     "idempotency_in_progress": 409,
     "too_large": 413,
     "invalid": 422,
     "idempotency_mismatch": 422,
     "unresolved": 422,
+    "delivery_not_possible": 422,
+    "delivery_needs_gateway": 422,
+    "rate_limited": 429,
     "internal": 500,
     "upstream_failed": 502,
     "not_ready": 503,
@@ -41,12 +47,17 @@ TITLES: Final[dict[str, str]] = {
     "forbidden": "Not allowed",
     "not_found": "Not found",
     "conflict": "Conflict",
+    "connection_missing": "A connection is missing",
     "needs_reauth": "The person has to connect again",
+    "upstream_missing": "No upstream",
     "idempotency_in_progress": "Still in progress",
     "too_large": "Too large",
     "invalid": "Invalid request",
     "idempotency_mismatch": "Another request had this Idempotency-Key",
     "unresolved": "Nothing to resolve to",
+    "delivery_not_possible": "Not deliverable in this way",
+    "delivery_needs_gateway": "Only for tools that call the gateway",
+    "rate_limited": "Too much at once",
     "internal": "Our fault",
     "upstream_failed": "Another server failed",
     "not_ready": "Not ready",
@@ -88,6 +99,14 @@ class FieldError(Struct, frozen=True):
     message: str
 
 
+class MissingConnection(Struct, frozen=True):
+    """A connection that is missing; the link is there where it was asked for."""
+
+    integration: str
+    reason: str
+    connect_url: str | None
+
+
 class Problem(Struct, frozen=True, omit_defaults=True):
     """An error, as RFC 9457 has it."""
 
@@ -100,6 +119,7 @@ class Problem(Struct, frozen=True, omit_defaults=True):
     action: Action
     retry_after: int | None = None
     errors: list[FieldError] = []
+    missing: list[MissingConnection] = []
 
 
 Dialect = Callable[[Request[Any, Any, Any], Exception, Problem], Response[Any] | None]
@@ -171,7 +191,7 @@ def _of_ours(error: VaultError, request_id: str) -> Problem:
     errors = []
     if isinstance(error, Invalid) and error.pointer:
         errors.append(FieldError(error.pointer, error.message))
-    return _problem(
+    problem = _problem(
         code,
         error.message,
         request_id,
@@ -179,6 +199,14 @@ def _of_ours(error: VaultError, request_id: str) -> Problem:
         action=error.action,
         retry_after=error.retry_after,
     )
+    if isinstance(error, ConnectionMissing):
+        return replace(problem, missing=[_missing(one) for one in error.missing])
+    return problem
+
+
+def _missing(one: Missing) -> MissingConnection:
+    url = one.connect_url.reveal() if one.connect_url else None
+    return MissingConnection(one.integration, one.reason, url)
 
 
 def _problem(

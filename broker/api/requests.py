@@ -92,7 +92,8 @@ def _requires(action: access.Action, media: re.Pattern[str]) -> list[Guard]:
         connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler
     ) -> None:
         door: Door = connection.app.state.door
-        if access.RULES[action].scope is None:
+        rule = access.RULES[action]
+        if rule.scope is None and rule.operator:
             door.refuse_without_operator()
         caller = await door.caller(connection)
         access.permit(caller, action)

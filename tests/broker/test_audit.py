@@ -360,4 +360,17 @@ def test_every_action_that_changes_something_is_tested_here() -> None:
         "event_endpoint.delete",
         "event_endpoint.rotate",
         "event_endpoint.replay",
+        "agent.write",  # these, in tests/broker/test_agents.py and test_upstreams.py
+        "agent.delete",
+        "agent.tools",
+        "agent.push",
+        "upstream.write",
+        "upstream.delete",
+        "conversation.mint",
+        "conversation.prepare",
+        "conversation.end",
+        "conversation.verify",
+        "conversation.redeem",
+        "grant.refresh",
+        "gateway.use",
     }

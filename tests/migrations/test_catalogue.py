@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 from support.catalogue_lint import complaints
 
+from broker.migrations import PARTS
 from vault.embedded import Embedded
 from vault.migrations import Login, migrate
 from vault.secret import Secret
@@ -142,7 +143,7 @@ async def admin(postgres: Embedded) -> AsyncIterator[Any]:
         Secret(postgres.dsn(user).reveal().replace("/keyturn?", f"/{name}?"))
         for user in ("postgres", "keyturn_app")
     )
-    await migrate(owner, [Login(login, "keyturn_app")])
+    await migrate(owner, [Login(login, "keyturn_app")], parts=PARTS)
     connection = await asyncpg.connect(owner.reveal())
     yield connection
     await connection.close()

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from broker.migrations import PARTS
 from broker.sandbox import Client, Issuing
 from broker.sandbox.grants import Family
 from broker.sandbox.history import tally
@@ -161,7 +162,9 @@ async def replicas(
     """Two of them, over the empty database that ``owner`` is the superuser's address of."""
     name = owner.reveal().rpartition("@/")[2].partition("?")[0]
     roles = ("keyturn_app", "keyturn_worker")
-    await migrate(owner, [Login(address(postgres, name, role), role) for role in roles])
+    await migrate(
+        owner, [Login(address(postgres, name, role), role) for role in roles], parts=PARTS
+    )
     (folder / "providers").mkdir()
     for provider, refresh in PROVIDERS.items():
         text = _FILE.format(name=provider, refresh=refresh, more=_MORE.get(provider, ""))

@@ -13,6 +13,7 @@ import uvicorn
 from msgspec import Struct
 
 from broker.app import Service, create_service
+from broker.broker import Broker
 from broker.server import KEEP_ALIVE_SECONDS
 from broker.settings import Settings
 from vault.vault import Vault
@@ -104,7 +105,7 @@ async def running(
     vault: Vault, settings: Settings, listener: socket.socket | None = None
 ) -> AsyncIterator[Running]:
     """Run the service in this process, on this socket or on a free port."""
-    service = create_service(vault, settings)
+    service = create_service(vault, Broker(vault, vault.egress), settings)
     with listener or socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         config = uvicorn.Config(

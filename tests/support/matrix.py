@@ -22,6 +22,7 @@ from litestar import Litestar
 from litestar.routes import HTTPRoute
 from msgspec import Struct
 
+from broker.migrations import PARTS
 from broker.settings import Settings
 from support.api import Api, Reply, running
 from support.attacks import NAMED, NOT_ATTACKED, PAGES, Attack, Kind
@@ -395,7 +396,7 @@ async def field(
         for user in ("postgres", "keyturn_app")
     )
     try:
-        await migrate(owner, [Login(login, "keyturn_app")])
+        await migrate(owner, [Login(login, "keyturn_app")], parts=PARTS)
         admin = await asyncpg.connect(owner.reveal())
         if walls == "conditions":
             await switch_row_security_off(admin)

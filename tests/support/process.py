@@ -24,6 +24,7 @@ import aiohttp
 import asyncpg
 from msgspec import Struct
 
+from broker.migrations import PARTS
 from broker.settings import Settings
 from support.api import Running, running
 from vault.database import Database
@@ -213,7 +214,7 @@ class Deployment:
 
     async def migrate(self) -> None:
         roles = ("keyturn_app", "keyturn_worker")
-        await migrate(self.owner, [Login(self.login(role), role) for role in roles])
+        await migrate(self.owner, [Login(self.login(role), role) for role in roles], parts=PARTS)
 
     def start(self, **settings: object) -> Replica:
         """Start one more replica; ``await replica.ready()`` waits for it."""
@@ -308,7 +309,7 @@ async def alone(
     """Serve from the empty database that ``fresh`` is the superuser's address of."""
     name = fresh.reveal().rpartition("@/")[2].partition("?")[0]
     application = server.dsn("keyturn_app").reveal().replace("/keyturn?", f"/{name}?")
-    await migrate(fresh, [Login(Secret(application), "keyturn_app")])
+    await migrate(fresh, [Login(Secret(application), "keyturn_app")], parts=PARTS)
     database = await Database.open(Secret(application), size=5, statement_cache=100)
     vault = await Vault.open(database, open_root_key(root_key.as_uri()))
     try:

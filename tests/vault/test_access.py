@@ -29,10 +29,19 @@ CONNECTING: Final[set[Action]] = {
 OWN_CONNECTING: Final[set[Action]] = {
     *("connection.write", "connect_session.write", "connect_session.complete"),
 }
-SHARED: Final = CATALOGUE | CONNECTING | OWN_CONNECTING
+# What a service that mints does; who sets a workspace up may look on, and end what went wrong.
+CONVERSING: Final[set[Action]] = {
+    *("conversation.read", "conversation.list", "conversation.end", "agent.tools"),
+}
+SHARED: Final = CATALOGUE | CONNECTING | OWN_CONNECTING | CONVERSING
+# What a conversation does with what it holds, and no key.
+GRANTED: Final[set[Action]] = {"grant.refresh", "gateway.use"}
 # The policy, written down a second time: a change of the product's table is made here too.
 POLICY: Final[dict[Scope | None, set[Action]]] = {
-    None: {"workspace.create", "workspace.list", "workspace.read", "workspace.delete"},
+    None: {
+        *("workspace.create", "workspace.list", "workspace.read", "workspace.delete"),
+        *GRANTED,
+    },
     "manage": {
         *("key.create", "key.list", "key.read", "key.delete"),
         *("user.list", "user.read", "user.write", "user.delete"),
@@ -44,14 +53,19 @@ POLICY: Final[dict[Scope | None, set[Action]]] = {
         *("integration.write", "integration.delete", "integration.check"),
         *("event_endpoint.list", "event_endpoint.read", "event_endpoint.write"),
         *("event_endpoint.delete", "event_endpoint.rotate", "event_endpoint.replay"),
+        *("agent.list", "agent.read", "agent.write", "agent.delete", "agent.push"),
+        *("upstream.read", "upstream.write", "upstream.delete"),
         *SHARED,
     },
     "audit:read": {"audit.read"},
-    "mint": set(),
-    "connect": {*SHARED},
+    "mint": {
+        *("conversation.mint", "conversation.prepare", "conversation.verify", "readiness.read"),
+        *CONVERSING,
+    },
+    "connect": CATALOGUE | CONNECTING | OWN_CONNECTING,
     "tokens:read": {"connection.token"},
     "tools:invoke": {"configuration.show", "configuration.use"},
-    "redeem": set(),
+    "redeem": {"conversation.redeem"},
     "runtime": set(),
     "hooks": set(),
 }
@@ -115,9 +129,10 @@ def test_the_widest_key_is_no_operator() -> None:
 
 def test_the_operator_works_on_workspaces_outside_and_inside_only_where_it_named_one() -> None:
     operator = Caller.operator("op")
-    assert allowed(operator) == POLICY[None] | CATALOGUE
-    never = POLICY[None] | CATALOGUE | OWN_CONNECTING
-    never |= POLICY["tools:invoke"] | POLICY["tokens:read"]
+    assert allowed(operator) == POLICY[None] - GRANTED | CATALOGUE
+    never = POLICY[None] | CATALOGUE | OWN_CONNECTING | {"agent.push"}
+    never |= POLICY["tools:invoke"] | POLICY["tokens:read"] | POLICY["redeem"]
+    never |= POLICY["mint"] - CONVERSING
     assert allowed(operator.within(WORKSPACE)) == set(ACTIONS) - never
 
 
@@ -134,6 +149,12 @@ def test_a_person_with_a_link_and_the_worker_may_do_nothing_that_has_a_name_here
     nobody = Caller(kind=kind, actor_id="x", workspace=WORKSPACE, scopes=frozenset(SCOPES))
     assert allowed(nobody) == set()
     assert allowed(msgspec.structs.replace(nobody, workspace=OPERATOR)) == set()
+
+
+def test_what_a_conversation_holds_may_use_its_own_connections_and_nothing_else() -> None:
+    grant = Caller(kind="grant", actor_id="kcv_1", workspace=WORKSPACE)
+    assert allowed(grant) == GRANTED
+    assert allowed(msgspec.structs.replace(grant, scopes=frozenset(SCOPES))) == GRANTED
 
 
 def test_no_row_lets_the_operator_at_a_credential() -> None:

@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 from conftest import MakeTenant, Tenant
 
+from broker.migrations import PARTS
 from vault.database import CONFLICT_TRIES, Busy, Database, Transaction, login_of
 from vault.embedded import Embedded
 from vault.errors import Conflict, Misconfigured, NotReady, VaultError
@@ -448,7 +449,7 @@ async def test_whoever_owns_a_table_is_refused(
 ) -> None:
     # As after a restore by the application's own login, which then owns what it made.
     address = in_database(await make_login("grant keyturn_app to {login}"), fresh_database)
-    await migrate(fresh_database, [])
+    await migrate(fresh_database, [], parts=PARTS)
     owner = await asyncpg.connect(fresh_database.reveal())
     login = login_of(address)[0]
     await owner.execute(f"alter table vault.users owner to {login}")
@@ -470,7 +471,7 @@ async def test_a_database_without_our_schema_is_refused(
     opened = await Database.open(address, size=1, statement_cache=0)
     with pytest.raises(Misconfigured, match="keyturn migrate"):
         await opened.refuse_other_schema()
-    await migrate(fresh_database, [Login(address, "keyturn_app")])
+    await migrate(fresh_database, [Login(address, "keyturn_app")], parts=PARTS)
     await opened.refuse_other_schema()
     await opened.close()
 

@@ -10,6 +10,7 @@
 import asyncio
 import hmac
 import os
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Self
@@ -22,7 +23,7 @@ from vault.egress import Egress
 from vault.errors import Misconfigured, NotReady, Unauthenticated
 from vault.keyring import Keyring
 from vault.kms import RootKey, Wrapped
-from vault.migrations import newest_version
+from vault.migrations import OWN, newest_versions
 from vault.model import AuditEvent, Caller, KeyId, Page, Scope, UserId, WorkspaceId, new_id
 from vault.providers import Catalogue
 from vault.sql import Query
@@ -32,6 +33,7 @@ from vault.vault.catalogue import Providers
 from vault.vault.connect import Connect
 from vault.vault.door import Deployment
 from vault.vault.events import Events
+from vault.vault.guests import Guests
 from vault.vault.refreshing import Refreshing
 from vault.vault.secrets import Secrets
 from vault.vault.tenants import Tenants
@@ -47,6 +49,7 @@ class _DeploymentRow(Struct, frozen=True):
 
 
 class _SchemaVersion(Struct, frozen=True):
+    part: str
     version: int | None
 
 
@@ -61,12 +64,21 @@ class _Bearer(Struct, frozen=True):
 
 _deployment_get: Final = Query("deployment", "get", _DeploymentRow)
 _deployment_insert: Final = Query("deployment", "insert", _DeploymentRow)
-_schema_version: Final = Query("deployment", "schema_version", _SchemaVersion)
+_schema_versions: Final = Query("deployment", "schema_versions", _SchemaVersion)
 _bearer_lookup: Final = Query("api_keys", "lookup", _Bearer)
 
 
 class Vault(
-    Connect, Refreshing, Events, Tenants, Variables, Secrets, Authentication, Calls, Providers
+    Connect,
+    Refreshing,
+    Events,
+    Tenants,
+    Variables,
+    Secrets,
+    Authentication,
+    Calls,
+    Providers,
+    Guests,
 ):
     """Keeps credentials for many workspaces, and gives them to whom they belong."""
 
@@ -181,10 +193,10 @@ class Vault(
         """Raise why the database cannot be used now."""
         await self._database.probe()
 
-    async def check_schema(self) -> None:
+    async def check_schema(self, parts: Sequence[str] = OWN) -> None:
         """Raise if the schema is not the one that this code was written for."""
-        found = await _schema_version.lookup(self._database)
-        if found is None or found.version != newest_version():
+        found = await _schema_versions.lookup_all(self._database)
+        if {one.part: one.version for one in found} != newest_versions(parts):
             raise NotReady("The database's schema is of another version: run 'keyturn migrate'.")
 
     def connections(self) -> tuple[int, int]:

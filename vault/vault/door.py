@@ -72,6 +72,11 @@ class Door:
         self._spool_dir = spool_dir
         self._store = Store(database, keyring)
 
+    @property
+    def egress(self) -> Egress:
+        """The one way out; what leaves by it is for its user to permit."""
+        return self._egress
+
     @cached_property
     def _dialogue(self) -> Dialogue:
         return Dialogue(self._egress, self._metadata)

@@ -1,0 +1,64 @@
+"""The door's part for guests: what another package keeps beside the vault, behind the same walls.
+
+* A guest runs its own statements as the caller's workspace, and seals with that workspace's keys.
+* The name of what a guest seals has a dot in it (``broker.upstreams``), and no table of the
+  vault's has: no guest opens what the vault sealed, and the vault nothing of a guest's.
+* Whoever calls this has permitted the deed, and leaves its line in the record in the transaction.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from vault.database import Transaction
+from vault.errors import NotFound, VaultError
+from vault.model import Caller, UserId
+from vault.seal import Context, seal
+from vault.vault.door import Door
+
+T = TypeVar("T")
+
+
+class Guests(Door):
+    """Rows and seals for who builds upon the vault."""
+
+    async def within(self, caller: Caller, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Run ``work`` in one transaction as the caller's workspace. It may run more than once."""
+        return await self._database.run(caller.workspace, work)
+
+    async def seal_for_guest(self, caller: Caller, context: Context, plaintext: bytes) -> bytes:
+        """Seal what belongs to the workspace."""
+        _refuse_others(caller, context)
+        sealing = await self._store.seal_of(caller.workspace)
+        return seal(sealing.key, context, plaintext)
+
+    async def open_for_guest(self, caller: Caller, context: Context, sealed: bytes) -> bytes:
+        """Open what ``seal_for_guest`` sealed."""
+        _refuse_others(caller, context)
+        return await self._store.open(caller.workspace, context, sealed)
+
+    async def seal_for_guests_user(
+        self, caller: Caller, user_id: UserId, context: Context, plaintext: bytes
+    ) -> bytes:
+        """Seal what belongs to one user: when the user is deleted nothing opens it any more."""
+        _refuse_others(caller, context)
+        sealing = await self._store.seal_of(caller.workspace)
+        key = await self._store.key_for_user(sealing, user_id)
+        if key is None:
+            raise NotFound
+        return seal(key, context, plaintext)
+
+    async def open_for_guests_user(
+        self, caller: Caller, user_id: UserId, context: Context, sealed: bytes
+    ) -> bytes:
+        """Open what ``seal_for_guests_user`` sealed."""
+        _refuse_others(caller, context)
+        return await self._store.open_for_user(caller.workspace, user_id, context, sealed)
+
+    async def user_ref(self, caller: Caller, user_id: UserId) -> str:
+        """The user's pseudonym in the record."""
+        return (await self._store.seal_of(caller.workspace)).user_ref(user_id)
+
+
+def _refuse_others(caller: Caller, context: Context) -> None:
+    if context.workspace != caller.workspace or "." not in context.table:
+        raise VaultError("A guest asked for a seal that is not its own.")
