@@ -75,7 +75,8 @@ STEPS: Final = """
     broker.api.connect_sessions broker.api.event_endpoints
     broker.api.convai.errors broker.api.convai.messages
     broker.api.convai.environment_variables broker.api.convai.environments
-    broker.api.convai.secrets broker.api.convai.auth_connections broker.api.convai
+    broker.api.convai.secrets broker.api.convai.auth_connections
+    broker.api.convai.conversation_socket broker.api.convai
     broker.api.health broker.api
     broker.web.static broker.web broker.web.wording broker.web.endings broker.web.forms
     broker.web.connect broker.web.catalogue broker.web.people

@@ -12,11 +12,18 @@ from typing import Final
 
 from litestar import Router
 
-from broker.api.convai import auth_connections, environment_variables, environments, secrets
+from broker.api.convai import (
+    auth_connections,
+    conversation_socket,
+    environment_variables,
+    environments,
+    secrets,
+)
 
 ROUTERS: Final[tuple[Router, ...]] = (
     environment_variables.router,
     environments.router,
     secrets.router,
     auth_connections.router,
+    conversation_socket.router,
 )
