@@ -13,7 +13,6 @@ from urllib.parse import urlencode
 
 from msgspec import Struct
 
-from vault.errors import Unauthenticated
 from vault.model import Caller
 from vault.secret import Secret
 
@@ -63,21 +62,6 @@ class Doorkeeper(Protocol):
 
     async def end_conversation(self, caller: Caller, conversation_id: str) -> object:
         """Let grants and handles die. Ending what has ended changes nothing."""
-
-
-class NoTickets:
-    """Where nothing is minted, no ticket is good."""
-
-    async def admit(self, ticket: str) -> Admission:  # noqa: ARG002 - a doorkeeper's
-        raise Unauthenticated
-
-    async def conversation_began(
-        self, caller: Caller, conversation_id: str, upstream_id: str
-    ) -> None:
-        """Nothing begins."""
-
-    async def end_conversation(self, caller: Caller, conversation_id: str) -> None:
-        """Nothing ends."""
 
 
 def signed_url(origin: str, *, agent_id: str, ticket: Secret, conversation_id: str | None) -> str:

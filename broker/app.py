@@ -12,7 +12,7 @@ from litestar.types import ASGIApp
 from msgspec import Struct
 
 from broker import web
-from broker.admission import Doorkeeper, NoTickets
+from broker.admission import Doorkeeper
 from broker.api import ROUTERS
 from broker.api.convai import errors
 from broker.api.gate import Gate
@@ -35,6 +35,9 @@ TAGS: Final = {
     "integrations": "App registrations at providers.",
     "connections": "What users have connected.",
     "connect-sessions": "Links that invite a user to connect.",
+    "agents": "What each agent needs, and the tools that serve it.",
+    "upstreams": "The workspace's own account at ElevenLabs.",
+    "conversations": "Minting: what one user's conversation with one agent starts with.",
     "events": "Signed webhooks: where events go to, and how they fare.",
     "audit": "Who did what.",
     "environments": "Environment variables and environments, as at ElevenLabs.",
@@ -64,11 +67,11 @@ class Service(Struct, frozen=True):
 def create_service(
     vault: Vault, broker: Broker, settings: Settings, *, doorkeeper: Doorkeeper | None = None
 ) -> Service:
-    """Put the parts together. ``doorkeeper``: who admits clients to the relay."""
+    """Put the parts together. ``doorkeeper``: who admits to the relay, if not the broker."""
     metrics = Metrics()
     gate = Gate(metrics)
     relay = Relay(
-        doorkeeper or NoTickets(),
+        doorkeeper or broker,
         vault.egress,
         metrics.relays,
         sockets=settings.relay_sockets,

@@ -1,11 +1,21 @@
-"""The broker's door: what turns credentials into conversations is a method of ``Broker``.
+"""The broker's door: what turns credentials into conversations is a method of a part of ``Broker``.
 
 * Each method takes a ``Caller`` and asks ``vault.access`` first. One that changes something leaves
   its line in the audit record in the transaction of the deed.
 * It reaches a credential through the vault's door alone, and keeps its own rows as a guest there.
 """
 
+from broker.admission import Admission
+from broker.agents import Agents
+from broker.conversation import Conversation, Held
+from broker.delivery import Delivering
+from broker.grants import Grants
+from broker.mint import Minting
+from broker.readiness import Readiness
+from broker.signing import SigningKeys
+from broker.upstreams import Upstreams
 from vault.egress import Egress
+from vault.model import Caller
 from vault.vault import Vault
 
 
@@ -13,5 +23,31 @@ class Broker:
     """Gives each conversation the credentials that it needs."""
 
     def __init__(self, vault: Vault, egress: Egress) -> None:
-        self._vault = vault
-        self._egress = egress
+        self.agents = Agents(vault)
+        self.upstreams = Upstreams(vault, egress)
+        delivering = Delivering(vault)
+        self.minting = Minting(vault, delivering, SigningKeys(vault), self.agents, self.upstreams)
+        self.grants = Grants(vault, delivering, self.upstreams)
+        self.readiness = Readiness(vault, self.agents)
+
+    # For whoever carries a conversation: the relay, the gateway, the refresh tool
+
+    async def held(
+        self, unverified_bearer: str, runtime_key: str | None = None, *, request_id: str = ""
+    ) -> Held:
+        """Who and what a grant or a handle is; a handle is honoured only beside a runtime key."""
+        return await self.grants.held(unverified_bearer, runtime_key, request_id=request_id)
+
+    async def admit(self, ticket: str) -> Admission:
+        """Let one client into the conversation that this ticket is for, once."""
+        return await self.grants.admit(ticket)
+
+    async def conversation_began(
+        self, caller: Caller, conversation_id: str, upstream_id: str
+    ) -> None:
+        """Remember that it runs, and how the upstream calls it."""
+        await self.grants.began(caller, conversation_id, upstream_id)
+
+    async def end_conversation(self, caller: Caller, conversation_id: str) -> Conversation:
+        """Let its grant or handle die."""
+        return await self.grants.end(caller, conversation_id)

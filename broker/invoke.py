@@ -9,15 +9,13 @@
   or a URL would write it. What the other side makes of it otherwise (a hash, base64) is not seen.
 """
 
-import base64
-import binascii
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
-from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
 
+from broker.masking import basic_parts, written
 from broker.resolve import Kind, Outgoing, permit_host, plan, resolve
 from broker.resolve.bodies import ABSENT
 from broker.resolve.configs import AUTHORIZATION
@@ -282,17 +280,5 @@ def _sent(outgoing: Outgoing, used: Iterable[Credentials]) -> list[str]:
             text = value.reveal()
             scheme, _, token = text.partition(" ")
             texts += [text, token] if name.lower() == AUTHORIZATION.lower() else [text]
-            texts += _basic_parts(token) if scheme.lower() == "basic" else []
-    found = set()
-    for text in filter(None, texts):
-        found |= {text, msgspec.json.encode(text).decode()[1:-1], quote(text, safe="")}
-    return sorted(found, key=len, reverse=True)
-
-
-def _basic_parts(token: str) -> list[str]:
-    """The password inside of a Basic credential (RFC 7617)."""
-    try:
-        pair = base64.b64decode(token, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
-        return []
-    return [pair, pair.partition(":")[2]]
+            texts += basic_parts(token) if scheme.lower() == "basic" else []
+    return written(texts)

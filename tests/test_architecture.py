@@ -27,13 +27,14 @@ STEPS: Final = """
     vault.seal vault.bearer vault.kms vault.kms.file vault.keyring
     vault.database vault.embedded.programs vault.embedded.files vault.embedded
     vault.sql vault.migrations
-    vault.egress.address vault.egress.names vault.egress.deadline
+    vault.egress.address vault.egress.names vault.egress.deadline vault.egress.unpacking
     vault.egress.journey vault.egress.sockets vault.egress vault.egress.certificates
     vault.providers.schema vault.providers.check vault.providers.derived
     vault.providers.failures vault.providers
     vault.oauth.app vault.oauth.keys vault.oauth.paths vault.oauth.replies vault.oauth
     vault.oauth.signatures vault.oauth.filling vault.oauth.refusals vault.oauth.lifetimes
     vault.oauth.id_token vault.oauth.discovery vault.oauth.device vault.oauth.header
+    vault.oauth.api
     vault.oauth.assertions vault.oauth.authorize vault.oauth.callbacks vault.oauth.accounts
     vault.oauth.oauth1 vault.oauth.renewing vault.oauth.revoking vault.oauth.typed
     vault.oauth.requests vault.oauth.reading
@@ -48,7 +49,7 @@ STEPS: Final = """
     vault.audit vault.idempotency vault.events vault.events.deliveries
     vault.store vault.store.environments vault.store.auth_tokens
     vault.store.connections vault.store.tries vault.store.refreshing vault.store.answers
-    vault.store.events
+    vault.store.events vault.store.surveys
     vault.authenticate
     vault.refreshing.batches vault.refreshing.spool vault.refreshing.replica
     vault.refreshing.page vault.refreshing.consents vault.refreshing.lane vault.refreshing
@@ -57,25 +58,31 @@ STEPS: Final = """
     vault.vault.secrets
     vault.vault.authentication vault.vault.calls vault.vault.catalogue
     vault.vault.integrations vault.vault.returns vault.vault.connections
-    vault.vault.refreshing vault.vault.tries
+    vault.vault.refreshing vault.vault.provider_apis vault.vault.surveys vault.vault.tries
     vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
 
     broker broker.migrations broker.settings broker.logs broker.admission broker.frames
     broker.events broker.metrics
+    broker.runtimes broker.runtimes.sealed broker.runtimes.livekit broker.signing
+    broker.gateway broker.gateway.paths broker.gateway.headers
     broker.resolve.templates broker.resolve.meanings broker.resolve.urls
     broker.resolve.bodies broker.resolve.configs broker.resolve broker.invoke
-    broker.profile broker.variables broker.broker broker.relay
+    broker.profile broker.variables broker.upstream_client broker.agents broker.upstreams
+    broker.runtimes.elevenlabs broker.conversation broker.conversations broker.delivery
+    broker.mint broker.grants broker.readiness broker.broker broker.relay
     broker.api.messages broker.api.provider_messages broker.api.resolve_messages
     broker.api.connect_messages broker.api.token_messages broker.api.event_messages
+    broker.api.agent_messages broker.api.conversation_messages
     broker.api.problems broker.api.requests broker.api.responses
     broker.api.examples broker.api.gate
     broker.api.workspaces broker.api.keys broker.api.users broker.api.audit_events
     broker.api.settings broker.api.resolve broker.api.providers
     broker.api.integrations broker.api.connections broker.api.tokens
-    broker.api.connect_sessions broker.api.event_endpoints
+    broker.api.connect_sessions broker.api.event_endpoints broker.api.agents
+    broker.api.upstreams broker.api.conversations
     broker.api.convai.errors broker.api.convai.messages
     broker.api.convai.environment_variables broker.api.convai.environments
-    broker.api.convai.secrets broker.api.convai.auth_connections
+    broker.api.convai.secrets broker.api.convai.auth_connections broker.api.convai.sessions
     broker.api.convai.conversation_socket broker.api.convai
     broker.api.health broker.api
     broker.web.static broker.web broker.web.wording broker.web.endings broker.web.forms
@@ -114,6 +121,8 @@ JOSE: Final = {
     "vault.oauth.keys",
     "vault.oauth.id_token",
     "vault.oauth.assertions",
+    "broker.runtimes.sealed",  # what a runtime opens by itself is signed, and encrypted for it
+    "broker.runtimes.livekit",  # LiveKit's own token
 }
 ONLY_IN: Final = {
     "asyncpg": {"vault.database"},
@@ -152,7 +161,12 @@ REVEALING: Final = {
     "vault.vault.integrations": "the value of a label becomes part of an app registration",
     "vault.vault.connect": "state and nonce go into the address of a consent page",
     "vault.vault.invitations": "the code that completes goes back with the person's browser",
+    "broker.runtimes.sealed": "a token is signed with the workspace's private key",
+    "broker.runtimes.livekit": "a token is signed with the project's secret, and holds a handle",
+    "broker.signing": "a private key just made is sealed",
     "broker.admission": "a ticket stands in the URL that a client opens",
+    "broker.delivery": "a bearer becomes a header's value; values go to who they are delivered to",
+    "broker.upstreams": "an account's API key is hashed, and sealed with its webhook secrets",
     "broker.resolve.meanings": "a secret's value becomes part of a header",
     "broker.events": "a delivery is signed",
     "broker.invoke": "an answer that repeats a secret is masked",
@@ -164,6 +178,8 @@ REVEALING: Final = {
     "broker.api.messages": "a key just made is answered, once",
     "broker.api.connect_messages": "a link just made is answered, once",
     "broker.api.event_messages": "a secret just made is answered, once",
+    "broker.api.conversation_messages": "what a client starts with is answered, once",
+    "broker.api.convai.sessions": "what a client starts with is answered, once",
     "broker.api.token_messages": "a token is answered, to who may read it",
     "broker.web.people": "a browser's cookie is set; the state stands in the page's own form",
     "broker.cli": "a key just made is printed, once",

@@ -89,6 +89,7 @@ Action = Literal[
     "readiness.read",
     "grant.refresh",
     "gateway.use",
+    "signing_key.rotate",
 ]
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
@@ -148,7 +149,7 @@ RULES: Final[dict[Action, Rule]] = {
     "connection.read": Rule("manage", operator=True, others=("connect",)),
     "connection.write": Rule("connect", operator=False, others=("manage",)),
     "connection.delete": Rule("manage", operator=True, others=("connect",)),
-    "connection.token": Rule("tokens:read", operator=False),
+    "connection.token": Rule("tokens:read", operator=False, grant=True),
     "connection.refresh": Rule("manage", operator=True, others=("connect",)),
     "connect_session.write": Rule("connect", operator=False, others=("manage",)),
     "connect_session.complete": Rule("connect", operator=False, others=("manage",)),
@@ -171,15 +172,16 @@ RULES: Final[dict[Action, Rule]] = {
     "upstream.write": Rule("manage", operator=True),
     "upstream.delete": Rule("manage", operator=True),
     "conversation.mint": Rule("mint", operator=False),
-    "conversation.prepare": Rule("mint", operator=False),
+    "conversation.prepare": Rule("mint", operator=False, grant=True),
     "conversation.read": Rule("manage", operator=True, others=("mint",)),
     "conversation.list": Rule("manage", operator=True, others=("mint",)),
-    "conversation.end": Rule("manage", operator=True, others=("mint",)),
+    "conversation.end": Rule("manage", operator=True, others=("mint",), grant=True),
     "conversation.verify": Rule("mint", operator=False),
     "conversation.redeem": Rule("redeem", operator=False),
     "readiness.read": Rule("mint", operator=False),
     "grant.refresh": Rule(None, operator=False, grant=True),
     "gateway.use": Rule(None, operator=False, grant=True),
+    "signing_key.rotate": Rule("manage", operator=True),
 }
 
 
@@ -206,6 +208,12 @@ def permit(caller: Caller, action: Action) -> None:
         raise Forbidden(f"Only {'a conversation' if rule.grant else 'the operator'} may do that.")
     if caller.scopes.isdisjoint((rule.scope, *rule.others)):
         raise Forbidden(f"This key lacks the scope {' or '.join((rule.scope, *rule.others))}.")
+
+
+def permit_scope(caller: Caller, scope: Scope) -> None:
+    """Refuse whoever is no key of this scope."""
+    if caller.kind != "key" or scope not in caller.scopes:
+        raise Forbidden(f"This key lacks the scope {scope}.")
 
 
 def narrowed(caller: Caller, wanted: NewKey, now: datetime) -> NewKey:

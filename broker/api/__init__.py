@@ -9,10 +9,12 @@ from typing import Final
 from litestar import Router
 
 from broker.api import (
+    agents,
     audit_events,
     connect_sessions,
     connections,
     convai,
+    conversations,
     event_endpoints,
     health,
     integrations,
@@ -21,6 +23,7 @@ from broker.api import (
     resolve,
     settings,
     tokens,
+    upstreams,
     users,
     workspaces,
 )
@@ -33,6 +36,10 @@ ROUTERS: Final[tuple[Router, ...]] = (
     connections.router,
     tokens.router,
     connect_sessions.router,
+    agents.router,
+    upstreams.router,
+    conversations.router,
+    conversations.readiness_router,
     event_endpoints.router,
     audit_events.router,
     settings.router,

@@ -19,6 +19,8 @@ GLOBAL: Final = {
 DEFINERS: Final = {
     "vault.lookup_bearer(bytea)": "keyturn_auth",
     "vault.lookup_bearer(bytea,text)": "keyturn_auth",
+    "vault.lookup_conversation(bytea,text)": "keyturn_auth",
+    "vault.lookup_upstream(bytea)": "keyturn_auth",
 }
 # Policies for others than the application: the ways round the workspace's wall.
 OTHER_POLICIES: Final = {
@@ -26,6 +28,10 @@ OTHER_POLICIES: Final = {
     # A link and a state name their workspace only once they are found.
     "vault.connect_sessions: lookup_bearer for keyturn_auth",
     "vault.connect_flows: lookup_bearer for keyturn_auth",
+    # So do a grant, a handle and a ticket.
+    "vault.conversations: lookup_bearer for keyturn_auth",
+    # An account at ElevenLabs belongs to one workspace; which, its hash finds.
+    "vault.upstreams: lookup_upstream for keyturn_auth",
     # What is due is found in all workspaces; no ciphertext is in that table.
     "vault.revocations: worker for keyturn_worker",
     "vault.connection_lives: worker for keyturn_worker",
@@ -52,6 +58,17 @@ AUTH_MAY: Final = {
     *(
         f"vault.connect_flows.{column} SELECT"
         for column in ("workspace_id", "flow_id", "state_hash", "expires_at")
+    ),
+    *(
+        f"vault.conversations.{column} SELECT"
+        for column in (
+            *("workspace_id", "conversation_id", "key_id", "bearer_kind", "bearer_hash"),
+            *("ticket_hash", "start_by", "expires_at", "ended_at"),
+        )
+    ),
+    *(
+        f"vault.upstreams.{column} SELECT"
+        for column in ("workspace_id", "kind", "claim_hash", "claimed_at")
     ),
 }
 # What the worker may see of what is due, column by column.

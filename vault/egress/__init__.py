@@ -21,10 +21,10 @@
 import asyncio
 import re
 import ssl
-import zlib
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import aiohttp
 from msgspec import Struct
@@ -50,12 +50,12 @@ from vault.egress.journey import (
 )
 from vault.egress.names import Endpoint, Names, OwnServices, Resolver
 from vault.egress.sockets import Closed, Dial, Socket, SocketLane
+from vault.egress.unpacking import Unpacking
 from vault.errors import (
     EgressDenied,
     Misconfigured,
     TooLarge,
     Unreachable,
-    UpstreamFailed,
     VaultError,
 )
 from vault.secret import Secret
@@ -63,6 +63,7 @@ from vault.secret import Secret
 __all__ = [
     "MAX_HEADERS",
     "AllowRule",
+    "Answer",
     "Closed",
     "Dial",
     "Egress",
@@ -73,6 +74,7 @@ __all__ = [
     "Resolver",
     "Socket",
     "Timeouts",
+    "Upload",
     "VettedUrl",
     "parse_allow",
 ]
@@ -82,8 +84,6 @@ MAX_REQUEST: Final = 1 << 20  # bytes
 # Shorter than the 5 s after which Node closes an idle connection: a POST written into a connection
 # that the other side is just closing is one of which we cannot say whether it was acted upon.
 KEEP_ALIVE: Final = 4.0
-
-Arrived = TypeVar("Arrived")
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
@@ -150,6 +150,16 @@ class Reply(Struct, frozen=True, kw_only=True):
         return [("status", self.status)]
 
 
+class Upload(Struct, frozen=True):
+    """A body that is sent while it comes in; ``size`` is ``None`` where nobody has said it."""
+
+    pieces: AsyncIterable[bytes]
+    size: int | None
+
+    def __repr__(self) -> str:
+        return "Upload(***)"
+
+
 class Egress:
     """Outbound calls. Make one a process; the connections open with the first call."""
 
@@ -194,52 +204,79 @@ class Egress:
 
     async def call(self, purpose: Purpose, request: Request) -> Reply:
         """Send one request, and return the answer whatever its status is."""
+        async with self.open(purpose, request) as answer:
+            body = b"".join([piece async for piece in answer.pieces()])
+            return Reply(status=answer.status, headers=answer.headers, body=body)
+
+    @asynccontextmanager
+    async def open(
+        self, purpose: Purpose, request: Request, upload: Upload | None = None
+    ) -> AsyncIterator["Answer"]:
+        """Send one request, and give the answer as it arrives; ``upload`` instead of a body.
+
+        Whoever opens it closes it, in the same task: its time runs on until then.
+        """
         url = self.vet_url(purpose, request.url)
         headers, body = _outgoing(request)
-
-        async def exchange(lane: _Lane, deadline: Deadline) -> Reply:
-            return await lane.exchange(request, url, headers, body, deadline)
-
-        return await self._travel(purpose, url, request.timeout, exchange)
+        content = body if upload is None else _announced(upload, headers)
+        deadline = Deadline(total=request.timeout.total, read=request.timeout.read)
+        journey = Journey(deadline)
+        failure: VaultError
+        opened = False
+        try:
+            with self._travelling(journey):
+                async with deadline:
+                    lane = await self._lane_to(purpose, url, journey, request.timeout)
+                    async with lane.exchange(request, url, headers, content) as response:
+                        deadline.heard()
+                        opened = True
+                        yield Answer(response, request, url, deadline)
+                        return
+        except VaultError:
+            raise
+        except Exception as error:  # whatever it is, its text may hold the request
+            if opened and not isinstance(error, TimeoutError):
+                raise  # it is of whoever reads the answer
+            failure = explained(error, url, sent=journey.sent)
+        # Raised out here so that not even its context leads to aiohttp's error, which keeps the
+        # request's headers.
+        raise failure
 
     async def socket(self, purpose: Purpose, dial: Dial) -> Socket:
         """Open a WebSocket; ``sockets`` says what it keeps to. Whoever opened it closes it."""
         url = self.vet_url(purpose, dial.http_url())
-
-        async def handshake(lane: _Lane, _deadline: Deadline) -> Socket:
-            return await lane.sockets.open(url, dial)
-
-        return await self._travel(purpose, url, dial.timeout, handshake)
-
-    async def _travel(
-        self,
-        purpose: Purpose,
-        url: VettedUrl,
-        limits: Timeouts,
-        there: Callable[["_Lane", Deadline], Awaitable[Arrived]],
-    ) -> Arrived:
-        """Vet where the URL leads to, and go there before time is up."""
-        deadline = Deadline(total=limits.total, read=limits.read)
+        deadline = Deadline(total=dial.timeout.total, read=dial.timeout.read)
         journey = Journey(deadline)
         failure: VaultError
-        token = under_way.set(journey)
-        self._deadlines.add(deadline)
         try:
-            async with deadline:
-                lane = self._lane(purpose)
-                async with asyncio.timeout(limits.connect):
-                    journey.addresses = await self._vetted(lane, purpose, url)
-                return await there(lane, deadline)
+            with self._travelling(journey):
+                async with deadline:
+                    lane = await self._lane_to(purpose, url, journey, dial.timeout)
+                    return await lane.sockets.open(url, dial)
         except VaultError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold the request
+        except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold the URL
             failure = explained(error, url, sent=journey.sent)
-        finally:
-            self._deadlines.discard(deadline)
-            under_way.reset(token)
-        # Raised out here so that not even its context leads to aiohttp's error, which keeps the
-        # request's headers.
         raise failure
+
+    @contextmanager
+    def _travelling(self, journey: Journey) -> Iterator[None]:
+        token = under_way.set(journey)
+        self._deadlines.add(journey.deadline)
+        try:
+            yield
+        finally:
+            self._deadlines.discard(journey.deadline)
+            under_way.reset(token)
+
+    async def _lane_to(
+        self, purpose: Purpose, url: VettedUrl, journey: Journey, limits: Timeouts
+    ) -> "_Lane":
+        """Vet where the URL leads to; only there the journey may go."""
+        lane = self._lane(purpose)
+        async with asyncio.timeout(limits.connect):
+            journey.addresses = await self._vetted(lane, purpose, url)
+        return lane
 
     async def aclose(self) -> None:
         """Close every connection. Calls that are under way fail as ``Unreachable``."""
@@ -274,6 +311,47 @@ class Egress:
         return addresses
 
 
+class Answer:
+    """An answer that has begun: its status and headers are there, its body arrives."""
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, request: Request, url: VettedUrl, deadline: Deadline
+    ) -> None:
+        self.status = response.status
+        self.headers: tuple[tuple[str, str], ...] = tuple(response.headers.items())
+        self._response = response
+        self._request = request
+        self._url = url
+        self._deadline = deadline
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Read the body piece by piece; ``TooLarge`` at the limit."""
+        limit = self._request.max_bytes
+        unpacking = Unpacking(self._response.headers.get("Content-Encoding", ""), limit)
+        announced = self._response.content_length or 0
+        fits = self._request.method == "HEAD" or announced <= limit
+        while fits and (packed := await self._next()):
+            self._deadline.heard()
+            piece = unpacking.add(packed)
+            fits = piece is not None
+            if piece:
+                yield piece
+        if not fits:
+            self._response.close()
+            raise TooLarge(f"{self._url.place}: the answer is larger than {limit} bytes.")
+        unpacking.end()
+
+    async def _next(self) -> bytes:
+        failure: VaultError
+        try:
+            piece: bytes = await self._response.content.readany()
+        except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold the request
+            failure = explained(error, self._url, sent=True)
+        else:
+            return piece
+        raise failure
+
+
 class _Lane:
     """One purpose's connections and look-ups; nothing in it ever serves another purpose."""
 
@@ -295,21 +373,20 @@ class _Lane:
         )
         self.sockets = SocketLane(tls, max_sockets)
 
-    async def exchange(
+    def exchange(
         self,
         request: Request,
         url: VettedUrl,
         headers: CIMultiDict[str],
-        body: bytes | None,
-        deadline: Deadline,
-    ) -> Reply:
+        body: bytes | AsyncIterable[bytes] | None,
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         timeout = aiohttp.ClientTimeout(
             total=None,  # the deadline keeps it, from before the look-up
             connect=request.timeout.wait,
             sock_connect=request.timeout.connect,
             sock_read=None,  # so does it this, for those who sleep
         )
-        async with self._session.request(
+        return self._session.request(
             request.method,
             url.url,
             headers=headers,
@@ -317,12 +394,7 @@ class _Lane:
             allow_redirects=False,
             timeout=timeout,
             ssl=request.tls or True,
-        ) as response:
-            deadline.heard()
-            content = await _content(response, request, url, deadline)
-            return Reply(
-                status=response.status, headers=tuple(response.headers.items()), body=content
-            )
+        )
 
     async def aclose(self) -> None:
         self.names.close()
@@ -350,6 +422,13 @@ def _outgoing(request: Request) -> tuple[CIMultiDict[str], bytes | None]:
     return headers, body
 
 
+def _announced(upload: Upload, headers: CIMultiDict[str]) -> AsyncIterable[bytes]:
+    """Say how long it will be, where that is known; many servers take nothing else."""
+    if upload.size is not None:
+        headers["Content-Length"] = str(upload.size)
+    return upload.pieces
+
+
 def _header_value(name: str, value: str | Secret) -> str:
     # As bytes, and without an encoding that can fail: such a failure's text holds the value.
     data = value.reveal_bytes() if isinstance(value, Secret) else _encoded(value)
@@ -360,50 +439,3 @@ def _header_value(name: str, value: str | Secret) -> str:
 
 def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
-
-
-async def _content(
-    response: aiohttp.ClientResponse, request: Request, url: VettedUrl, deadline: Deadline
-) -> bytes:
-    """Read the body piece by piece, and stop at the limit."""
-    pieces = _Pieces(response.headers.get("Content-Encoding", ""), request.max_bytes)
-    announced = response.content_length or 0
-    fits = request.method == "HEAD" or announced <= request.max_bytes
-    while fits and (piece := await response.content.readany()):
-        deadline.heard()
-        fits = pieces.add(piece)
-    if not fits:
-        response.close()
-        raise TooLarge(f"{url.place}: the answer is larger than {request.max_bytes} bytes.")
-    return pieces.whole()
-
-
-class _Pieces:
-    """A body under construction, unpacked as far as the limit and not a byte further."""
-
-    def __init__(self, encoding: str, limit: int) -> None:
-        self._limit = limit
-        self._packed = 0
-        self._unpacked = bytearray()
-        # We asked for `identity`; some servers pack all the same.
-        name = encoding.strip().lower()
-        if name not in ("", "identity", "gzip", "x-gzip", "deflate"):
-            raise UpstreamFailed("The answer is packed in a way that was not asked for.")
-        either = zlib.MAX_WBITS | 32  # gzip or zlib, by their first bytes
-        self._inflate = None if name in ("", "identity") else zlib.decompressobj(either)
-
-    def add(self, piece: bytes) -> bool:
-        """Take a piece; ``False`` when it is too much."""
-        self._packed += len(piece)
-        if self._packed > self._limit:  # gzip can also go on for ever without yielding a byte
-            return False
-        if self._inflate is not None:
-            piece = self._inflate.decompress(piece, self._limit - len(self._unpacked) + 1)
-        self._unpacked += piece
-        return len(self._unpacked) <= self._limit
-
-    def whole(self) -> bytes:
-        inflate = self._inflate
-        if inflate is not None and self._packed and (not inflate.eof or inflate.unused_data):
-            raise UpstreamFailed("The answer's packing is damaged.")
-        return bytes(self._unpacked)

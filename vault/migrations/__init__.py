@@ -89,8 +89,10 @@ async def migrate(
         for login in logins:
             await _racing(connection, lambda it, login=login: _ensure_login(it, login))
         applied = []
+        newest = newest_versions(parts)
         for migration in all_migrations(parts):
-            if await _apply(connection, migration, newest_versions(parts)):
+            # Who comes second prepares beside us, and that touches the schema's rights, too.
+            if await _racing(connection, lambda it, one=migration: _apply(it, one, newest)):
                 applied.append(migration)
                 _log.info(
                     "migration_applied",
@@ -120,17 +122,16 @@ async def pending(owner: Secret, *, parts: Sequence[str] = OWN) -> list[Migratio
         await connection.close(timeout=5)
 
 
-async def _racing(connection: Any, step: Any) -> None:
+async def _racing(connection: Any, step: Any) -> Any:
     for attempt in range(_RACE_TRIES):
         try:
             async with connection.transaction():
-                await step(connection)
+                return await step(connection)
         except DriverError as error:
             if sqlstate_of(error) not in _RACES or attempt == _RACE_TRIES - 1:
                 raise _explained(error) from None
             await asyncio.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - spreads the racers
-        else:
-            return
+    raise AssertionError("the last try has returned or raised")
 
 
 async def _prepare(connection: Any) -> None:

@@ -2,7 +2,8 @@
 
 -- name: read
 -- One statement for all that is asked for. Its lines in the record are written where the token is
--- surely good as it is; for others the caller decides first, and asks once more.
+-- surely good as it is; for others the caller decides first, and asks once more. Who only looks is
+-- given nothing, and leaves no line.
 with asked as (
     select n.connection_id, n.event_id
       from unnest(:connection_ids::text[], :event_ids::text[]) as n(connection_id, event_id)
@@ -41,7 +42,7 @@ with asked as (
     select :workspace_id, f.event_id, :actor_kind, :actor_id, 'connection.token', 'connection',
            f.connection_id, f.user_ref, f.environment, 'ok', :request_id
       from found f
-     where f.sure
+     where f.sure and not :look::boolean
 ), held as (
     insert into vault.connection_holds (workspace_id, connection_id, holder, generation, held_until)
     select :workspace_id, f.connection_id, :holder, f.generation, :hold_until::timestamptz

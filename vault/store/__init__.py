@@ -142,8 +142,14 @@ class Store:
             workspace, lambda tx: _wrapped_active.one(tx, workspace_id=workspace)
         )
         stored = StoredKey(active.key_id, active.version, active.wrapped, active.root_key_id)
+        return await self.seal_from(workspace, stored, active.sealed)
+
+    async def seal_from(
+        self, workspace: WorkspaceId, stored: StoredKey, sealed_index_key: bytes
+    ) -> WorkspaceSeal:
+        """The same, where the rows have just been read with something else."""
         key = await self._keyring.sealing_key(workspace, stored)
-        index_key = await self.open(workspace, _index_key_context(workspace), active.sealed)
+        index_key = await self.open(workspace, _index_key_context(workspace), sealed_index_key)
         return WorkspaceSeal(workspace, key, index_key)
 
     async def open(self, workspace: WorkspaceId, context: Context, sealed: bytes) -> bytes:
@@ -241,6 +247,13 @@ class Store:
         if key_id_of(sealed) == owner_key.key_id:
             return open_sealed(owner_key, context, sealed)
         return await self.open_owned(workspace, user_id, sealed_user_key, context, sealed)
+
+    async def profile(
+        self, workspace: WorkspaceId, user_id: str, user_key: bytes, generation: int, sealed: bytes
+    ) -> Profile:
+        """Open a user's profile, where the user's key has just been read with it."""
+        context = _profile_context(workspace, UserId(user_id), generation)
+        return _profile_from(await self.open_owned(workspace, user_id, user_key, context, sealed))
 
     async def user(self, workspace: WorkspaceId, user_id: UserId) -> User | None:
         row = await self._user_row(workspace, user_id)

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from vault.consent import Begun, Flow, NewSession, Received, Session
 from vault.database import Database, Transaction
-from vault.model import Page, WorkspaceId
+from vault.model import Caller, Page, WorkspaceId
 from vault.seal import Context
 from vault.sql import Nothing, Query
 from vault.store.connections import Due, hidden
@@ -34,6 +34,7 @@ class _Id(Struct, frozen=True):
 
 _connect_lookup: Final = Query("connect", "lookup", FoundBearer)
 _session_insert: Final = Query("connect", "insert", _Times)
+_session_insert_many: Final = Query("connect", "insert_many", _Id)
 _session_get: Final = Query("connect", "get", Session)
 _session_list: Final = Query("connect", "list", Session)
 _session_delete: Final = Query("connect", "delete", _Id)
@@ -105,6 +106,45 @@ async def insert_session(
         expires_at=times.expires_at,
         expired=False,
     )
+
+
+class NewInvitation(Struct, frozen=True, kw_only=True):
+    """One of many invitations that are made together."""
+
+    user_id: str
+    session_id: str
+    hash: bytes
+    integrations: tuple[str, ...]
+    event_id: str
+    user_ref: str
+
+
+async def insert_sessions(
+    tx: Transaction,
+    caller: Caller,
+    new: Sequence[NewInvitation],
+    *,
+    environment: str,
+    lifetime: int,
+) -> list[str]:
+    """Make many, with their lines in the record; returns the ids of those whose user is there."""
+    await _session_forget_old.run(tx, workspace_id=tx.workspace)
+    made = await _session_insert_many.all(
+        tx,
+        workspace_id=tx.workspace,
+        session_ids=[one.session_id for one in new],
+        hashes=[one.hash for one in new],
+        user_ids=[one.user_id for one in new],
+        integrations=[",".join(one.integrations) for one in new],
+        event_ids=[one.event_id for one in new],
+        user_refs=[one.user_ref for one in new],
+        environment=environment,
+        lifetime=lifetime,
+        actor_kind=caller.kind,
+        actor_id=caller.actor_id,
+        request_id=caller.request_id,
+    )
+    return [one.id for one in made]
 
 
 async def get_session(tx: Transaction, session_id: str) -> Session | None:

@@ -34,8 +34,10 @@ from vault.vault.connect import Connect
 from vault.vault.door import Deployment
 from vault.vault.events import Events
 from vault.vault.guests import Guests
+from vault.vault.provider_apis import ProviderApis
 from vault.vault.refreshing import Refreshing
 from vault.vault.secrets import Secrets
+from vault.vault.surveys import Surveys
 from vault.vault.tenants import Tenants
 from vault.vault.variables import Variables
 
@@ -70,6 +72,8 @@ _bearer_lookup: Final = Query("api_keys", "lookup", _Bearer)
 
 class Vault(
     Connect,
+    ProviderApis,
+    Surveys,
     Refreshing,
     Events,
     Tenants,

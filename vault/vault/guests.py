@@ -9,13 +9,17 @@
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from msgspec import Struct
+
 from vault.database import Transaction
 from vault.errors import NotFound, VaultError
 from vault.model import Caller, UserId
-from vault.seal import Context, seal
+from vault.seal import Context, SealingKey, seal
+from vault.sql import Query
 from vault.vault.door import Door
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Struct)
 
 
 class Guests(Door):
@@ -24,6 +28,10 @@ class Guests(Door):
     async def within(self, caller: Caller, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run ``work`` in one transaction as the caller's workspace. It may run more than once."""
         return await self._database.run(caller.workspace, work)
+
+    async def look_up_for_guest(self, query: Query[R], **arguments: object) -> list[R]:
+        """Run one read that belongs to no workspace: by a hash, past the walls, to who it is."""
+        return await query.lookup_all(self._database, **arguments)
 
     async def seal_for_guest(self, caller: Caller, context: Context, plaintext: bytes) -> bytes:
         """Seal what belongs to the workspace."""
@@ -53,6 +61,24 @@ class Guests(Door):
         """Open what ``seal_for_guests_user`` sealed."""
         _refuse_others(caller, context)
         return await self._store.open_for_user(caller.workspace, user_id, context, sealed)
+
+    def seal_owned(
+        self, caller: Caller, owner: SealingKey, context: Context, plaintext: bytes
+    ) -> bytes:
+        """Seal what belongs to one user, where a survey has just read that user's key."""
+        _refuse_others(caller, context)
+        return seal(owner, context, plaintext)
+
+    async def open_owned(
+        self, caller: Caller, user_id: str, user_key: bytes, context: Context, sealed: bytes
+    ) -> bytes:
+        """Open it, where the user's sealed key was read with it."""
+        _refuse_others(caller, context)
+        return await self._store.open_owned(caller.workspace, user_id, user_key, context, sealed)
+
+    async def look_up(self, query: Query[R], **arguments: object) -> R | None:
+        """Ask whose bearer something is: the one question that belongs to no workspace."""
+        return await query.lookup(self._database, **arguments)
 
     async def user_ref(self, caller: Caller, user_id: UserId) -> str:
         """The user's pseudonym in the record."""

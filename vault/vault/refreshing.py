@@ -10,7 +10,7 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Final, Literal, NamedTuple
@@ -26,7 +26,7 @@ from vault.lifecycle import endpoint
 from vault.lifecycle.handout import Ask, Handout, hand_out
 from vault.lifecycle.schedule import is_expiring
 from vault.lifecycle.terms import Terms, terms_of
-from vault.model import Caller, new_id
+from vault.model import Caller, WorkspaceId, new_id
 from vault.oauth.app import App, TokenSet
 from vault.refreshing import Observe, Outcome, Refresher
 from vault.refreshing.page import Place as Lane
@@ -68,13 +68,16 @@ class Fresh(Struct, frozen=True, kw_only=True):
 
     ``degraded``: good, but what should be done for it cannot be done now. ``stale``: less fresh
     than was asked for, since a fresher one would kill what another conversation holds.
-    ``refresh_required``: it will not last as long as was asked for.
+    ``refresh_required``: it will not last as long as was asked for. Who only looks gets no tokens.
     """
 
     connection_id: str
+    user_id: str = ""
     integration: str = ""
+    provider: str = ""
     environment: str = ""
     tokens: TokenSet | None = None
+    extras: Mapping[str, str] = {}
     reason: Reason | None = None
     generation: int = 0
     expires_at: datetime | None = None
@@ -135,14 +138,15 @@ class Refreshing(Connections):
         wait: float = MAX_WAIT,
         hold: Hold | None = None,
         rejected: bool = False,
+        look: bool = False,
     ) -> list[Fresh]:
         """Tokens that last ``min_ttl``, in the order asked for; refreshed first where needed.
 
         ``hold`` says who will have them and until when. ``rejected``: the provider's API did not
-        take the present ones.
+        take the present ones. ``look``: make sure that they are there, and hand nothing out.
         """
         access.permit(caller, "connection.token")
-        ask = _Ask(caller, min_ttl, hold, rejected)
+        ask = _Ask(caller, min_ttl, hold, rejected, look)
         read = await self._read(ask, connection_ids)
         decided = {one.connection_id: await self._decided(ask, one) for one in read.values()}
         wanted = [name for name, one in decided.items() if one.begin_refresh]
@@ -293,6 +297,7 @@ class Refreshing(Connections):
             "environments": list(caller.environments),
             "any_that_lives": any_that_lives,
             "rejected": ask.rejected and not any_that_lives,
+            "look": ask.look,
             "min_ttl": ask.min_ttl,
             "promised": int(ask.min_ttl.total_seconds()),
             "holder": hold.holder if hold else "",
@@ -339,22 +344,17 @@ class Refreshing(Connections):
         if not row.sure or row.sealed_tokens is None or row.tokens_generation is None:
             reason = _reason(row, handout, outcome)
             return Fresh(connection_id=row.connection_id, reason=reason, generation=row.generation)
-        workspace = ask.caller.workspace
-        context = rows.tokens_context(
-            workspace, row.connection_id, row.tokens_generation, row.environment
-        )
-        held = rows.held_from(
-            await self._store.open_owned(
-                workspace, row.user_id, row.user_key, context, row.sealed_tokens
-            )
-        )
+        tokens = await self._tokens_of(ask.caller.workspace, row)
         left = None if row.access_ends is None else row.access_ends - row.now
         missing = set(row.asked_scopes) - set(row.scopes) if row.scopes is not None else set()
         return Fresh(
             connection_id=row.connection_id,
+            user_id=row.user_id,
             integration=row.integration,
+            provider=row.provider,
             environment=row.environment,
-            tokens=held.tokens,
+            tokens=None if ask.look else tokens,
+            extras=tokens.extras,
             generation=row.generation,
             expires_at=row.access_ends,
             expires_in=None if left is None else int(left.total_seconds()),
@@ -364,6 +364,14 @@ class Refreshing(Connections):
             scopes=None if row.scopes is None else tuple(row.scopes),
             missing_scopes=tuple(sorted(missing)),
         )
+
+    async def _tokens_of(self, workspace: WorkspaceId, row: ReadRow) -> TokenSet:
+        context = rows.tokens_context(
+            workspace, row.connection_id, row.tokens_generation or 0, row.environment
+        )
+        sealed = row.sealed_tokens or b""
+        held = await self._store.open_owned(workspace, row.user_id, row.user_key, context, sealed)
+        return rows.held_from(held).tokens
 
     async def _terms(self, provider: str) -> Terms:
         if provider not in self._terms_of:
@@ -381,6 +389,7 @@ class _Ask(NamedTuple):
     min_ttl: timedelta
     hold: Hold | None
     rejected: bool
+    look: bool
 
 
 def _is_ready(row: ReadRow, handout: Handout) -> bool:

@@ -18,6 +18,7 @@ from broker.api.convai import (
     environment_variables,
     environments,
     secrets,
+    sessions,
 )
 
 ROUTERS: Final[tuple[Router, ...]] = (
@@ -25,5 +26,6 @@ ROUTERS: Final[tuple[Router, ...]] = (
     environments.router,
     secrets.router,
     auth_connections.router,
+    sessions.router,
     conversation_socket.router,
 )

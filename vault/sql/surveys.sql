@@ -1,0 +1,55 @@
+-- What there is of users, before anything is handed out.
+
+-- name: user
+-- What is known of one user, and where he is connected: in this environment, or in production where
+-- the integration shares its connections. One row; none where there is no such user.
+select u.generation, u.profile, k.sealed as user_key, w.key_id, w.version, w.wrapped, w.root_key_id,
+       x.sealed as index_key, now() as now,
+       coalesce(array_agg(c.connection_id) filter (where c.connection_id is not null), '{}') as connection_ids,
+       coalesce(array_agg(c.integration) filter (where c.connection_id is not null), '{}') as integrations,
+       coalesce(array_agg(c.environment) filter (where c.connection_id is not null), '{}') as environments,
+       coalesce(array_agg(l.state) filter (where c.connection_id is not null), '{}') as states
+  from vault.users u
+  join vault.user_keys k on k.workspace_id = u.workspace_id and k.user_id = u.user_id
+  join vault.workspace_keys w on w.workspace_id = u.workspace_id and w.state = 'active'
+  join vault.index_keys x on x.workspace_id = u.workspace_id
+  left join vault.connections c
+    on c.workspace_id = u.workspace_id and c.user_id = u.user_id
+   and (c.environment = :environment
+        or (c.environment = 'production'
+            and exists (select from vault.integrations i
+                         where i.workspace_id = :workspace_id and i.integration = c.integration
+                           and i.share_connections)))
+  left join vault.connection_lives l
+    on l.workspace_id = c.workspace_id and l.connection_id = c.connection_id
+ where u.workspace_id = :workspace_id and u.user_id = :user_id
+ group by u.generation, u.profile, k.sealed, w.key_id, w.version, w.wrapped, w.root_key_id, x.sealed;
+
+-- name: standings
+-- How the connections of many users stand. Users who are not there are not in the answer; one who
+-- is connected nowhere is there once, without a connection.
+select n.user_id, c.connection_id, c.integration, c.environment, c.provider, c.asked_scopes,
+       c.scopes, l.state, l.generation, l.lease_until, l.verdict, l.issued_at, l.consented_at,
+       l.access_ends, l.idle_ends, l.consent_ends, l.renewable, now() as now,
+       coalesce((select e.standing
+                   from vault.token_endpoints e
+                  where e.workspace_id = :workspace_id and e.integration = c.integration
+                    and e.environment = c.environment), 'open') as standing
+  from unnest(:user_ids::text[]) as n(user_id)
+  join vault.users u on u.workspace_id = :workspace_id and u.user_id = n.user_id
+  left join vault.connections c
+    on c.workspace_id = u.workspace_id and c.user_id = u.user_id
+   and (c.environment = :environment
+        or (c.environment = 'production'
+            and exists (select from vault.integrations i
+                         where i.workspace_id = :workspace_id and i.integration = c.integration
+                           and i.share_connections)))
+  left join vault.connection_lives l
+    on l.workspace_id = c.workspace_id and l.connection_id = c.connection_id
+ where u.workspace_id = :workspace_id;
+
+-- name: release
+-- Whoever held them has let go.
+delete from vault.connection_holds
+ where workspace_id = :workspace_id and connection_id = any(:connection_ids::text[])
+   and holder = :holder;
