@@ -5,16 +5,17 @@
 * A runtime may know agents that nobody has told us of; those have no profile, and that is fine.
 """
 
+import re
 from datetime import datetime
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
-from broker.profile import Profile, check
+from broker.profile import AGENT_PATTERN, Profile, check
 from vault import access, audit
 from vault.database import Transaction
-from vault.errors import NotFound
+from vault.errors import Invalid
 from vault.model import Caller, Page, WorkspaceId
 from vault.seal import Context
 from vault.sql import Nothing, Query
@@ -61,6 +62,7 @@ _tools: Final = Query("agents", "tools", PushedTool, package="broker")
 _keep_tool: Final = Query("agents", "keep_tool", Nothing, package="broker")
 _forget_tools: Final = Query("agents", "forget_tools", Nothing, package="broker")
 
+_ID: Final = re.compile(AGENT_PATTERN)
 _bytes: Final = msgspec.msgpack.Encoder().encode
 _profile_from: Final = msgspec.msgpack.Decoder(Profile).decode
 
@@ -75,6 +77,8 @@ class Agents:
         """Make or replace an agent's profile; the second value says whether it is new."""
         access.permit(caller, "agent.write")
         access.permit_everywhere(caller)
+        if _ID.fullmatch(agent_id) is None:
+            raise Invalid("This is no agent's id.", pointer="/agent_id")
         check(profile)
 
         async def attempt() -> tuple[Agent, bool] | None:
@@ -158,13 +162,6 @@ async def keep_tool(tx: Transaction, agent_id: str, name: str, tool_id: str) -> 
 async def forget_tools(tx: Transaction) -> None:
     """Forget all of them, with the account that they are in."""
     await _forget_tools.run(tx, workspace_id=tx.workspace)
-
-
-def refuse_unknown(agent: Profile | None) -> Profile:
-    """What was asked for needs a profile."""
-    if agent is None:
-        raise NotFound("Nobody has written a profile for this agent.")
-    return agent
 
 
 def _context(workspace: WorkspaceId, agent_id: str, generation: int) -> Context:

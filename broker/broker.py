@@ -13,6 +13,7 @@ from broker.grants import Grants
 from broker.mint import Minting
 from broker.readiness import Readiness
 from broker.signing import SigningKeys
+from broker.tools.pushing import AgentTools
 from broker.upstreams import Upstreams
 from vault.egress import Egress
 from vault.model import Caller
@@ -25,6 +26,7 @@ class Broker:
     def __init__(self, vault: Vault, egress: Egress) -> None:
         self.agents = Agents(vault)
         self.upstreams = Upstreams(vault, egress)
+        self.tools = AgentTools(vault, self.agents, self.upstreams)
         delivering = Delivering(vault)
         self.minting = Minting(vault, delivering, SigningKeys(vault), self.agents, self.upstreams)
         self.grants = Grants(vault, delivering, self.upstreams)

@@ -30,6 +30,7 @@ from broker.api.messages import (
 )
 from broker.api.problems import reason_of
 from broker.app import create_service
+from broker.cli_agent import agent
 from broker.cli_connection import connection
 from broker.cli_env import env
 from broker.cli_events import event_endpoint
@@ -71,6 +72,7 @@ def main() -> None:
 main.add_command(env)
 main.add_command(provider)
 main.add_command(integration)
+main.add_command(agent)
 main.add_command(connection)
 main.add_command(event_endpoint)
 

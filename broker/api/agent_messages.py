@@ -1,6 +1,6 @@
 """What goes over the wire for agents, their tools, and upstreams."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Literal, Self
 
 from msgspec import Meta, field
 
@@ -21,6 +21,8 @@ from broker.profile import (
     Variable,
     VariableName,
 )
+from broker.tools.lint import Rule
+from broker.tools.pushing import Pushed, Toolbox
 from broker.upstreams import KnownUpstream, Upstream
 from vault.secret import Secret
 
@@ -74,6 +76,62 @@ class AgentOut(Message, frozen=True, kw_only=True):
             updated_at=agent.updated_at,
             created_by=agent.created_by,
             **written,
+        )
+
+
+class ToolOut(Message, frozen=True, kw_only=True):
+    """``config``: what ElevenLabs takes as `tool_config`. ``tool_id``: once it was pushed."""
+
+    name: str
+    tool_id: str | None
+    config: dict[str, Any]
+
+
+class FaultOut(Message, frozen=True, kw_only=True):
+    """What is wrong with a tool, and where in its ``config``."""
+
+    tool: str
+    rule: Rule
+    pointer: str
+    detail: str
+
+
+class ToolsOut(Message, frozen=True, kw_only=True):
+    """Without ``runtime_secret_id`` the account has no runtime key yet; a push puts it there."""
+
+    tools: list[ToolOut]
+    runtime_secret_id: str | None
+    findings: list[FaultOut]
+
+    @classmethod
+    def of(cls, box: Toolbox) -> Self:
+        return cls(
+            tools=[ToolOut(name=t.name, tool_id=t.tool_id, config=t.config) for t in box.tools],
+            runtime_secret_id=box.runtime_secret_id,
+            findings=[
+                FaultOut(tool=name, rule=one.rule, pointer=one.pointer, detail=one.detail)
+                for name, one in box.findings
+            ],
+        )
+
+
+class PushedTool(Message, frozen=True, kw_only=True):
+    name: str
+    tool_id: str
+    action: Literal["created", "updated"]
+
+
+class PushedOut(Message, frozen=True, kw_only=True):
+    """What was made and changed in the account; add the ids to the agent's ``tool_ids`` there."""
+
+    tools: list[PushedTool]
+    runtime_secret_id: str
+
+    @classmethod
+    def of(cls, secret_id: str, pushed: list[Pushed]) -> Self:
+        return cls(
+            tools=[PushedTool(name=t.name, tool_id=t.tool_id, action=t.action) for t in pushed],
+            runtime_secret_id=secret_id,
         )
 
 

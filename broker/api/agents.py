@@ -2,13 +2,13 @@
 
 from typing import Annotated
 
-from litestar import Response, Router, delete, get, put
+from litestar import Response, Router, delete, get, post, put
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody, PathParameter
 
 from broker.api import examples
-from broker.api.agent_messages import AgentIn, AgentOut
+from broker.api.agent_messages import AgentIn, AgentOut, PushedOut, ToolsOut
 from broker.api.messages import Listing
 from broker.api.requests import DEFAULT_LIMIT, Cursor, Limit, next_cursor, page_of, requires
 from broker.api.responses import guarded
@@ -83,4 +83,35 @@ async def remove(
     await broker.agents.delete(caller, agent_id)
 
 
-router = Router("/v1/agents", route_handlers=[write, listing, read, remove], tags=["agents"])
+@get(
+    "/{agent_id:str}/tools",
+    guards=requires("agent.tools"),
+    responses=guarded("invalid"),
+    summary="Ready-made tools for an agent",
+)
+async def tools(
+    agent_id: Id, caller: NamedDependency[Caller], broker: NamedDependency[Broker]
+) -> ToolsOut:
+    """An agent without a profile has the tools of every integration."""
+    return ToolsOut.of(await broker.tools.toolbox(caller, agent_id))
+
+
+@post(
+    "/{agent_id:str}/tools/push",
+    status_code=200,
+    guards=requires("agent.push"),
+    responses=guarded("conflict", "upstream_missing", "invalid", "upstream_failed"),
+    summary="Bring the account's tools up to date",
+)
+async def push(
+    agent_id: Id, caller: NamedDependency[Caller], broker: NamedDependency[Broker]
+) -> PushedOut:
+    """Makes the tools in the workspace's account, or changes those that an earlier push made, and
+    puts a runtime key into its secret store. The key has to have the scope `runtime`, too.
+    """
+    return PushedOut.of(*await broker.tools.push(caller, agent_id))
+
+
+router = Router(
+    "/v1/agents", route_handlers=[write, listing, read, remove, tools, push], tags=["agents"]
+)

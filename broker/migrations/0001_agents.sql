@@ -35,13 +35,12 @@ create index upstreams_claim on vault.upstreams (claim_hash);
 
 -- The tools that were made there for an agent, to be changed and not made again.
 create table vault.agent_tools (
-    workspace_id text not null,
-    agent_id text not null,
+    workspace_id text not null references vault.workspaces on delete cascade,
+    agent_id text not null, -- one that nobody wrote a profile for has tools, too
     name text not null,
     tool_id text not null,
     pushed_at timestamptz not null default now(),
-    primary key (workspace_id, agent_id, name),
-    foreign key (workspace_id, agent_id) references vault.agents on delete cascade
+    primary key (workspace_id, agent_id, name)
 );
 
 grant select, insert, update, delete on vault.agents to keyturn_app;

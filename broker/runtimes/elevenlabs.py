@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from msgspec import Struct
 
-from broker.upstream_client import Refused, UpstreamClient
+from broker.upstreams.client import Refused, UpstreamClient
 from vault.errors import Invalid, UpstreamFailed
 from vault.secret import Secret
 

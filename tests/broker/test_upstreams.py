@@ -12,7 +12,7 @@ from support.api import Api, Reply
 from support.eleven import Outside, outside
 
 from broker.broker import Broker
-from broker.upstream_client import Refused, UpstreamClient, segment
+from broker.upstreams.client import Refused, UpstreamClient, segment
 from vault.embedded import Embedded
 from vault.errors import IntegrityError, Unreachable, UpstreamFailed, UpstreamMissing
 from vault.secret import Secret

@@ -3,7 +3,7 @@
 * A route, an id in a path, a query parameter or a field of a body that is not here fails
   ``test_isolation.py`` with a sentence.
 * In a request ``{id}`` stands for what is attacked, ``{cursor}`` for a page after it, ``{fresh}``
-  for a name that is new, ``{mine}`` for a variable of the caller's own, ``{outside}`` for a server
+  for a name that is new, ``{agent}`` for an agent of the caller's own, ``{mine}`` for a variable of the caller's own, ``{outside}`` for a server
   that tools may call, ``{integration}``, ``{user}``, ``{session}`` and ``{endpoint}`` for an
   integration, a user, a connect session and an event endpoint of the caller's own.
 """
@@ -28,10 +28,13 @@ Kind = Literal[
     "connection",
     "connect_session",
     "event_endpoint",
+    "agent",
     "news",  # an event that the side's own endpoint hears of
 ]
 # The platform chooses the names of these, so that one may stand in both workspaces.
-NAMED: Final[tuple[Kind, ...]] = ("user", "label", "environment", "integration", "connected")
+NAMED: Final[tuple[Kind, ...]] = (
+    *("user", "label", "environment", "integration", "connected", "agent"),
+)
 
 # Pages and descriptions of the surface itself: the same for everybody, tested in tests/broker.
 NOT_ATTACKED: Final = {
@@ -72,6 +75,9 @@ PLAIN: Final = {
     *("access_token", "refresh_token", "expires_in", "refresh", "verify", "api_key", "state"),
     *("values", "return_url", "confirm", "replace_account", "account", "refresh_policy"),
     *("min_ttl", "max_wait_ms", "rejected"),
+    # What an agent's profile and an upstream are made of
+    *("runtime", "delivery", "public_key", "tools", "inbound_trust", "overrides"),
+    *("base_url", "webhook_secrets"),
     # What an event endpoint is made of
     *("url", "events", "enabled", "since"),
 }
@@ -132,6 +138,9 @@ _SECRETS: Final = "/v1/convai/secrets"
 _AUTH: Final = "/v1/workspace/auth-connections"
 _ENDPOINT: Final = "/v1/event-endpoints/{endpoint_id:str}"
 _INTEGRATION: Final = "/v1/integrations/{integration:str}"
+_AGENT: Final = "/v1/agents/{agent_id:str}"
+_MY_AGENT: Final = {"agent_id": "{agent}"}
+_UPSTREAM: Final = "/v1/upstreams/elevenlabs"
 _OF_USER: Final = "/v1/users/{user_id:str}/connections/{integration:str}"
 _MINE: Final = {"integration": "{integration}"}
 _KEY: Final = {"provider": "api-key"}
@@ -345,6 +354,34 @@ ATTACKS: Final[dict[str, tuple[Attack, ...]]] = {
             body={"code": "x", "user_id": "{id}"},
         ),
     ),
+    "GET /v1/agents": _walked("agent"),
+    f"PUT {_AGENT}": (
+        Attack(success=200, missing=201, kind="agent", body={}),
+        Attack(
+            success=200,
+            missing=200,
+            kind="integration",
+            path=_MY_AGENT,
+            body={"integrations": [{"integration": "{id}"}]},
+        ),
+        Attack(
+            success=200,
+            missing=200,
+            kind="label",
+            path=_MY_AGENT,
+            body={"variables": {"x": {"from": "environment", "label": "{id}"}}},
+        ),
+    ),
+    f"GET {_AGENT}": (Attack(success=200, kind="agent"),),
+    f"DELETE {_AGENT}": (Attack(success=204, kind="agent"),),
+    f"GET {_AGENT}/tools": (Attack(success=200, missing=200, kind="agent"),),
+    # Nobody here has named an account.
+    f"POST {_AGENT}/tools/push": (Attack(success=409, missing=409, kind="agent"),),
+    f"PUT {_UPSTREAM}": (
+        Attack(success=201, body={"base_url": "https://a.example", "api_key": "{fresh}"}),
+    ),
+    f"GET {_UPSTREAM}": (Attack(success=404),),
+    f"DELETE {_UPSTREAM}": (Attack(success=404),),
     "POST /v1/event-endpoints": (Attack(success=201, body={"url": "https://a.example/"}),),
     "GET /v1/event-endpoints": _walked("event_endpoint"),
     f"GET {_ENDPOINT}": (Attack(success=200, kind="event_endpoint"),),

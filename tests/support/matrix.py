@@ -161,6 +161,9 @@ class Side(Struct, frozen=True):
             return await self.api.post("/v1/convai/environment-variables", body)
         if kind in {"integration", "connected", "connection", "connect_session"}:
             return await self._made_to_connect(kind, wanted)
+        if kind == "agent":
+            tier = {"value": f"tier {self.mark}"}
+            return await self.api.put(f"/v1/agents/{wanted}", {"variables": {"tier": tier}})
         return await self._made_otherwise(kind)
 
     async def _made_otherwise(self, kind: Kind) -> Reply:
@@ -202,9 +205,10 @@ class Side(Struct, frozen=True):
 
     async def make_own(self) -> None:
         """What requests about something else go through."""
-        self.own.update({name: f"{name}_{_hex()}" for name in ("integration", "user")})
+        self.own.update({name: f"{name}_{_hex()}" for name in ("integration", "user", "agent")})
         await self.make("integration", self.own["integration"])
         await self.make("user", self.own["user"])
+        await self.make("agent", self.own["agent"])
         self.own["session"] = await self.make("connect_session")
         self.own["endpoint"] = await self.make("event_endpoint")
 

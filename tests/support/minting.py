@@ -43,10 +43,11 @@ class Desk(Struct, frozen=True):
         expires_in: int | None = 3600,
         scopes: list[str] | None = None,
         refresh: bool = True,
+        account: str = "",
     ) -> str:
         """Import what a consent at the sandbox gave; returns the access token."""
         ledger = self.provider.state.ledger
-        family = ledger.open(realm="", client_id="app", account=user)
+        family = ledger.open(realm="", client_id="app", account=account or user)
         pair = ledger.give(family, self.provider.state.issuing, refresh=True, request=0)
         body: dict[str, Any] = {"access_token": pair.access, "environment": environment}
         if refresh:
@@ -109,7 +110,9 @@ class Desk(Struct, frozen=True):
 
 
 @contextlib.asynccontextmanager
-async def minting(tenant: Tenant, provider: Provider) -> AsyncIterator[Desk]:
+async def minting(
+    tenant: Tenant, provider: Provider, *, upstream: bool = True
+) -> AsyncIterator[Desk]:
     """A desk with the integrations ``google`` and ``slack``."""
     provider.state.issuing = Issuing(rotation="none")
     callback = "http://127.0.0.1/oauth/oidc/callback"
@@ -117,8 +120,13 @@ async def minting(tenant: Tenant, provider: Provider) -> AsyncIterator[Desk]:
         await integrate(tenant.api, provider, callback, name=name)
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
         desk = Desk(tenant, tenant.api, provider, Eleven(provider, session, FIRST_KEY))
-        await desk.eleven.agent()
-        body = {"base_url": provider.base, "api_key": FIRST_KEY}
-        reply = await tenant.api.put("/v1/upstreams/elevenlabs", body)
-        assert reply.status in (200, 201), reply.body
+        if upstream:
+            await _account(desk)
         yield desk
+
+
+async def _account(desk: Desk) -> None:
+    await desk.eleven.agent()
+    body = {"base_url": desk.provider.base, "api_key": FIRST_KEY}
+    reply = await desk.api.put("/v1/upstreams/elevenlabs", body)
+    assert reply.status in (200, 201), reply.body

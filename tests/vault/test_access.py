@@ -76,7 +76,7 @@ POLICY: Final[dict[Scope | None, set[Action]]] = {
 # Whoever holds one of these gets at credentials, or has them used.
 GIVES_AWAY: Final[set[Scope]] = {"mint", "tokens:read", "tools:invoke", "redeem", "runtime"}
 # What a key that can only mint may reach beside the routes that ask for no key.
-MINT_ONLY: Final[set[str]] = set()
+MINT_ONLY: Final[set[str]] = {"GET /v1/agents/{agent_id:str}/tools"}
 
 WORKSPACE = WorkspaceId("ws_" + "0" * 26)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -7,16 +7,19 @@
 """
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from msgspec import Struct
 
 from vault.database import Transaction
 from vault.errors import NotFound, VaultError
-from vault.model import Caller, UserId
+from vault.model import Caller, Page, UserId
 from vault.seal import Context, SealingKey, seal
 from vault.sql import Query
+from vault.store import connections
 from vault.vault.door import Door
+
+MAX_INTEGRATIONS: Final = 100
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Struct)
@@ -79,6 +82,13 @@ class Guests(Door):
     async def look_up(self, query: Query[R], **arguments: object) -> R | None:
         """Ask whose bearer something is: the one question that belongs to no workspace."""
         return await query.lookup(self._database, **arguments)
+
+    async def integrations_for_guest(self, caller: Caller) -> list[str]:
+        """The names of the workspace's integrations, the first hundred."""
+        every = await self._database.run(
+            caller.workspace, lambda tx: connections.list_integrations(tx, Page(MAX_INTEGRATIONS))
+        )
+        return [one.integration for one in every]
 
     async def user_ref(self, caller: Caller, user_id: UserId) -> str:
         """The user's pseudonym in the record."""

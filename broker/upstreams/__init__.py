@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from broker.agents import forget_tools
-from broker.upstream_client import UpstreamClient
+from broker.upstreams.client import UpstreamClient
 from vault import access, audit
 from vault.database import Transaction
 from vault.egress import Egress
@@ -144,6 +144,11 @@ class Upstreams:
         """Speak to the account; raises ``UpstreamMissing``."""
         opened = await self._opened(caller, await self.row(caller))
         return UpstreamClient(self._egress, opened.base_url, opened.api_key)
+
+    async def runtime_secret_id(self, caller: Caller) -> str | None:
+        """Where the runtime key lies in the account's secret store; ``None`` until it does."""
+        row = await self._row(caller)
+        return row.runtime_secret_id if row else None
 
     async def webhook_secrets(self, caller: Caller) -> tuple[Secret, ...]:
         """What the account's webhooks are signed with; none where there is no account."""
