@@ -16,6 +16,10 @@ from vault.errors import Conflict
 from vault.secret import Secret
 
 CANARY = "canary-7Q"
+UPGRADE = (
+    "GET {} HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+)
 
 
 def redacted(**event: Any) -> dict[str, Any]:
@@ -222,6 +226,8 @@ async def test_a_running_service_writes_nothing_but_such_lines() -> None:
             f"PUT /v1/users/{CANARY} HTTP/1.1\r\nxi-api-key: {key}\r\nContent-Length: 2\r\n",
             f"GET /v1/users HTTP/1.1\r\nAuthorization: Bearer {CANARY}\r\n",
             f"nonsense {CANARY}\r\n",
+            UPGRADE.format(f"/v1/convai/conversation?conversation_signature={CANARY}"),
+            UPGRADE.format(f"/v1/nowhere?conversation_signature={CANARY}"),
         ):
             reader, writer = await asyncio.open_connection("127.0.0.1", replica.port)
             writer.write(f"{request}Host: x\r\nConnection: close\r\n\r\n{{}}".encode())
