@@ -236,6 +236,7 @@ async def test_a_running_service_writes_nothing_but_such_lines() -> None:
         assert await replica.stop() == 0
         found = [json.loads(line) for line in replica.stderr.splitlines()]
         assert [line["status"] for line in found if line.get("route", "").startswith("/v1")]
-        assert {line["logger"] for line in found} >= {"keyturn.access", "uvicorn.error"}
+        loggers = {line["logger"] for line in found}
+        assert loggers >= {"keyturn.access", "keyturn.relay", "uvicorn.error"}
         assert CANARY not in replica.stderr + replica.stdout
         assert key not in replica.stderr

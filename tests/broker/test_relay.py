@@ -43,7 +43,7 @@ async def soon(true: Any) -> None:
 async def test_the_values_reach_the_upstream_and_never_the_client(
     relays: Relaying, eleven: Eleven
 ) -> None:
-    said = {
+    said: dict[str, Any] = {
         "dynamic_variables": {"topic": "weather", "secret__user_google_token": "forged"},
         "user_id": "bob",
         "environment": "production",

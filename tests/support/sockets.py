@@ -70,8 +70,9 @@ async def opened(
 ) -> AsyncIterator[Socket]:
     """Open a socket, with an Egress of its own unless one is given."""
     async with contextlib.AsyncExitStack() as stack:
-        through = egress or await stack.enter_async_context(calling())
-        socket = await through.socket(purpose, Dial(url=Secret(url), **dial))
+        if egress is None:
+            egress = await stack.enter_async_context(calling())
+        socket = await egress.socket(purpose, Dial(url=Secret(url), **dial))
         try:
             yield socket
         finally:
