@@ -65,6 +65,7 @@ STEPS: Final = """
     broker.events broker.metrics
     broker.runtimes broker.runtimes.sealed broker.runtimes.livekit broker.signing
     broker.gateway broker.gateway.paths broker.gateway.headers
+    broker.masking
     broker.resolve.templates broker.resolve.meanings broker.resolve.urls
     broker.resolve.bodies broker.resolve.configs broker.resolve broker.invoke
     broker.profile broker.variables broker.upstreams.client broker.agents broker.upstreams
