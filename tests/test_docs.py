@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast, get_args
 
 import asyncpg
@@ -144,7 +145,11 @@ def launcher() -> set[str]:
 
 def nobodys_service() -> Service:
     """A service that says what it has. Nothing is asked of the vault for that."""
-    return create_service(cast("Vault", None), cast("Broker", None), Settings(mode="development"))
+    return create_service(
+        cast("Vault", SimpleNamespace(egress=None)),
+        cast("Broker", None),
+        Settings(mode="development"),
+    )
 
 
 def routes() -> set[str]:
