@@ -12,6 +12,7 @@ from litestar.types import ASGIApp
 from msgspec import Struct
 
 from broker import web
+from broker.admission import Doorkeeper
 from broker.api import ROUTERS
 from broker.api.convai import errors
 from broker.api.gate import Gate
@@ -21,6 +22,7 @@ from broker.api.requests import Door, caller_of
 from broker.api.responses import correct
 from broker.broker import Broker
 from broker.metrics import Metrics
+from broker.relay import Relay
 from broker.settings import Settings
 from broker.web import people
 from vault import __version__
@@ -36,7 +38,8 @@ TAGS: Final = {
     "connect-sessions": "Links that invite a user to connect.",
     "agents": "What each agent needs, and the tools that serve it.",
     "upstreams": "The workspace's own account at ElevenLabs.",
-    "conversations": "Minting: what one user's conversation with one agent starts with.",
+    "conversations": "Minted sessions: what they start with, and what they may do meanwhile.",
+    "signing-keys": "What sealed tokens are signed with.",
     "events": "Signed webhooks: where events go to, and how they fare.",
     "audit": "Who did what.",
     "environments": "Environment variables and environments, as at ElevenLabs.",
@@ -56,6 +59,7 @@ class Service(Struct, frozen=True):
     gate: Gate
     metrics: Metrics
     raw: RawMint
+    relay: Relay
 
     @property
     def asgi(self) -> ASGIApp:
@@ -63,16 +67,26 @@ class Service(Struct, frozen=True):
         return self.gate.before(self.raw.before(self.app))
 
 
-def create_service(vault: Vault, broker: Broker, settings: Settings) -> Service:
-    """Put the parts together."""
+def create_service(
+    vault: Vault, broker: Broker, settings: Settings, *, doorkeeper: Doorkeeper | None = None
+) -> Service:
+    """Put the parts together. ``doorkeeper``: who admits to the relay, if not the broker."""
     metrics = Metrics()
     gate = Gate(metrics)
-    app = _litestar(vault, broker, settings, metrics, gate)
-    return Service(app, gate, metrics, RawMint(vault, broker, app.state.door))
+    relay = Relay(
+        doorkeeper or broker,
+        vault.egress,
+        metrics.relays,
+        sockets=settings.relay_sockets,
+        workspace_sockets=settings.relay_workspace_sockets,
+    )
+    app = _litestar(vault, broker, settings, metrics, gate, relay)
+    raw = RawMint(vault, broker, app.state.door)
+    return Service(app, gate, metrics, raw, relay)
 
 
 def _litestar(
-    vault: Vault, broker: Broker, settings: Settings, metrics: Metrics, gate: Gate
+    vault: Vault, broker: Broker, settings: Settings, metrics: Metrics, gate: Gate, relay: Relay
 ) -> Litestar:
     app = Litestar(
         route_handlers=[*ROUTERS, web.router, people.router],
@@ -82,6 +96,7 @@ def _litestar(
             "vault": Provide(lambda: vault, sync_to_thread=False),
             "broker": Provide(lambda: broker, sync_to_thread=False),
             "metrics": Provide(lambda: metrics, sync_to_thread=False),
+            "relay": Provide(lambda: relay, sync_to_thread=False),
         },
         state=State({"door": Door(vault, settings.operator_keys), "gate": gate, "ticks": None}),
         request_max_body_size=MAX_BODY,

@@ -8,6 +8,7 @@ from broker.events import Attempt
 from vault import __version__
 from vault.refreshing import Observed
 
+FREE_CODES: Final = 3000  # RFC 6455 section 7.4.2
 CONTENT_TYPE: Final = "text/plain; version=0.0.4"  # Litestar adds the charset
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -71,6 +72,7 @@ class Metrics:
             "Refreshes of this process that have not ended.",
             registry=self.registry,
         )
+        self.relays = Relays(self.registry)
         self._deliveries = _Deliveries(self.registry)
         info = ("keyturn_build_info", "Always 1; the version.", ("version",))
         Gauge(*info, registry=self.registry).labels(__version__).set(1)
@@ -89,6 +91,45 @@ class Metrics:
     def text(self) -> bytes:
         """Write all of it in Prometheus' format."""
         return generate_latest(self.registry)
+
+
+class Relays:
+    """What is counted of conversations that go through the relay."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.open = Gauge(
+            "keyturn_relay_sockets_open",
+            "Clients' sockets that are open in this process.",
+            registry=registry,
+        )
+        self.opened = Counter(
+            "keyturn_relay_conversations_total",
+            "Conversations that a ticket admitted to.",
+            registry=registry,
+        )
+        self._closed = Counter(
+            "keyturn_relay_closed_total",
+            "Sockets that have ended, by who ended them and the close code.",
+            ("by", "code"),
+            registry=registry,
+        )
+        self.started = Histogram(
+            "keyturn_relay_start_duration_seconds",
+            "Time from an admission to the first frame's departure to the upstream.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        carried = Counter(
+            "keyturn_relay_bytes_total",
+            "Payload carried, by direction; text counts by its characters.",
+            ("direction",),
+            registry=registry,
+        )
+        self.up, self.down = carried.labels("up"), carried.labels("down")
+
+    def closed(self, by: str, code: int) -> None:
+        """Count an end. Anybody may choose a code from 3000 on; those are one label."""
+        self._closed.labels(by, str(code) if code < FREE_CODES else "private").inc()
 
 
 class _Deliveries:

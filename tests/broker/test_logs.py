@@ -16,6 +16,10 @@ from vault.errors import Conflict
 from vault.secret import Secret
 
 CANARY = "canary-7Q"
+UPGRADE = (
+    "GET {} HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+)
 
 
 def redacted(**event: Any) -> dict[str, Any]:
@@ -222,14 +226,18 @@ async def test_a_running_service_writes_nothing_but_such_lines() -> None:
             f"PUT /v1/users/{CANARY} HTTP/1.1\r\nxi-api-key: {key}\r\nContent-Length: 2\r\n",
             f"GET /v1/users HTTP/1.1\r\nAuthorization: Bearer {CANARY}\r\n",
             f"nonsense {CANARY}\r\n",
+            UPGRADE.format(f"/v1/convai/conversation?conversation_signature={CANARY}"),
+            UPGRADE.format(f"/v1/nowhere?conversation_signature={CANARY}"),
         ):
             reader, writer = await asyncio.open_connection("127.0.0.1", replica.port)
-            writer.write(f"{request}Host: x\r\nConnection: close\r\n\r\n{{}}".encode())
+            end = "\r\n" if "Upgrade" in request else "Connection: close\r\n\r\n{}"
+            writer.write(f"{request}Host: x\r\n{end}".encode())
             await asyncio.wait_for(reader.read(), 10)
             writer.close()
         assert await replica.stop() == 0
         found = [json.loads(line) for line in replica.stderr.splitlines()]
         assert [line["status"] for line in found if line.get("route", "").startswith("/v1")]
-        assert {line["logger"] for line in found} >= {"keyturn.access", "uvicorn.error"}
+        loggers = {line["logger"] for line in found}
+        assert loggers >= {"keyturn.access", "keyturn.relay", "uvicorn.error"}
         assert CANARY not in replica.stderr + replica.stdout
         assert key not in replica.stderr

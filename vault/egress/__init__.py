@@ -1,4 +1,4 @@
-"""Guarded outbound HTTP: the only module that imports aiohttp's client.
+"""Guarded outbound HTTP and WebSocket: aiohttp's client is imported in this folder alone.
 
 * Where a call may go is decided by ``address``; its bullets are promised here too.
 * A name is looked up once a call (and remembered for a few seconds). If **any** of its addresses
@@ -19,20 +19,14 @@
 """
 
 import asyncio
-import errno
 import re
-import socket
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from contextvars import ContextVar
-from ipaddress import ip_address
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from msgspec import Struct
 from multidict import CIMultiDict
 
@@ -46,27 +40,39 @@ from vault.egress.address import (
     vet,
 )
 from vault.egress.deadline import Deadline
-from vault.egress.names import Endpoint, Names, OwnServices, Resolver, family_of
+from vault.egress.journey import (
+    MAX_HEADERS,
+    Journey,
+    Timeouts,
+    explained,
+    guarded_session,
+    under_way,
+)
+from vault.egress.names import Endpoint, Names, OwnServices, Resolver
+from vault.egress.sockets import Closed, Dial, Socket, SocketLane
 from vault.egress.unpacking import Unpacking
 from vault.errors import (
     EgressDenied,
     Misconfigured,
     TooLarge,
     Unreachable,
-    UpstreamFailed,
     VaultError,
 )
 from vault.secret import Secret
 
 __all__ = [
+    "MAX_HEADERS",
     "AllowRule",
     "Answer",
+    "Closed",
+    "Dial",
     "Egress",
     "Endpoint",
     "Purpose",
     "Reply",
     "Request",
     "Resolver",
+    "Socket",
     "Timeouts",
     "Upload",
     "VettedUrl",
@@ -75,8 +81,6 @@ __all__ = [
 
 MAX_REPLY: Final = 1 << 20  # bytes
 MAX_REQUEST: Final = 1 << 20  # bytes
-MAX_HEADER: Final = 8_190  # bytes, each
-MAX_HEADERS: Final = 128
 # Shorter than the 5 s after which Node closes an idle connection: a POST written into a connection
 # that the other side is just closing is one of which we cannot say whether it was acted upon.
 KEEP_ALIVE: Final = 4.0
@@ -101,15 +105,6 @@ OURS: Final = frozenset(
         "upgrade",
     }
 )
-
-
-class Timeouts(Struct, frozen=True, kw_only=True):
-    """Seconds."""
-
-    connect: float = 5.0  # a look-up; and then a connection with its TLS handshake
-    wait: float = 10.0  # a free place among the connections, connecting included
-    read: float = 30.0  # between two pieces of the answer
-    total: float = 30.0  # everything
 
 
 DEFAULT: Final = Timeouts()
@@ -165,22 +160,6 @@ class Upload(Struct, frozen=True):
         return "Upload(***)"
 
 
-class _Journey:
-    """One call under way: where it may connect, and whether it may have been heard."""
-
-    __slots__ = ("addresses", "deadline", "sent")
-
-    def __init__(self, deadline: Deadline) -> None:
-        self.addresses: tuple[Address, ...] = ()
-        self.deadline = deadline
-        self.sent = False
-
-
-# aiohttp creates sockets and asks its resolver inside the calling task (or one that inherits its
-# context), which is how the vetted addresses reach them without passing through a shared cache.
-_journey: ContextVar[_Journey | None] = ContextVar("egress_journey", default=None)
-
-
 class Egress:
     """Outbound calls. Make one a process; the connections open with the first call."""
 
@@ -193,12 +172,13 @@ class Egress:
         resolver: Resolver | None = None,
         max_connections: int = 256,
         max_per_host: int = 128,
+        max_sockets: int = 4_096,
     ) -> None:
         self._allow = tuple(allow)
         self._resolver = resolver
         self._ca_file = ca_file
         self._tls = self.tls_context()
-        self._limits = (max_connections, max_per_host)
+        self._limits = (max_connections, max_per_host, max_sockets)
         self._own = OwnServices(forbidden, Names(resolver))
         self._lanes: dict[Purpose, _Lane] = {}
         self._deadlines: set[Deadline] = set()
@@ -240,33 +220,63 @@ class Egress:
         headers, body = _outgoing(request)
         content = body if upload is None else _announced(upload, headers)
         deadline = Deadline(total=request.timeout.total, read=request.timeout.read)
-        journey = _Journey(deadline)
+        journey = Journey(deadline)
         failure: VaultError
         opened = False
-        token = _journey.set(journey)
-        self._deadlines.add(deadline)
         try:
-            async with deadline:
-                lane = self._lane(purpose)
-                async with asyncio.timeout(request.timeout.connect):
-                    journey.addresses = await self._vetted(lane, purpose, url)
-                async with lane.exchange(request, url, headers, content) as response:
-                    deadline.heard()
-                    opened = True
-                    yield Answer(response, request, url, deadline)
-                    return
+            with self._travelling(journey):
+                async with deadline:
+                    lane = await self._lane_to(purpose, url, journey, request.timeout)
+                    async with lane.exchange(request, url, headers, content) as response:
+                        deadline.heard()
+                        opened = True
+                        yield Answer(response, request, url, deadline)
+                        return
         except VaultError:
             raise
         except Exception as error:  # whatever it is, its text may hold the request
             if opened and not isinstance(error, TimeoutError):
                 raise  # it is of whoever reads the answer
-            failure = _explained(error, url, sent=journey.sent)
-        finally:
-            self._deadlines.discard(deadline)
-            _journey.reset(token)
+            failure = explained(error, url, sent=journey.sent)
         # Raised out here so that not even its context leads to aiohttp's error, which keeps the
         # request's headers.
         raise failure
+
+    async def socket(self, purpose: Purpose, dial: Dial) -> Socket:
+        """Open a WebSocket; ``sockets`` says what it keeps to. Whoever opened it closes it."""
+        url = self.vet_url(purpose, dial.http_url())
+        deadline = Deadline(total=dial.timeout.total, read=dial.timeout.read)
+        journey = Journey(deadline)
+        failure: VaultError
+        try:
+            with self._travelling(journey):
+                async with deadline:
+                    lane = await self._lane_to(purpose, url, journey, dial.timeout)
+                    return await lane.sockets.open(url, dial)
+        except VaultError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold the URL
+            failure = explained(error, url, sent=journey.sent)
+        raise failure
+
+    @contextmanager
+    def _travelling(self, journey: Journey) -> Iterator[None]:
+        token = under_way.set(journey)
+        self._deadlines.add(journey.deadline)
+        try:
+            yield
+        finally:
+            self._deadlines.discard(journey.deadline)
+            under_way.reset(token)
+
+    async def _lane_to(
+        self, purpose: Purpose, url: VettedUrl, journey: Journey, limits: Timeouts
+    ) -> "_Lane":
+        """Vet where the URL leads to; only there the journey may go."""
+        lane = self._lane(purpose)
+        async with asyncio.timeout(limits.connect):
+            journey.addresses = await self._vetted(lane, purpose, url)
+        return lane
 
     async def aclose(self) -> None:
         """Close every connection. Calls that are under way fail as ``Unreachable``."""
@@ -336,7 +346,7 @@ class Answer:
         try:
             piece: bytes = await self._response.content.readany()
         except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold the request
-            failure = _explained(error, self._url, sent=True)
+            failure = explained(error, self._url, sent=True)
         else:
             return piece
         raise failure
@@ -346,32 +356,22 @@ class _Lane:
     """One purpose's connections and look-ups; nothing in it ever serves another purpose."""
 
     def __init__(
-        self, tls: ssl.SSLContext, names: "Names", max_connections: int, max_per_host: int
+        self,
+        tls: ssl.SSLContext,
+        names: "Names",
+        max_connections: int,
+        max_per_host: int,
+        max_sockets: int,
     ) -> None:
         self.names = names
-        trace = aiohttp.TraceConfig()
-        trace.on_connection_create_end.append(_mark_sent)
-        trace.on_connection_reuseconn.append(_mark_sent)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                ssl=tls,
-                resolver=_JourneyResolver(),
-                use_dns_cache=False,  # it would hand out addresses vetted for another call
-                socket_factory=open_socket,
-                limit=max_connections,
-                limit_per_host=max_per_host,
-                keepalive_timeout=KEEP_ALIVE,
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            auto_decompress=False,
-            max_line_size=MAX_HEADER,
-            max_field_size=MAX_HEADER,
-            max_headers=MAX_HEADERS,
-            skip_auto_headers=["Content-Type"],
-            headers={"User-Agent": "Keyturn", "Accept-Encoding": "identity"},
-            trace_configs=[trace],
+        self._session = guarded_session(
+            tls,
+            repeats=True,
+            limit=max_connections,
+            limit_per_host=max_per_host,
+            keepalive_timeout=KEEP_ALIVE,
         )
+        self.sockets = SocketLane(tls, max_sockets)
 
     def exchange(
         self,
@@ -399,49 +399,7 @@ class _Lane:
     async def aclose(self) -> None:
         self.names.close()
         await self._session.close()
-
-
-async def _mark_sent(_session: object, _context: SimpleNamespace, _params: object) -> None:
-    """From here on bytes may be on their way: a connection is there, new or kept."""
-    if (journey := _journey.get()) is not None:
-        journey.sent = True
-        journey.deadline.heard()
-
-
-class _JourneyResolver(AbstractResolver):
-    """Answers with what was vetted for this call; looks nothing up."""
-
-    async def resolve(
-        self,
-        host: str,
-        port: int = 0,
-        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002 - we ask for no family
-    ) -> list[ResolveResult]:
-        journey = _journey.get()
-        addresses = journey.addresses if journey else ()
-        return [
-            ResolveResult(
-                hostname=host,
-                host=str(address),
-                port=port,
-                family=family_of(address),
-                proto=socket.IPPROTO_TCP,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in addresses
-        ]
-
-    async def close(self) -> None:
-        """Nothing is held."""
-
-
-def open_socket(info: aiohttp.AddrInfoType) -> socket.socket:
-    """Make the socket for a connection, if its address was vetted for the call under way."""
-    family, kind, protocol, _, target = info
-    journey = _journey.get()
-    if journey is None or ip_address(str(target[0])) not in journey.addresses:
-        raise PermissionError(errno.EACCES, "not vetted for this call")
-    return socket.socket(family, kind, protocol)
+        await self.sockets.aclose()
 
 
 def _outgoing(request: Request) -> tuple[CIMultiDict[str], bytes | None]:
@@ -481,18 +439,3 @@ def _header_value(name: str, value: str | Secret) -> str:
 
 def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
-
-
-def _explained(error: Exception, url: VettedUrl, *, sent: bool) -> VaultError:
-    """Say what happened without repeating a word of what the error says."""
-    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
-        return Unreachable(f"{url.place}: no trusted TLS connection.", sent=sent)
-    if isinstance(error, TimeoutError):
-        return Unreachable(f"{url.place}: no answer in time.", sent=sent)
-    if isinstance(error, aiohttp.ClientResponseError):
-        return UpstreamFailed(f"{url.place}: the answer is not HTTP that can be read.")
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return Unreachable(f"{url.place}: the answer broke off.", sent=True)
-    if not sent:
-        return Unreachable(f"{url.place}: no connection.", sent=False)
-    return Unreachable(f"{url.place}: the connection was lost before the answer.", sent=True)

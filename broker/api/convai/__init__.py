@@ -14,6 +14,7 @@ from litestar import Router
 
 from broker.api.convai import (
     auth_connections,
+    conversation_socket,
     environment_variables,
     environments,
     secrets,
@@ -26,4 +27,5 @@ ROUTERS: Final[tuple[Router, ...]] = (
     secrets.router,
     auth_connections.router,
     sessions.router,
+    conversation_socket.router,
 )
