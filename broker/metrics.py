@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from broker.events import Attempt
 from vault import __version__
-from vault.refreshing import Observed
+from vault.refreshing.observing import Observed
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4"  # Litestar adds the charset
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)

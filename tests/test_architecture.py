@@ -50,8 +50,10 @@ STEPS: Final = """
     vault.store.connections vault.store.tries vault.store.refreshing vault.store.answers
     vault.store.events
     vault.authenticate
-    vault.refreshing.batches vault.refreshing.spool vault.refreshing.replica
-    vault.refreshing.page vault.refreshing.consents vault.refreshing.lane vault.refreshing
+    vault.refreshing.batches vault.refreshing.spool vault.refreshing.marks
+    vault.refreshing.replica
+    vault.refreshing.page vault.refreshing.observing vault.refreshing.consents
+    vault.refreshing.lane vault.refreshing
     vault.access vault.scheduler
     vault.vault.door vault.vault.tenants vault.vault.variables vault.vault.secrets
     vault.vault.authentication vault.vault.calls vault.vault.catalogue

@@ -134,6 +134,7 @@ async def opened(
     root: RootKey | None = None,
     size: int = 5,
     spool: Path | None = None,
+    key_dir: Path | None = None,
 ) -> Vault:
     """Open one replica's vault."""
     application = address(postgres, name, "keyturn_app")
@@ -145,6 +146,7 @@ async def opened(
         catalogue=Catalogue(folder / "providers"),
         worker=await Database.open(worker, size=1, statement_cache=10),
         spool_dir=spool or folder / "spool",
+        key_dir=key_dir,
     )
 
 

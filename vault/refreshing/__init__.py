@@ -15,7 +15,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +23,6 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from vault.consent import Held
 from vault.database import Database
 from vault.dialogue import Dialogue
 from vault.errors import Invalid, Misconfigured, NotReady, Unresolved, VaultError
@@ -34,11 +33,11 @@ from vault.oauth.app import App
 from vault.oauth.renewing import further_tokens
 from vault.oauth.replies import Failure, NoToken, failure_of
 from vault.oauth.typed import as_given
-from vault.refreshing.lane import Lane, replay_of
+from vault.refreshing.lane import Lane, replay_of, to_spool
+from vault.refreshing.observing import Observe, observed
 from vault.refreshing.page import Ending, Granted, Outlet, Place, Settled, Wanted, unused
 from vault.refreshing.replica import Replica
 from vault.refreshing.spool import Spool, Spooled
-from vault.seal import seal
 from vault.store import Store, answers
 from vault.store import connections as connection_rows
 from vault.store import refreshing as rows
@@ -63,16 +62,6 @@ UNUSABLE_SECONDS: Final = 60
 _log = structlog.get_logger("keyturn.refreshing")
 
 
-class Observed(Struct, frozen=True, kw_only=True):
-    """One call that has ended, for whoever counts. ``late_by``: seconds after it was due."""
-
-    provider: str
-    outcome: str
-    seconds: float
-    late_by: float
-
-
-Observe = Callable[[Observed], None]
 AppOf = Callable[[Place], Awaitable[App]]
 
 
@@ -177,10 +166,16 @@ class Refresher:
         for file, answer in await asyncio.to_thread(
             lambda: list(self._spool.answers(self._deployment)) if self._spool else []
         ):
-            with suppress(VaultError):  # it stays where it is
+            try:
                 await self._replayed(answer)
-                self._spool.remove(file)
-                done += 1
+            except NotReady:
+                continue  # it stays where it is, until the database takes it
+            except VaultError as error:
+                # It stays, too: nobody knows who will be able to open it.
+                _log.warning("answer_not_replayed", file=file.name, error=type(error).__name__)
+                continue
+            self._spool.remove(file)
+            done += 1
         return done
 
     async def drain(self, seconds: float = DRAIN_SECONDS) -> None:
@@ -192,6 +187,13 @@ class Refresher:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         await self.replica.leave()
+
+    async def check(self) -> None:
+        """Raise why nothing can be kept alive now."""
+        if self._spool is not None:
+            await asyncio.to_thread(self._spool.probe)
+        await self.replica.check_database()
+        self.replica.check_marks()
 
     def forget(self, workspace: WorkspaceId, integration: str) -> None:
         """An app registration was changed."""
@@ -326,11 +328,13 @@ class Refresher:
             raise
         began = time.monotonic()
         ending = await self._ended(granted, ending, name)
-        self.observe(_observed(ending, granted, time.monotonic() - began))
+        seen = observed(ending, granted, time.monotonic() - began)
         if name is not None and ending.tokens is None:
             # The consent is judged by its main token alone.
             ending = replace(ending, failure=None, unread=None)
-        return ending, await self._kept(lane, ending)
+        settled = await self._kept(lane, ending)
+        self.observe(seen)
+        return ending, settled
 
     async def _opened(self, place: Place, granted: Granted, ending: Ending) -> Ending:
         stored = granted.refreshable
@@ -383,8 +387,10 @@ class Refresher:
                         file = await self._spooled(lane.place, ending)
                 settled = await task
             except NotReady:
-                if file is None and time.monotonic() - began >= SPOOL_AFTER:
+                if file is None and (time.monotonic() - began >= SPOOL_AFTER or self._draining):
                     file = await self._spooled(lane.place, ending)
+                if file is not None and self._draining:
+                    raise  # whoever starts next finds it
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, longest)
                 continue
@@ -399,26 +405,10 @@ class Refresher:
     async def _spooled(self, place: Place, ending: Ending) -> Path | None:
         if self._spool is None or ending.tokens is None:
             return None
-        context = answers.answer_context(
-            place.workspace, ending.connection_id, ending.fence, place.environment
-        )
-        held = connection_rows.packed(
-            replace(ending.held, tokens=ending.tokens)
-            if ending.held
-            else Held(tokens=ending.tokens)
-        )
-        answer = Spooled(
-            deployment=self._deployment,
-            workspace=place.workspace,
-            connection_id=ending.connection_id,
-            user_id=ending.user_id,
-            integration=place.integration,
-            environment=place.environment,
-            fence=ending.fence,
-            sealed=seal(ending.outlet.sealing.key, context, held),
-        )
         try:
-            file = await asyncio.to_thread(self._spool.keep, answer)
+            file = await asyncio.to_thread(
+                self._spool.keep, to_spool(self._deployment, place, ending, ending.tokens)
+            )
         except NotReady as error:
             _log.error("answer_not_spooled", reason=error.message)
             return None
@@ -480,14 +470,3 @@ class Refresher:
         await self._database.run(
             place.workspace, lambda tx: rows.put_off(tx, [connection_id], UNUSABLE_SECONDS)
         )
-
-
-def _observed(ending: Ending, granted: Granted, seconds: float) -> Observed:
-    failure, due = ending.failure, granted.due_at
-    outcome = "refreshed" if ending.tokens is not None else "unused"
-    return Observed(
-        provider=ending.outlet.app.provider.id,
-        outcome=failure.outcome if failure else outcome,
-        seconds=seconds,
-        late_by=max(0.0, (granted.claim.at - due).total_seconds()) if due else 0.0,
-    )

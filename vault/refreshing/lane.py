@@ -53,6 +53,7 @@ from vault.refreshing.page import (
     scheduled,
 )
 from vault.refreshing.replica import NOBODY, Moment, Peers, Replica, moment
+from vault.refreshing.spool import Spooled
 from vault.seal import Context, seal
 from vault.store import Store, answers
 from vault.store import connections as connection_rows
@@ -97,8 +98,9 @@ class Lane:
     async def _claimed(
         self, tx: Transaction, wanted: Sequence[Wanted]
     ) -> tuple[list[Granted | Refused], Endpoint]:
+        seen = self._replica.seen
         at = await moment.one(tx)
-        self._replica.check(at.mark)
+        self._replica.check(at.mark, seen)
         page = Page(self.place, wanted[0].outlet, at.now)
         known = await self._endpoint(tx, wanted[0].outlet, at.now)
         self._replica.check_place(self.place, known)
@@ -318,6 +320,24 @@ def _ended_attempt(one: Ending, generation: int) -> Attempt:
         return replace(one.attempt, outcome="unused")
     return replace(
         one.attempt, outcome="refreshed" if generation else "orphan", generation=generation or None
+    )
+
+
+def to_spool(deployment: str, place: Place, ending: Ending, tokens: TokenSet) -> Spooled:
+    """An answer as it is kept on the disk; sealing it asks nobody."""
+    held = replace(ending.held, tokens=tokens) if ending.held else Held(tokens=tokens)
+    context = answers.answer_context(
+        place.workspace, ending.connection_id, ending.fence, place.environment
+    )
+    return Spooled(
+        deployment=deployment,
+        workspace=place.workspace,
+        connection_id=ending.connection_id,
+        user_id=ending.user_id,
+        integration=place.integration,
+        environment=place.environment,
+        fence=ending.fence,
+        sealed=seal(ending.outlet.sealing.key, context, connection_rows.packed(held)),
     )
 
 

@@ -9,7 +9,6 @@
 """
 
 import asyncio
-import os
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -28,7 +27,9 @@ from vault.lifecycle.schedule import is_expiring
 from vault.lifecycle.terms import Terms, terms_of
 from vault.model import Caller, new_id
 from vault.oauth.app import App, TokenSet
-from vault.refreshing import Observe, Outcome, Refresher
+from vault.refreshing import Outcome, Refresher
+from vault.refreshing.marks import Marks
+from vault.refreshing.observing import Observe
 from vault.refreshing.page import Place as Lane
 from vault.refreshing.replica import Replica
 from vault.refreshing.spool import Spool
@@ -110,8 +111,9 @@ class Refreshing(Connections):
 
     @cached_property
     def _replica(self) -> Replica:
-        mark = self._spool_dir / "high-water.json" if self._spool_dir else None
-        return Replica(self._database, self.deployment_id, mark)
+        folders = [one for one in (self._key_dir, self._spool_dir) if one is not None]
+        marks = Marks(folders, self.deployment_id)
+        return Replica(self._database, self.deployment_id, marks)
 
     @cached_property
     def _refresher(self) -> Refresher:
@@ -245,9 +247,7 @@ class Refreshing(Connections):
 
     async def check_refreshing(self) -> None:
         """Raise why nothing can be kept alive now."""
-        if self._spool_dir is not None and not os.access(self._spool_dir, os.W_OK):
-            raise NotReady("The spool cannot be written.")
-        await self._replica.check_database()
+        await self._refresher.check()
 
     # For the scheduler
 
