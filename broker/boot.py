@@ -20,6 +20,7 @@ import structlog
 from msgspec import Struct
 
 from broker.events import Courier
+from broker.metrics import Metrics
 from broker.settings import Settings
 from vault.database import Database, hosts_of
 from vault.egress import Egress, Endpoint, parse_allow
@@ -40,6 +41,7 @@ SPOOL_SECONDS: Final = 10.0
 REVOCATION_SECONDS: Final = 30.0
 ABANDONED_SECONDS: Final = 60.0
 EVENT_SECONDS: Final = 1.0
+NUMBER_SECONDS: Final = 15.0
 FORGET_SECONDS: Final = 60.0
 BOOTSTRAP_SCOPES: Final[tuple[Scope, ...]] = ("manage", "mint", "connect")
 
@@ -177,6 +179,17 @@ def jobs(house: House) -> list[Job]:
         Job("events", EVENT_SECONDS, house.courier.deliver_due),
         Job("old_events", FORGET_SECONDS, vault.forget_events),
     ]
+
+
+def counting(vault: Vault, metrics: Metrics) -> Job:
+    """Numbers of the deployment, for the process that shows them."""
+
+    async def count() -> int:
+        if (counted := await vault.count()) is not None:
+            metrics.counted(counted)
+        return 0
+
+    return Job("numbers", NUMBER_SECONDS, count)
 
 
 def root_key(settings: Settings) -> RootKey:

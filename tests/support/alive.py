@@ -373,8 +373,9 @@ async def workspace_in(over: Replicas, name: str) -> Caller:
 
 
 async def leave_nothing_due(over: Replicas, callers: Sequence[Caller]) -> None:
-    """The next test's sweeps find what it made, and no more."""
-    await over.admin.execute(
-        "delete from vault.connection_lives where workspace_id = any($1::text[])",
-        [caller.workspace for caller in callers],
-    )
+    """The next test's sweeps and counts find what it made, and no more."""
+    for table in ("connection_lives", "token_endpoints"):
+        await over.admin.execute(
+            f"delete from vault.{table} where workspace_id = any($1::text[])",  # noqa: S608 - two names
+            [caller.workspace for caller in callers],
+        )

@@ -204,10 +204,16 @@ class Refresher:
     def under_way(self) -> int:
         return len(self._flights)
 
-    @property
-    def spooled(self) -> int:
-        """Answers that are not in the database yet."""
-        return len(self._spool) if self._spool is not None else 0
+    async def spool_state(self) -> tuple[int, bool | None]:
+        """How many answers wait in the spool, and can it take more? ``None``: there is none."""
+        if self._spool is None:
+            return 0, None
+        waiting = await asyncio.to_thread(len, self._spool)
+        try:
+            await asyncio.to_thread(self._spool.probe)
+        except NotReady:
+            return waiting, False
+        return waiting, True
 
     # Flights
 

@@ -38,9 +38,10 @@ select l.connection_id, l.integration, l.environment, l.state, l.generation, l.f
 -- name: insert
 -- A life begins with its connection.
 insert into vault.connection_lives
-       (workspace_id, connection_id, integration, environment, state, generation, policy, user_ref)
-select :workspace_id, :connection_id, :integration, :environment, 'pending', 0, i.refresh_policy,
-       :user_ref
+       (workspace_id, connection_id, integration, environment, provider, state, generation, policy,
+        user_ref)
+select :workspace_id, :connection_id, :integration, :environment, i.provider, 'pending', 0,
+       i.refresh_policy, :user_ref
   from vault.integrations i
  where i.workspace_id = :workspace_id and i.integration = :integration
 on conflict (workspace_id, connection_id) do nothing;

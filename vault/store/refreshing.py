@@ -420,7 +420,7 @@ async def lock_endpoint(tx: Transaction, integration: str, environment: str) -> 
 
 
 async def write_endpoint(
-    tx: Transaction, integration: str, environment: str, endpoint: Endpoint
+    tx: Transaction, integration: str, environment: str, provider: str, endpoint: Endpoint
 ) -> None:
     resting = [endpoint.rate.rest_until, endpoint.breaker.rest_until]
     await _endpoint_write.run(
@@ -428,7 +428,9 @@ async def write_endpoint(
         workspace_id=tx.workspace,
         integration=integration,
         environment=environment,
+        provider=provider,
         standing=endpoint.standing.why or "open",
+        broken=endpoint.breaker.opened_at is not None,
         resting_until=max((at for at in resting if at is not None), default=None),
         learned=_endpoint_bytes(endpoint),
     )

@@ -30,9 +30,9 @@ from vault.vault.authentication import Authentication
 from vault.vault.calls import Calls
 from vault.vault.catalogue import Providers
 from vault.vault.connect import Connect
+from vault.vault.counting import Counting
 from vault.vault.door import Deployment
 from vault.vault.events import Events
-from vault.vault.refreshing import Refreshing
 from vault.vault.secrets import Secrets
 from vault.vault.tenants import Tenants
 from vault.vault.variables import Variables
@@ -66,7 +66,7 @@ _bearer_lookup: Final = Query("api_keys", "lookup", _Bearer)
 
 
 class Vault(
-    Connect, Refreshing, Events, Tenants, Variables, Secrets, Authentication, Calls, Providers
+    Connect, Counting, Events, Tenants, Variables, Secrets, Authentication, Calls, Providers
 ):
     """Keeps credentials for many workspaces, and gives them to whom they belong."""
 

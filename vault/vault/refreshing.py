@@ -231,7 +231,10 @@ class Refreshing(Connections):
             await lives.set_policy(tx, integration, registration.refresh_policy)
             for row in await lives.endpoints_of(tx, integration):
                 mended = endpoint.mended(lives.endpoint_from(row.learned), now)
-                await lives.write_endpoint(tx, integration, row.environment, mended.endpoint)
+                provider = registration.provider
+                await lives.write_endpoint(
+                    tx, integration, row.environment, provider, mended.endpoint
+                )
                 if mended.alert is not None:
                     news = News(
                         type="integration.resumed",
