@@ -51,7 +51,7 @@ STEPS: Final = """
     vault.store.events vault.store.counts
     vault.authenticate
     vault.refreshing.batches vault.refreshing.spool vault.refreshing.marks
-    vault.refreshing.replica
+    vault.refreshing.replica vault.refreshing.room
     vault.refreshing.page vault.refreshing.observing vault.refreshing.consents
     vault.refreshing.lane vault.refreshing
     vault.access vault.scheduler

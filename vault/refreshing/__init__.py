@@ -15,7 +15,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +36,7 @@ from vault.refreshing.lane import Lane, replay_of, to_spool
 from vault.refreshing.observing import Observe, observed
 from vault.refreshing.page import Ending, Granted, Outlet, Place, Settled, Wanted, unused
 from vault.refreshing.replica import Replica
+from vault.refreshing.room import Room
 from vault.refreshing.spool import Spool, Spooled
 from vault.store import Store, answers
 from vault.store import connections as connection_rows
@@ -100,6 +100,7 @@ class Refresher:
         self._deployment = deployment
         self._lanes: dict[Place, Lane] = {}
         self._outlets: dict[Place, tuple[float, asyncio.Task[Outlet]]] = {}
+        self._room = Room()
         self._flights: dict[tuple[str, str], asyncio.Task[Outcome]] = {}
         self._waiting: dict[str, int] = {}  # the generation that is not good enough
         self._waiters: Counter[str] = Counter()
@@ -123,6 +124,7 @@ class Refresher:
         self._waiters[connection_id] += 1
         until = time.monotonic() + wait
         self._patience[connection_id] = max(until, self._patience.get(connection_id, 0))
+        self._room.hurry(place.workspace, connection_id)
         try:
             await asyncio.wait({task}, timeout=wait)
         finally:
@@ -151,12 +153,12 @@ class Refresher:
         left = await rows.left_by_the_dead(self._worker, living, SWEEP_ROWS)
         by_id = {one.connection_id: one for one in (*due, *left) if self._is_new(one)}
         dead = {one.connection_id for one in left}
-        room = max(0, MAX_FLIGHTS - len(self._flights))
-        for candidate in self._ordered(list(by_id.values()), room):
+        begun = self._ordered(list(by_id.values()))
+        for candidate in begun:
             one = by_id[candidate.connection]
             place = Place(one.workspace_id, one.integration, one.environment)
             self._flight(place, one.connection_id, left=one.connection_id in dead)
-        return min(len(by_id), room)
+        return len(begun)
 
     async def replay(self) -> int:
         """Bring what was spooled into the database; returns how many answers that were."""
@@ -220,9 +222,12 @@ class Refresher:
     def _is_new(self, one: Due) -> bool:
         return (one.workspace_id, one.connection_id) not in self._flights
 
-    def _ordered(self, due: list[Due], room: int) -> list[Candidate]:
+    def _ordered(self, due: list[Due]) -> list[Candidate]:
+        """Whom there is room for, in their order."""
         if not due:
             return []
+        room = max(0, MAX_FLIGHTS - len(self._flights))
+        flying = Counter(workspace for workspace, _ in self._flights)
         newest = max(one.due_at for one in due if one.due_at is not None)
         candidates = [
             Candidate(
@@ -233,7 +238,7 @@ class Refresher:
             )
             for one in due
         ]
-        return in_turn(candidates, room, now=newest)
+        return in_turn(candidates, room, now=newest, flying=flying, of=MAX_FLIGHTS)
 
     def _flight(
         self, place: Place, connection_id: str, *, left: bool = False
@@ -274,12 +279,9 @@ class Refresher:
         self, place: Place, connection_id: str, outlet: Outlet, *, left: bool
     ) -> Outcome:
         lane = self._lane(place)
-        # Who is waited for does not stand in line behind what is merely due.
-        turn = nullcontext() if connection_id in self._waiting else lane.sweeping
         lane.flights += 1
         try:
-            async with turn:
-                return await self._until_granted(lane, connection_id, outlet, left=left)
+            return await self._until_granted(lane, connection_id, outlet, left=left)
         finally:
             lane.flights -= 1
 
@@ -289,16 +291,18 @@ class Refresher:
         give_up = time.monotonic() + GIVE_UP_SECONDS
         pause, longest = POLL_SECONDS
         while True:
-            wanted = Wanted(
-                connection_id=connection_id,
-                outlet=outlet,
-                waiting=connection_id in self._waiting,
-                left=left,
-                generation=self._waiting.get(connection_id),
-            )
-            granted = await lane.claims.do(wanted)
-            if isinstance(granted, Granted):
-                return await self._main_and_further(lane, granted, wanted)
+            waited_for = connection_id in self._waiting
+            async with self._room.place(lane.place.workspace, connection_id, waited_for=waited_for):
+                wanted = Wanted(
+                    connection_id=connection_id,
+                    outlet=outlet,
+                    waiting=connection_id in self._waiting,
+                    left=left,
+                    generation=self._waiting.get(connection_id),
+                )
+                granted = await lane.claims.do(wanted)
+                if isinstance(granted, Granted):
+                    return await self._main_and_further(lane, granted, wanted)
             again = granted.why in ("busy", "no_room", "not_due") and not self._draining
             in_time = time.monotonic() + granted.seconds < self._patience.get(connection_id, 0)
             if not again or not in_time or time.monotonic() > give_up:

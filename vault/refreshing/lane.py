@@ -7,12 +7,10 @@
 * Everything that seals is at hand before the call: sealing an answer asks nobody.
 """
 
-import asyncio
 import random
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
 
 from msgspec.structs import replace
 
@@ -61,17 +59,9 @@ from vault.store import refreshing as rows
 from vault.store.answers import Attempt
 from vault.store.refreshing import LifeRow, Refreshable
 
-# A million tokens of an hour at one endpoint are 278 in a second: 84 at a time, if it takes 0.3 s
-# to answer. Fewer than the connections that ``vault.egress`` opens to one host.
-SWEEPING: Final = 100
-
 
 class Lane:
-    """The claims and endings of one place, in this process. ``flights``: who is on it.
-
-    ``sweeping``: what is merely due goes ahead so many at a time, and is claimed only then. A claim
-    has to be sent at once; one that waits for a free connection would be given back, or sent late.
-    """
+    """The claims and endings of one place, in this process. ``flights``: who is on it."""
 
     def __init__(self, place: Place, database: Database, store: Store, replica: Replica) -> None:
         self.place = place
@@ -79,7 +69,6 @@ class Lane:
         self._store = store
         self._replica = replica
         self.flights = 0
-        self.sweeping = asyncio.Semaphore(SWEEPING)
         self.claims: Batches[Wanted, Granted | Refused] = Batches(self._claim)
         self.endings: Batches[Ending, Settled] = Batches(self._end)
 
