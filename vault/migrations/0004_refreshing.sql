@@ -44,6 +44,7 @@ create table vault.connection_lives (
     policy text not null default 'active' check (policy in ('eager', 'active', 'lazy')),
     noticed integer, -- seconds before the end, of the last notice that was given
     used_at timestamptz, -- to the quarter of an hour
+    expected_at timestamptz, -- a conversation was announced for then
     promised integer not null default 0, -- seconds that a token has to last when it is handed out
     due_at timestamptz,
     user_ref text not null default '', -- the user's pseudonym in the audit record

@@ -19,7 +19,15 @@ from msgspec import Struct
 from vault import access, audit, events
 from vault.consent import Connection, Integration, Registration
 from vault.database import Transaction
-from vault.errors import Conflict, NeedsReauth, NotFound, NotReady, ProviderUnavailable, VaultError
+from vault.errors import (
+    Conflict,
+    Invalid,
+    NeedsReauth,
+    NotFound,
+    NotReady,
+    ProviderUnavailable,
+    VaultError,
+)
 from vault.events import News
 from vault.lifecycle import endpoint
 from vault.lifecycle.handout import Ask, Handout, hand_out
@@ -45,6 +53,7 @@ MIN_TTL: Final = timedelta(seconds=60)
 MAX_WAIT: Final = 3.0  # seconds, where nobody says how long
 REFRESH_WAIT: Final = 30.0
 MAX_ATTEMPTS: Final = 100
+MAX_AHEAD: Final = timedelta(days=7)
 
 Reason = Literal[
     "not_connected",
@@ -158,6 +167,32 @@ class Refreshing(Connections):
             else Fresh(connection_id=one, reason="not_connected")
             for one in connection_ids
         ]
+
+    async def expect(
+        self, caller: Caller, connection_ids: Sequence[str], at: datetime
+    ) -> list[str]:
+        """Announce that these tokens will be needed then, so that they are fresh; which there are.
+
+        It is for the policy ``active``: ``eager`` ones are fresh anyway, ``lazy`` ones never are.
+        """
+        access.permit(caller, "connection.expect")
+        if at > await self._time() + MAX_AHEAD:
+            raise Invalid("That is too far ahead: a week at the most.", pointer="/at")
+
+        async def work(tx: Transaction) -> list[str]:
+            every = await lives.expect(tx, connection_ids, at, caller.environments)
+            for one in every:
+                await audit.record(
+                    tx,
+                    caller,
+                    "connection.expect",
+                    target=("connection", one.connection_id),
+                    user_ref=one.user_ref,
+                    environment=one.environment,
+                )
+            return [one.connection_id for one in every]
+
+        return await self._database.run(caller.workspace, work)
 
     async def refresh_connection(self, caller: Caller, connection_id: str) -> Connection:
         """Refresh now, whatever the clocks say; raises why there are no newer tokens."""
