@@ -77,3 +77,24 @@ async def test_who_is_waited_for_goes_ahead_of_what_is_due_in_the_same_workspace
     began = time.monotonic()
     assert (await alive.token(waiting)).generation == 2
     assert time.monotonic() - began < SLOW / 2
+
+
+async def test_what_one_workspace_has_learned_of_an_endpoint_is_nothing_to_another(
+    alive: Alive,
+) -> None:
+    """The same address and the same client: still nobody can stop a neighbour's refreshes."""
+    caller = await workspace_in(alive.over, "a neighbour")
+    neighbour = Alive(alive.over, caller, alive.sandbox, alive.wire)
+    for one in (alive, neighbour):
+        await one.integrate("steady")
+    people, ada = await alive.people(21), await neighbour.connect()
+    alive.sandbox.misbehave(Faults(status=503))
+    for each in people[:20]:
+        await alive.token(each, rejected=True, wait=2)
+    alive.sandbox.misbehave(None)
+    calls = alive.calls
+    assert (await alive.token(people[20], rejected=True, wait=0.5)).degraded
+    assert alive.calls == calls, "its circuit is open"
+    assert (await neighbour.token(ada, rejected=True)).generation == 2
+    await neighbour.settled()
+    await leave_nothing_due(alive.over, [caller])
