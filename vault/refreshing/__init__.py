@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from vault.database import Database
 from vault.dialogue import Dialogue
-from vault.errors import Invalid, Misconfigured, NotReady, Unresolved, VaultError
+from vault.errors import IntegrityError, Invalid, Misconfigured, NotReady, Unresolved, VaultError
 from vault.lifecycle.takeover import LEASE, SEND_WITHIN
 from vault.lifecycle.turns import Candidate, in_turn
 from vault.model import UserId, WorkspaceId
@@ -172,6 +172,10 @@ class Refresher:
                 await self._replayed(answer)
             except NotReady:
                 continue  # it stays where it is, until the database takes it
+            except IntegrityError:
+                _log.error("answer_is_not_what_was_spooled", file=file.name)
+                self._spool.put_aside(file)
+                continue
             except VaultError as error:
                 # It stays, too: nobody knows who will be able to open it.
                 _log.warning("answer_not_replayed", file=file.name, error=type(error).__name__)
@@ -385,32 +389,38 @@ class Refresher:
 
     async def _kept(self, lane: Lane, ending: Ending) -> Settled:
         """Store how a call ended, also when the database has to come back first."""
-        began, file = time.monotonic(), None
+        on_disk: list[Path] = []
+        try:
+            settled = await self._stored(lane, ending, on_disk)
+        except BaseException:
+            # Cancelled at any point, or what no second try would mend: the answer itself stays.
+            await self._spooled_once(lane.place, ending, on_disk)
+            raise
+        for file in on_disk:
+            file.unlink(missing_ok=True)
+        return settled
+
+    async def _stored(self, lane: Lane, ending: Ending, on_disk: list[Path]) -> Settled:
+        began = time.monotonic()
         pause, longest = POLL_SECONDS
         while True:
             task = asyncio.create_task(lane.endings.do(ending))
-            patience = SPOOL_AFTER - (time.monotonic() - began)
+            if ending.tokens is not None and not on_disk:
+                patience = SPOOL_AFTER - (time.monotonic() - began)
+                await asyncio.wait({task}, timeout=max(patience, 0))
+                if not task.done():
+                    await self._spooled_once(lane.place, ending, on_disk)
             try:
-                if ending.tokens is not None and file is None:
-                    await asyncio.wait({task}, timeout=max(patience, 0))
-                    if not task.done():
-                        file = await self._spooled(lane.place, ending)
-                settled = await task
+                return await task
             except NotReady:
-                if file is None and (time.monotonic() - began >= SPOOL_AFTER or self._draining):
-                    file = await self._spooled(lane.place, ending)
-                if file is not None and self._draining:
-                    raise  # whoever starts next finds it
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, longest)
-                continue
-            except BaseException:
-                if file is None:
-                    await self._spooled(lane.place, ending)
-                raise
-            if file is not None and self._spool is not None:
-                self._spool.remove(file)
-            return settled
+                if time.monotonic() - began >= SPOOL_AFTER:
+                    await self._spooled_once(lane.place, ending, on_disk)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, longest)
+
+    async def _spooled_once(self, place: Place, ending: Ending, on_disk: list[Path]) -> None:
+        if not on_disk and (file := await self._spooled(place, ending)) is not None:
+            on_disk.append(file)
 
     async def _spooled(self, place: Place, ending: Ending) -> Path | None:
         if self._spool is None or ending.tokens is None:
@@ -473,7 +483,8 @@ class Refresher:
 
     def _lane(self, place: Place) -> Lane:
         if place not in self._lanes:
-            self._lanes[place] = Lane(place, self._database, self._store, self.replica)
+            waits = self._spool.has if self._spool is not None else None
+            self._lanes[place] = Lane(place, self._database, self._store, self.replica, waits)
         return self._lanes[place]
 
     async def _put_off(self, place: Place, connection_id: str) -> None:

@@ -9,7 +9,7 @@
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from msgspec.structs import replace
@@ -31,7 +31,7 @@ from vault.lifecycle.intents import (
     Save,
     TellIntegration,
 )
-from vault.lifecycle.life import GONE
+from vault.lifecycle.life import GONE, Life
 from vault.lifecycle.machine import step
 from vault.model import new_id
 from vault.oauth.app import TokenSet
@@ -61,9 +61,20 @@ from vault.store.refreshing import LifeRow, Refreshable
 
 
 class Lane:
-    """The claims and endings of one place, in this process. ``flights``: who is on it."""
+    """The claims and endings of one place, in this process. ``flights``: who is on it.
 
-    def __init__(self, place: Place, database: Database, store: Store, replica: Replica) -> None:
+    ``is_spooled``: does the answer to a connection's call, by its fence, wait in the spool?
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        database: Database,
+        store: Store,
+        replica: Replica,
+        is_spooled: Callable[[str, int], bool] | None = None,
+    ) -> None:
+        self._is_spooled = is_spooled
         self.place = place
         self._database = database
         self._store = store
@@ -128,7 +139,7 @@ class Lane:
         dead = holder != self._replica.id and holder not in peers.living
         if not (one.waiting or dead) and (refused := page.not_due(row, stored, one.outlet)):
             return refused
-        if refused := _nothing_to_do(page, one, row, stored):
+        if refused := self._spooled(life, one) or _nothing_to_do(page, one, row, stored):
             return refused
         event = Claimed(
             at=at.now,
@@ -152,6 +163,13 @@ class Lane:
         if call is None or after.claim is None:
             return _refused(intents)
         return Granted(begun=0.0, claim=after.claim, due_at=row.due_at, refreshable=stored)
+
+    def _spooled(self, life: Life, one: Wanted) -> Refused | None:
+        """Whether its holder is gone or not: a call whose answer is in the spool has ended."""
+        if life.claim is None or self._is_spooled is None:
+            return None
+        waits = self._is_spooled(one.connection_id, life.claim.fence)
+        return Refused(why="busy") if waits else None
 
     async def _endpoint(self, tx: Transaction, outlet: Outlet, now: datetime) -> Endpoint:
         found = await rows.lock_endpoint(tx, self.place.integration, self.place.environment)

@@ -55,7 +55,7 @@ class Spool:
 
     def keep(self, answer: Spooled) -> Path:
         """Write an answer down; it is on the disk when this returns."""
-        file = self._folder / f"{answer.connection_id}.{answer.fence}{SUFFIX}"
+        file = self._file(answer.connection_id, answer.fence)
         self._write(file, _bytes(answer))
         return file
 
@@ -74,6 +74,17 @@ class Spool:
             self._fine_at = -PROBED_SECONDS
             raise NotReady(f"The spool cannot be written: {error.strerror}.") from None
 
+    def has(self, connection_id: str, fence: int) -> bool:
+        """Does the answer to this call wait here?"""
+        return self._file(connection_id, fence).exists()
+
+    def put_aside(self, file: Path) -> None:
+        """Nothing can be done with it; somebody may want to look."""
+        file.rename(file.with_suffix(_ASIDE))
+
+    def _file(self, connection_id: str, fence: int) -> Path:
+        return self._folder / f"{connection_id}.{fence}{SUFFIX}"
+
     def remove(self, file: Path) -> None:
         file.unlink(missing_ok=True)
 
@@ -87,7 +98,7 @@ class Spool:
             except FileNotFoundError:
                 continue  # another process was faster
             except (OSError, msgspec.DecodeError):
-                file.rename(file.with_suffix(_ASIDE))
+                self.put_aside(file)
                 continue
             if answer.deployment == deployment:
                 yield file, answer

@@ -35,7 +35,7 @@ from vault.lifecycle.schedule import is_expiring
 from vault.lifecycle.terms import Terms, terms_of
 from vault.model import Caller, new_id
 from vault.oauth.app import App, TokenSet
-from vault.refreshing import Outcome, Refresher
+from vault.refreshing import DRAIN_SECONDS, Outcome, Refresher
 from vault.refreshing.marks import Marks
 from vault.refreshing.observing import Observe
 from vault.refreshing.page import Place as Lane
@@ -301,10 +301,10 @@ class Refreshing(Connections):
         """Bring answers that were spooled into the database."""
         return await self._refresher.replay()
 
-    async def end_refreshing(self) -> None:
-        """Begin no more refreshes; let those that are under way end."""
+    async def end_refreshing(self, seconds: float = DRAIN_SECONDS) -> None:
+        """Begin no more refreshes; let those that are under way end, or spool what they brought."""
         if "_refresher" in self.__dict__:  # else there never was one
-            await self._refresher.drain()
+            await self._refresher.drain(seconds)
 
     @property
     def refreshes_under_way(self) -> int:
