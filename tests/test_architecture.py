@@ -48,15 +48,17 @@ STEPS: Final = """
     vault.audit vault.idempotency vault.events vault.events.deliveries
     vault.store vault.store.environments vault.store.auth_tokens
     vault.store.connections vault.store.tries vault.store.refreshing vault.store.answers
-    vault.store.events
+    vault.store.events vault.store.counts
     vault.authenticate
-    vault.refreshing.batches vault.refreshing.spool vault.refreshing.replica
-    vault.refreshing.page vault.refreshing.consents vault.refreshing.lane vault.refreshing
+    vault.refreshing.batches vault.refreshing.spool vault.refreshing.marks
+    vault.refreshing.replica vault.refreshing.room
+    vault.refreshing.page vault.refreshing.observing vault.refreshing.consents
+    vault.refreshing.lane vault.refreshing
     vault.access vault.scheduler
     vault.vault.door vault.vault.tenants vault.vault.variables vault.vault.secrets
     vault.vault.authentication vault.vault.calls vault.vault.catalogue
     vault.vault.integrations vault.vault.returns vault.vault.connections
-    vault.vault.refreshing vault.vault.tries
+    vault.vault.refreshing vault.vault.counting vault.vault.tries
     vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
 
     broker broker.settings broker.logs broker.events broker.metrics

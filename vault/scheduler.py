@@ -49,6 +49,12 @@ class Ticks:
         now = time.monotonic()
         return max(now - self._last[name] - job.seconds for name, job in self._jobs.items())
 
+    @property
+    def ages(self) -> dict[str, float]:
+        """Seconds since each job was last done."""
+        now = time.monotonic()
+        return {name: now - last for name, last in self._last.items()}
+
     def start(self) -> None:
         for job in self._jobs.values():
             self._scheduler.add_job(

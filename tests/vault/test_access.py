@@ -47,7 +47,7 @@ POLICY: Final[dict[Scope | None, set[Action]]] = {
         *SHARED,
     },
     "audit:read": {"audit.read"},
-    "mint": set(),
+    "mint": {"connection.expect"},
     "connect": {*SHARED},
     "tokens:read": {"connection.token"},
     "tools:invoke": {"configuration.show", "configuration.use"},
@@ -117,7 +117,7 @@ def test_the_operator_works_on_workspaces_outside_and_inside_only_where_it_named
     operator = Caller.operator("op")
     assert allowed(operator) == POLICY[None] | CATALOGUE
     never = POLICY[None] | CATALOGUE | OWN_CONNECTING
-    never |= POLICY["tools:invoke"] | POLICY["tokens:read"]
+    never |= POLICY["tools:invoke"] | POLICY["tokens:read"] | POLICY["mint"]
     assert allowed(operator.within(WORKSPACE)) == set(ACTIONS) - never
 
 
