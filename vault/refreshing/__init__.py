@@ -32,6 +32,7 @@ from vault.oauth.app import App
 from vault.oauth.renewing import further_tokens
 from vault.oauth.replies import Failure, NoToken, failure_of
 from vault.oauth.typed import as_given
+from vault.refreshing.batches import done_or_late
 from vault.refreshing.lane import Lane, replay_of, to_spool
 from vault.refreshing.observing import Observe, observed
 from vault.refreshing.page import Ending, Granted, Outlet, Place, Settled, Wanted, unused
@@ -404,14 +405,13 @@ class Refresher:
         began = time.monotonic()
         pause, longest = POLL_SECONDS
         while True:
-            task = asyncio.create_task(lane.endings.do(ending))
+            stored = lane.endings.put(ending)
             if ending.tokens is not None and not on_disk:
-                patience = SPOOL_AFTER - (time.monotonic() - began)
-                await asyncio.wait({task}, timeout=max(patience, 0))
-                if not task.done():
+                await done_or_late(stored, SPOOL_AFTER - (time.monotonic() - began))
+                if not stored.done():
                     await self._spooled_once(lane.place, ending, on_disk)
             try:
-                return await task
+                return await stored
             except NotReady:
                 if time.monotonic() - began >= SPOOL_AFTER:
                     await self._spooled_once(lane.place, ending, on_disk)
@@ -473,7 +473,7 @@ class Refresher:
             }
             task = asyncio.create_task(self._resolved(place))
             self._outlets[place] = (time.monotonic(), task)
-        return await asyncio.shield(task)
+        return task.result() if task.done() else await asyncio.shield(task)
 
     async def _resolved(self, place: Place) -> Outlet:
         app, sealing = await asyncio.gather(

@@ -105,6 +105,8 @@ class Replica:
 
     async def join(self) -> None:
         """Be seen by the others; at the first refresh, or before."""
+        if self.joined:
+            return
         async with self._joining:
             if self._task is not None:
                 return

@@ -339,7 +339,9 @@ class Refreshing(Connections):
             "actor_id": caller.actor_id,
             "request_id": caller.request_id,
         }
-        every = await self._database.run(caller.workspace, lambda tx: lives.read(tx, **arguments))
+        every = await self._database.run(
+            caller.workspace, lambda tx: lives.read(tx, **arguments), planned_once=True
+        )
         return {row.connection_id: row for row in every}
 
     async def _decided(self, ask: "_Ask", row: ReadRow) -> Handout:
