@@ -26,12 +26,13 @@ COMPATIBLE = ("/v1/convai/", "/v1/workspace/")
 # to describe: here a refused request is no contradiction, and the fuzzer may get through nowhere.
 FREE = (
     "^/v1/(convai/|workspace/|resolve|tools/|integrations|connect-sessions|connections"
-    "|users/[^/]+/connections)"
+    "|users/[^/]+/connections|event-endpoints)"
 )
 # Of these, what it gets through to all the same.
 REACHED = {
     ("GET", "/v1/integrations"),
     ("GET", "/v1/connections"),
+    ("GET", "/v1/event-endpoints"),
     ("POST", "/v1/connections/import"),
 }
 METHODS = {"get", "put", "post", "delete", "patch"}
