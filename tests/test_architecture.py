@@ -49,16 +49,19 @@ STEPS: Final = """
     vault.audit vault.idempotency vault.events vault.events.deliveries
     vault.store vault.store.environments vault.store.auth_tokens
     vault.store.connections vault.store.tries vault.store.refreshing vault.store.answers
-    vault.store.events vault.store.surveys
+    vault.store.events vault.store.surveys vault.store.counts
     vault.authenticate
-    vault.refreshing.batches vault.refreshing.spool vault.refreshing.replica
-    vault.refreshing.page vault.refreshing.consents vault.refreshing.lane vault.refreshing
+    vault.refreshing.batches vault.refreshing.spool vault.refreshing.marks
+    vault.refreshing.replica vault.refreshing.room
+    vault.refreshing.page vault.refreshing.observing vault.refreshing.consents
+    vault.refreshing.lane vault.refreshing
     vault.access vault.scheduler
     vault.vault.door vault.vault.guests vault.vault.tenants vault.vault.variables
     vault.vault.secrets
     vault.vault.authentication vault.vault.calls vault.vault.catalogue
     vault.vault.integrations vault.vault.returns vault.vault.connections
-    vault.vault.refreshing vault.vault.provider_apis vault.vault.surveys vault.vault.tries
+    vault.vault.refreshing vault.vault.provider_apis vault.vault.surveys vault.vault.counting
+    vault.vault.tries
     vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
 
     broker broker.migrations broker.settings broker.logs broker.admission broker.frames

@@ -13,15 +13,19 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
 
 from bench import load, processes, report, suite
 from bench.baselines import ANSWER, HELLO, QUESTION
 from bench.baselines.provider import tokens
-from bench.refreshers import Settings
+from bench.refreshers import IN_FLIGHT, Settings
 from bench.report import Bar, Column, Options, Outcome, Pair
-from bench.suite import mint
+from bench.suite import mint, token
+from bench.world import world
+from vault.bearer import generate
+from vault.refreshing.lane import SWEEPING
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bench reads Linux's /proc")
 
@@ -119,6 +123,42 @@ async def test_bloat_counts_one_update_of_the_ciphertext_a_refresh() -> None:
     assert after["updates"] >= 3 * 150
     assert 0 < after["hot_percent"] <= 100
     assert after["heap_kb"] >= outcome.rounds["tokens before"][0]["heap_kb"]
+
+
+async def test_handing_out_is_measured_against_hello_world_and_a_read_by_hand() -> None:
+    outcome = await suite.BENCHMARKS["token"].run(Options(rounds=1, quick=True))
+    assert set(outcome.rounds) == {"hello_raw", "hello_typed", "keyturn", "handwritten"}
+    assert all(one["postgres_us"] > 0 for one in outcome.rounds["keyturn"])
+    assert all(one["postgres_us"] > 0 for one in outcome.rounds["handwritten"])
+
+
+async def test_the_read_by_hand_gives_the_same_answer_to_the_same_people() -> None:
+    async with world(2, lasting=True) as made, token.servers(made) as both:
+        name = made.settings.names[0]
+        asked = [
+            (made.key, name),
+            (made.key, "conn_" + "0" * 26),
+            (generate("api_key").reveal(), name),
+        ]
+        found = [[await answer(server.port, *one) for one in asked] for server in both]
+    statuses = [[status for status, _ in answers] for answers in found]
+    assert statuses == [[200, 404, 401], [200, 404, 401]]
+    [ours, theirs] = [answers[0][1] for answers in found]
+    assert theirs["access_token"].startswith(f"a.{name}.0.")
+    assert abs(theirs.pop("expires_in") - ours["expires_in"]) <= 60
+    assert theirs == {key: ours[key] for key in theirs}
+
+
+async def answer(port: int, key: str, name: str) -> tuple[int, dict[str, Any]]:
+    url = f"http://{load.HOST}:{port}/v1/connections/{name}/token"
+    headers = {"Authorization": f"Bearer {key}"}
+    async with aiohttp.ClientSession() as session, session.post(url, headers=headers) as reply:
+        found: dict[str, Any] = await reply.json(content_type=None)
+        return reply.status, found
+
+
+def test_the_call_alone_has_as_many_under_way_as_a_sweep() -> None:
+    assert IN_FLIGHT == SWEEPING
 
 
 async def test_a_refresh_token_that_was_used_is_refused() -> None:

@@ -64,6 +64,7 @@ POLICY: Final[dict[Scope | None, set[Action]]] = {
     "audit:read": {"audit.read"},
     "mint": {
         *("conversation.mint", "conversation.prepare", "conversation.verify", "readiness.read"),
+        "connection.expect",
         *CONVERSING,
     },
     "connect": CATALOGUE | CONNECTING | OWN_CONNECTING,

@@ -9,7 +9,6 @@
 """
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -20,7 +19,15 @@ from msgspec import Struct
 from vault import access, audit, events
 from vault.consent import Connection, Integration, Registration
 from vault.database import Transaction
-from vault.errors import Conflict, NeedsReauth, NotFound, NotReady, ProviderUnavailable, VaultError
+from vault.errors import (
+    Conflict,
+    Invalid,
+    NeedsReauth,
+    NotFound,
+    NotReady,
+    ProviderUnavailable,
+    VaultError,
+)
 from vault.events import News
 from vault.lifecycle import endpoint
 from vault.lifecycle.handout import Ask, Handout, hand_out
@@ -28,7 +35,9 @@ from vault.lifecycle.schedule import is_expiring
 from vault.lifecycle.terms import Terms, terms_of
 from vault.model import Caller, WorkspaceId, new_id
 from vault.oauth.app import App, TokenSet
-from vault.refreshing import Observe, Outcome, Refresher
+from vault.refreshing import DRAIN_SECONDS, Outcome, Refresher
+from vault.refreshing.marks import Marks
+from vault.refreshing.observing import Observe
 from vault.refreshing.page import Place as Lane
 from vault.refreshing.replica import Replica
 from vault.refreshing.spool import Spool
@@ -44,6 +53,7 @@ MIN_TTL: Final = timedelta(seconds=60)
 MAX_WAIT: Final = 3.0  # seconds, where nobody says how long
 REFRESH_WAIT: Final = 30.0
 MAX_ATTEMPTS: Final = 100
+MAX_AHEAD: Final = timedelta(days=7)
 
 Reason = Literal[
     "not_connected",
@@ -113,8 +123,9 @@ class Refreshing(Connections):
 
     @cached_property
     def _replica(self) -> Replica:
-        mark = self._spool_dir / "high-water.json" if self._spool_dir else None
-        return Replica(self._database, self.deployment_id, mark)
+        folders = [one for one in (self._key_dir, self._spool_dir) if one is not None]
+        marks = Marks(folders, self.deployment_id)
+        return Replica(self._database, self.deployment_id, marks)
 
     @cached_property
     def _refresher(self) -> Refresher:
@@ -162,6 +173,32 @@ class Refreshing(Connections):
             else Fresh(connection_id=one, reason="not_connected")
             for one in connection_ids
         ]
+
+    async def expect(
+        self, caller: Caller, connection_ids: Sequence[str], at: datetime
+    ) -> list[str]:
+        """Announce that these tokens will be needed then, so that they are fresh; which there are.
+
+        It is for the policy ``active``: ``eager`` ones are fresh anyway, ``lazy`` ones never are.
+        """
+        access.permit(caller, "connection.expect")
+        if at > await self._time() + MAX_AHEAD:
+            raise Invalid("That is too far ahead: a week at the most.", pointer="/at")
+
+        async def work(tx: Transaction) -> list[str]:
+            every = await lives.expect(tx, connection_ids, at, caller.environments)
+            for one in every:
+                await audit.record(
+                    tx,
+                    caller,
+                    "connection.expect",
+                    target=("connection", one.connection_id),
+                    user_ref=one.user_ref,
+                    environment=one.environment,
+                )
+            return [one.connection_id for one in every]
+
+        return await self._database.run(caller.workspace, work)
 
     async def refresh_connection(self, caller: Caller, connection_id: str) -> Connection:
         """Refresh now, whatever the clocks say; raises why there are no newer tokens."""
@@ -235,7 +272,10 @@ class Refreshing(Connections):
             await lives.set_policy(tx, integration, registration.refresh_policy)
             for row in await lives.endpoints_of(tx, integration):
                 mended = endpoint.mended(lives.endpoint_from(row.learned), now)
-                await lives.write_endpoint(tx, integration, row.environment, mended.endpoint)
+                provider = registration.provider
+                await lives.write_endpoint(
+                    tx, integration, row.environment, provider, mended.endpoint
+                )
                 if mended.alert is not None:
                     news = News(
                         type="integration.resumed",
@@ -251,9 +291,7 @@ class Refreshing(Connections):
 
     async def check_refreshing(self) -> None:
         """Raise why nothing can be kept alive now."""
-        if self._spool_dir is not None and not os.access(self._spool_dir, os.W_OK):
-            raise NotReady("The spool cannot be written.")
-        await self._replica.check_database()
+        await self._refresher.check()
 
     # For the scheduler
 
@@ -269,10 +307,10 @@ class Refreshing(Connections):
         """Bring answers that were spooled into the database."""
         return await self._refresher.replay()
 
-    async def end_refreshing(self) -> None:
-        """Begin no more refreshes; let those that are under way end."""
+    async def end_refreshing(self, seconds: float = DRAIN_SECONDS) -> None:
+        """Begin no more refreshes; let those that are under way end, or spool what they brought."""
         if "_refresher" in self.__dict__:  # else there never was one
-            await self._refresher.drain()
+            await self._refresher.drain(seconds)
 
     @property
     def refreshes_under_way(self) -> int:
@@ -311,6 +349,7 @@ class Refreshing(Connections):
         every = await self._database.run(
             caller.workspace,
             lambda tx: lives.read(tx, **arguments),
+            planned_once=True,
             durable_later=ask.durable_later,
         )
         return {row.connection_id: row for row in every}
