@@ -12,7 +12,7 @@ from msgspec import Struct
 
 CLIENT_ID: Final = "bench"
 CLIENT_SECRET: Final = "a-client-secret-of-the-benchmark"  # noqa: S105 - of nobody else
-# What ``vault.refreshing.lane.SWEEPING`` is; a test compares them.
+# What one workspace has under way at the most (``vault.refreshing.room``); a test compares them.
 IN_FLIGHT: Final = 100
 
 Refresh = Callable[[Sequence[str]], Awaitable[int]]
