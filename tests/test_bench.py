@@ -158,7 +158,7 @@ async def answer(port: int, key: str, name: str) -> tuple[int, dict[str, Any]]:
 
 
 def test_the_call_alone_has_as_many_under_way_as_a_sweep() -> None:
-    assert IN_FLIGHT == ALONE["due"], "the floor has as many calls under way as we"
+    assert ALONE["due"] == IN_FLIGHT, "the floor has as many calls under way as we"
 
 
 async def test_a_refresh_token_that_was_used_is_refused() -> None:
