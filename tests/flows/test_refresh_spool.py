@@ -14,6 +14,7 @@ from support.alive import Alive, workspace_in
 from support.losing import full, until_spooled
 
 from vault.errors import NotReady
+from vault.refreshing.observing import Observed
 from vault.refreshing.spool import Spooled
 
 DECODE = msgspec.msgpack.Decoder(Spooled).decode
@@ -78,7 +79,8 @@ async def test_nothing_comes_of_an_answer_before_it_is_durable(alive: Alive) -> 
     await alive.integrate()
     ada = await alive.connect()
     await alive.token(ada, rejected=True)
-    before, observed = await learned(alive), []
+    before = await learned(alive)
+    observed: list[Observed] = []
     alive.left.observe_refreshes(observed.append)
     async with full(alive, "connection_tokens"):
         with without(alive.over.spool):
@@ -141,7 +143,7 @@ async def test_an_answer_that_was_tampered_with_becomes_nobodys_token(alive: Ali
         {"fence": answer.fence + 1},
         {"environment": "staging"},
     ):
-        forged = msgspec.structs.replace(answer, **changed)  # type: ignore[arg-type] # a forger's
+        forged = msgspec.structs.replace(answer, **changed)
         file.write_bytes(ENCODE(forged))
         assert await alive.left.replay_spool() == 0, changed
         aside = file.with_suffix(".unreadable")
