@@ -60,8 +60,8 @@ STEPS: Final = """
     vault.vault.secrets
     vault.vault.authentication vault.vault.calls vault.vault.catalogue
     vault.vault.integrations vault.vault.returns vault.vault.connections
-    vault.vault.refreshing vault.vault.provider_apis vault.vault.surveys vault.vault.counting
-    vault.vault.tries
+    vault.vault.explaining vault.vault.refreshing vault.vault.provider_apis vault.vault.surveys
+    vault.vault.counting vault.vault.tries
     vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
 
     broker broker.migrations broker.settings broker.logs broker.admission broker.frames

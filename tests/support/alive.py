@@ -36,7 +36,8 @@ from vault.providers import Catalogue
 from vault.secret import Secret
 from vault.store.refreshing import endpoint_from
 from vault.vault import Vault
-from vault.vault.refreshing import Explanation, Fresh
+from vault.vault.explaining import Explanation
+from vault.vault.refreshing import Fresh
 
 # What is said of a provider's refresh tokens, by the provider's name.
 PROVIDERS: Final[dict[str, str]] = {
