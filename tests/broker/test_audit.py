@@ -369,6 +369,7 @@ def test_every_action_that_changes_something_is_tested_here() -> None:
         "agent.push",
         "upstream.write",
         "upstream.delete",
+        "signing_key.rotate",  # in tests/flows/test_sealed_runtime.py
         "conversation.mint",  # these, in tests/flows/test_mint*.py
         "conversation.prepare",
         "conversation.end",
