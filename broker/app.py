@@ -39,6 +39,7 @@ TAGS: Final = {
     "agents": "What each agent needs, and the tools that serve it.",
     "upstreams": "The workspace's own account at ElevenLabs.",
     "conversations": "Minting: what one user's conversation with one agent starts with.",
+    "telephone": "Calls out, calls in, and the numbers that they come to.",
     "events": "Signed webhooks: where events go to, and how they fare.",
     "audit": "Who did what.",
     "environments": "Environment variables and environments, as at ElevenLabs.",
