@@ -38,7 +38,8 @@ TAGS: Final = {
     "connect-sessions": "Links that invite a user to connect.",
     "agents": "What each agent needs, and the tools that serve it.",
     "upstreams": "The workspace's own account at ElevenLabs.",
-    "conversations": "Minting: what one user's conversation with one agent starts with.",
+    "conversations": "Minted sessions: what they start with, and what they may do meanwhile.",
+    "signing-keys": "What sealed tokens are signed with.",
     "telephone": "Calls out, calls in, and the numbers that they come to.",
     "events": "Signed webhooks: where events go to, and how they fare.",
     "audit": "Who did what.",
@@ -58,8 +59,8 @@ class Service(Struct, frozen=True):
     app: Litestar
     gate: Gate
     metrics: Metrics
-    relay: Relay
     raw: RawMint
+    relay: Relay
 
     @property
     def asgi(self) -> ASGIApp:
@@ -82,7 +83,7 @@ def create_service(
     )
     app = _litestar(vault, broker, settings, metrics, gate, relay)
     raw = RawMint(vault, broker, app.state.door)
-    return Service(app, gate, metrics, relay, raw)
+    return Service(app, gate, metrics, raw, relay)
 
 
 def _litestar(

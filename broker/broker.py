@@ -9,10 +9,12 @@ from broker.admission import Admission
 from broker.agents import Agents
 from broker.conversation import Conversation, Held
 from broker.delivery import Delivering
+from broker.gateway.calls import Gateway
+from broker.gateway.renewals import Renewals
 from broker.grants import Grants
 from broker.mint import Minting
 from broker.readiness import Readiness
-from broker.signing import SigningKeys
+from broker.runtimes.signing import SigningKeys
 from broker.telephone.incoming import IncomingCalls
 from broker.telephone.outgoing import OutgoingCalls
 from broker.telephone.phone_numbers import PhoneNumbers
@@ -32,9 +34,12 @@ class Broker:
         self.upstreams = Upstreams(vault, egress)
         self.tools = AgentTools(vault, self.agents, self.upstreams)
         delivering = Delivering(vault)
-        self.minting = Minting(vault, delivering, SigningKeys(vault), self.agents, self.upstreams)
+        self.signing = SigningKeys(vault)
+        self.minting = Minting(vault, delivering, self.signing, self.agents, self.upstreams)
         self.grants = Grants(vault, delivering, self.upstreams)
         self.readiness = Readiness(vault, self.agents)
+        self.renewals = Renewals(vault)
+        self.gateway = Gateway(vault, self.renewals)
         self.numbers = PhoneNumbers(vault, self.upstreams)
         self.incoming = IncomingCalls(vault, self.minting, delivering, self.agents, self.numbers)
         self.outgoing = OutgoingCalls(self.minting, self.grants, self.upstreams, self.numbers)

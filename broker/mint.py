@@ -52,7 +52,7 @@ from broker.profile import Profile, Runtime
 from broker.runtimes import elevenlabs
 from broker.runtimes.elevenlabs import Place, Start
 from broker.runtimes.sealed import Contents, sealed_token
-from broker.signing import SigningKeys
+from broker.runtimes.signing import SigningKeys
 from broker.upstreams import UpstreamRow, Upstreams
 from broker.variables import Plan, Reason, Value, plan, refuse_collisions
 from vault import access, idempotency
@@ -202,7 +202,8 @@ class Minting:
 
         async def also(tx: Transaction) -> None:
             agent = await self._agents.row(tx, wanted.agent_id)
-            read[:] = [(agent, await self._upstreams.row_in(tx))]
+            needed = wanted.runtime in (None, "elevenlabs")
+            read[:] = [(agent, await self._upstreams.row_in(tx) if needed else None)]
 
         asking = as_conversation(caller, conversation_id, [environment])
         survey = await self._vault.survey(asking, wanted.user_id, environment, also=also)
@@ -261,6 +262,7 @@ class Minting:
             wait=wanted.max_wait_ms / 1000,
             hold=None if looking else Hold(scene.itself.actor_id, until),
             look=looking,
+            durable_later=True,  # with the conversation, before anything is answered
         )
         fresh = {by_id[one.connection_id]: one for one in every if one.reason is None}
         for one in every:

@@ -21,6 +21,7 @@ from bench.baselines import ANSWER, HELLO, QUESTION
 from bench.baselines.provider import tokens
 from bench.refreshers import Settings
 from bench.report import Bar, Column, Options, Outcome, Pair
+from bench.suite import mint
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bench reads Linux's /proc")
 
@@ -373,3 +374,37 @@ def test_a_terminated_run_leaves_nothing(tmp_path: Path) -> None:
     assert b"stopped" in said
     assert not alive(seen)
     assert list(tmp_path.iterdir()) == []
+
+
+async def answer_of(port: int, wire: bytes) -> dict[str, Any]:
+    """The body of the answer to a request as the generator writes it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(wire)
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 201 "), head
+    [length] = [
+        int(line.partition(b":")[2])
+        for line in head.split(b"\r\n")
+        if line.lower().startswith(b"content-length:")
+    ]
+    found: dict[str, Any] = json.loads(await reader.readexactly(length))
+    writer.close()
+    await writer.wait_closed()
+    return found
+
+
+async def test_a_mint_written_by_hand_gives_what_ours_gives() -> None:
+    of_one = {"keyturn_conversation_id", "secret__keyturn_authorization"}
+    async with mint.bench(2) as running:
+        for _ in range(2):  # each user
+            ours, by_hand = [
+                await answer_of(one.server.port, next(one.requests).wire)
+                for one in (running.variants["mint"], running.variants["by hand"])
+            ]
+    given, wanted = ours["dynamic_variables"], by_hand["dynamic_variables"]
+    assert given.keys() == wanted.keys()
+    assert {n: v for n, v in given.items() if n not in of_one} == {
+        n: v for n, v in wanted.items() if n not in of_one
+    }
+    assert all(given[name] and given[name] != wanted[name] for name in of_one)
+    assert len([name for name in given if name.startswith("secret__user_")]) == 10

@@ -152,9 +152,19 @@ class Database:
             raise
         return database
 
-    async def run(self, workspace: str, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        """Run ``work`` in one transaction as ``workspace``. It may run more than once."""
-        return await _retrying(lambda: self._once(workspace, work))
+    async def run(
+        self,
+        workspace: str,
+        work: Callable[[Transaction], Awaitable[T]],
+        *,
+        durable_later: bool = False,
+    ) -> T:
+        """Run ``work`` in one transaction as ``workspace``. It may run more than once.
+
+        ``durable_later``: do not wait for the disk; the caller's next transaction does, and with
+        it everything before it is durable, too. Nothing of this may leave before that.
+        """
+        return await _retrying(lambda: self._once(workspace, work, durable_later=durable_later))
 
     async def lookup(self, sql: str, values: Sequence[object]) -> Sequence[Row]:
         """Run one read that belongs to no workspace: a global table, or a bearer's hash."""
@@ -230,8 +240,16 @@ class Database:
     def open_connections(self) -> int:
         return int(self._pool.get_size())
 
-    async def _once(self, workspace: str, work: Callable[[Transaction], Awaitable[T]]) -> T:
+    async def _once(
+        self,
+        workspace: str,
+        work: Callable[[Transaction], Awaitable[T]],
+        *,
+        durable_later: bool,
+    ) -> T:
         begin = f"begin; {_as_workspace(workspace)}"
+        if durable_later:
+            begin += "; set local synchronous_commit = off"
         connection = await self._acquire()
         try:
             with _driver_errors_hidden():

@@ -20,8 +20,8 @@ from msgspec.structs import replace
 from broker.conversation import Minted, Wanted, environment_of_call
 from broker.delivery import revealed
 from broker.grants import Grants
-from broker.masking import Masking, of_header
 from broker.mint import Minting
+from broker.resolve.masking import Masking, of_header
 from broker.telephone.phone_numbers import PhoneNumbers
 from broker.upstreams import Upstreams
 from broker.variables import Scalar, Value

@@ -58,7 +58,7 @@ POLICY: Final[dict[Scope | None, set[Action]]] = {
         *("event_endpoint.list", "event_endpoint.read", "event_endpoint.write"),
         *("event_endpoint.delete", "event_endpoint.rotate", "event_endpoint.replay"),
         *("agent.list", "agent.read", "agent.write", "agent.delete", "agent.push"),
-        *("upstream.read", "upstream.write", "upstream.delete"),
+        *("upstream.read", "upstream.write", "upstream.delete", "signing_key.rotate"),
         *SHARED,
     },
     "audit:read": {"audit.read"},

@@ -139,14 +139,16 @@ class Refreshing(Connections):
         hold: Hold | None = None,
         rejected: bool = False,
         look: bool = False,
+        durable_later: bool = False,
     ) -> list[Fresh]:
         """Tokens that last ``min_ttl``, in the order asked for; refreshed first where needed.
 
         ``hold`` says who will have them and until when. ``rejected``: the provider's API did not
         take the present ones. ``look``: make sure that they are there, and hand nothing out.
+        ``durable_later``: as of ``Database.run``, for the lines in the record.
         """
         access.permit(caller, "connection.token")
-        ask = _Ask(caller, min_ttl, hold, rejected, look)
+        ask = _Ask(caller, min_ttl, hold, rejected, look, durable_later)
         read = await self._read(ask, connection_ids)
         decided = {one.connection_id: await self._decided(ask, one) for one in read.values()}
         wanted = [name for name, one in decided.items() if one.begin_refresh]
@@ -306,7 +308,11 @@ class Refreshing(Connections):
             "actor_id": caller.actor_id,
             "request_id": caller.request_id,
         }
-        every = await self._database.run(caller.workspace, lambda tx: lives.read(tx, **arguments))
+        every = await self._database.run(
+            caller.workspace,
+            lambda tx: lives.read(tx, **arguments),
+            durable_later=ask.durable_later,
+        )
         return {row.connection_id: row for row in every}
 
     async def _decided(self, ask: "_Ask", row: ReadRow) -> Handout:
@@ -390,6 +396,7 @@ class _Ask(NamedTuple):
     hold: Hold | None
     rejected: bool
     look: bool
+    durable_later: bool
 
 
 def _is_ready(row: ReadRow, handout: Handout) -> bool:
