@@ -98,10 +98,9 @@ class PostCall:
         secrets = await self._upstreams.webhook_secrets(nobody)
         if not is_signed(header, body, secrets, time.time()):
             raise Unauthenticated
-        notice = _read(body)
-        if notice is None or not isinstance(notice.data, dict) or notice.type not in ENDINGS:
-            return
-        await self._end(nobody, notice.data)
+        data = _over(body)
+        if data is not None:
+            await self._end(nobody, data)
 
     async def _end(self, nobody: Caller, data: dict[str, Any]) -> None:
         upstream_id = _id(data.get("conversation_id"))
@@ -147,8 +146,11 @@ def _id(unverified: object) -> str:
     return str(unverified) if fits else ""
 
 
-def _read(body: bytes) -> Notice | None:
+def _over(body: bytes) -> dict[str, Any] | None:
+    """What is said of a call that is over; ``None`` where something else is said."""
     try:
-        return _notice(body)
+        notice = _notice(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+    is_end = isinstance(notice.type, str) and notice.type in ENDINGS
+    return notice.data if is_end and isinstance(notice.data, dict) else None
