@@ -117,7 +117,7 @@ async def initiation(
     status_code=200,
     request_max_body_size=MAX_NOTICE,
     responses=problems("unauthenticated", "too_large", "invalid"),
-    security=[],
+    security=[{}],
     summary="Hear that a call is over",
 )
 async def post_call(

@@ -390,6 +390,7 @@ async def test_another_workspaces_number_lends_no_environment(
     body = {"base_url": phone.desk.provider.base, "api_key": "their-own-key-at-elevenlabs"}
     await other.api.put("/v1/upstreams/elevenlabs", body)
     await other.api.put("/v1/users/eve", {})
+    phone.eleven.world.open_account("their-own-key-at-elevenlabs")
     await phone.eleven.as_workspace("their-own-key-at-elevenlabs").agent()
     reply = await phone.call(
         initiation={"user_id": "eve"}, api=other.api, agent_phone_number_id=number

@@ -19,13 +19,16 @@ from vault import __version__
 from vault.embedded import Embedded
 from vault.secret import Secret
 
-NO_KEY_NEEDED = {"/livez", "/readyz", "/metrics", "/v1/jwks/{workspace_id}"}
+NO_KEY_NEEDED = {
+    *("/livez", "/readyz", "/metrics", "/v1/jwks/{workspace_id}"),
+    "/hooks/elevenlabs/{workspace_id}/post-call",
+}
 # The routes whose bodies and errors are ElevenLabs'.
 COMPATIBLE = ("/v1/convai/", "/v1/workspace/")
 # What is right depends on what is stored, and on what is inside a configuration that is not ours
 # to describe: here a refused request is no contradiction, and the fuzzer may get through nowhere.
 FREE = (
-    "^/v1/(convai/|workspace/|resolve|tools/|integrations|connect-sessions|connections"
+    "^/hooks/|^/v1/(convai/|workspace/|resolve|tools/|integrations|connect-sessions|connections"
     "|users/[^/]+/connections|event-endpoints|agents|upstreams)"
 )
 # Of these, what it gets through to all the same.
