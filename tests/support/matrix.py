@@ -82,7 +82,7 @@ def actions_of(app: Litestar) -> dict[str, Action | None]:
     found: dict[str, Action | None] = {}
     for route in app.routes:
         if isinstance(route, WebSocketRoute):
-            continue  # the relay: a ticket opens it, and no key; tests/attacks has its own
+            continue  # opened by a ticket and by no key: tests/broker/test_relay.py
         assert isinstance(route, HTTPRoute), f"{route.path}: the matrix knows HTTP only"
         for handler in route.route_handlers:
             guards = [getattr(one, "action", None) for one in handler.resolve_guards()]
