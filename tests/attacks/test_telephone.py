@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
 import pytest
 from conftest import MakeTenant, Tenant
 from support.eleven import AGENT
@@ -21,6 +22,7 @@ from support.telephoning import (
 )
 
 from vault.bearer import generate
+from vault.embedded import Embedded
 from vault.model import SCOPES, new_id
 
 SECRET = "wsec_" + "0123456789abcdef" * 2
@@ -150,6 +152,24 @@ async def test_two_workspaces_know_the_same_number_and_each_its_own_user(
     await other.api.put("/v1/users/eve", {"phone_numbers": [ADA]})
     answer = await phone.answer()
     assert answer["user_id"] == "ada"
+
+
+async def test_who_writes_to_the_database_lends_nobodys_number(
+    phone: Telephone, migrated: Embedded
+) -> None:
+    await phone.desk.user("grace", phone_numbers=["+15550100002"])
+    admin = await asyncpg.connect(migrated.dsn().reveal())
+    try:
+        await admin.execute(
+            "update vault.user_numbers set user_id = 'grace'"
+            " where workspace_id = $1 and user_id = 'ada'",
+            phone.desk.tenant.id,
+        )
+    finally:
+        await admin.close()
+    reply = await phone.ask()  # Ada's number leads to Grace, whose sealed profile lacks it
+    assert (reply.status, reply.code) == (500, "internal")
+    assert await phone.conversations() == []
 
 
 @pytest.mark.parametrize(
