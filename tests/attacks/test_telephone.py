@@ -26,7 +26,7 @@ from vault.embedded import Embedded
 from vault.model import SCOPES, new_id
 
 SECRET = "wsec_" + "0123456789abcdef" * 2
-NEEDS = {"integrations": [{"integration": "google"}]}
+NEEDS: dict[str, Any] = {"integrations": [{"integration": "google"}]}
 
 
 @pytest.fixture
@@ -132,11 +132,12 @@ async def test_a_call_that_is_said_again_with_somebody_else_in_it_is_refused(
 ) -> None:
     await phone.desk.user("grace", phone_numbers=["+15550100002"])
     first = await phone.answer()
-    for changed in (
+    changes: tuple[dict[str, Any], ...] = (
         {"caller": "+15550100002"},
         {"agent_id": "agent_other"},
         {"called_number": "+15550200009"},
-    ):
+    )
+    for changed in changes:
         caller = changed.pop("caller", ADA)
         reply = await phone.ask(caller, **changed)
         assert (reply.status, reply.code) == (422, "idempotency_mismatch")

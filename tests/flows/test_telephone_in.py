@@ -16,8 +16,8 @@ from broker.sandbox import Faults
 from vault.errors import Forbidden, Unauthenticated
 from vault.vault import Vault
 
-TRUSTING = {"inbound_trust": "caller_id"}
-NEEDS = {"integrations": [{"integration": "google"}]}
+TRUSTING: dict[str, Any] = {"inbound_trust": "caller_id"}
+NEEDS: dict[str, Any] = {"integrations": [{"integration": "google"}]}
 
 
 @pytest.fixture
@@ -103,9 +103,8 @@ async def test_where_a_call_runs(
     await _variable(phone, "line", production="one")
     declared = {name: {"from": "environment", "label": name} for name in ("greeting", "line")}
     await phone.desk.profile(**NEEDS, **TRUSTING, variables=declared)
-    number = await phone.number(
-        through_us=behind is None, **({"environment": known or behind} if known or behind else {})
-    )
+    where: dict[str, Any] = {"environment": known or behind} if known or behind else {}
+    number = await phone.number(through_us=behind is None, **where)
     await phone.asks_first(query)
     rung = await phone.ring()
     assert rung["environment"] == expected

@@ -22,7 +22,7 @@ from support.telephoning import (
 
 from broker.sandbox.elevenlabs.account import FIRST_KEY
 
-NEEDS = {"integrations": [{"integration": "google"}]}
+NEEDS: dict[str, Any] = {"integrations": [{"integration": "google"}]}
 LINES = [
     ("twilio", "twilio", "callSid"),
     ("sip-trunk", "sip_trunk", "sip_call_id"),
@@ -79,12 +79,13 @@ async def test_a_users_call_starts_with_the_users_variables(
 async def test_by_whatsapp_too(phone: Telephone) -> None:
     token = await phone.desk.connect()
     template = "whatsapp_call_permission_request_template"
+    named: dict[str, Any] = {f"{template}_name": "t", f"{template}_language_code": "en"}
     reply = await phone.call(
         "whatsapp/outbound-call",
         {"user_id": "ada"},
         whatsapp_phone_number_id="w1",
         whatsapp_user_id="u9",
-        **{f"{template}_name": "t", f"{template}_language_code": "en"},
+        **named,
     )
     assert reply.status == 200, reply.body
     assert phone.started_with(reply.json["conversation_id"])[TOKEN] == token
@@ -95,7 +96,7 @@ async def test_by_whatsapp_too(phone: Telephone) -> None:
 async def test_a_registered_call_gets_them_and_answers_twiml(phone: Telephone) -> None:
     token = await phone.desk.connect(environment="qa")
     await phone.number(environment="qa")
-    body = {"from_number": ADA, "to_number": DESK, "direction": "inbound"}
+    body: dict[str, Any] = {"from_number": ADA, "to_number": DESK, "direction": "inbound"}
     reply = await phone.call("twilio/register-call", {"user_id": "ada"}, **body)
     assert reply.status == 200, reply.body
     assert reply.headers["Content-Type"].startswith("text/html")
@@ -117,7 +118,8 @@ async def test_where_a_call_out_runs(
     tokens = {
         one: await phone.desk.connect(environment=one) for one in ("production", "staging", "qa")
     }
-    number = await phone.number(**({"environment": of_number} if of_number else {}))
+    where: dict[str, Any] = {"environment": of_number} if of_number else {}
+    number = await phone.number(**where)
     initiation = {"user_id": "ada", **({"environment": asked} if asked else {})}
     reply = await phone.call(initiation=initiation, agent_phone_number_id=number)
     inside = await phone.eleven.inside(reply.json["conversation_id"])
@@ -180,11 +182,11 @@ async def test_without_a_user_a_call_goes_on_byte_by_byte(phone: Telephone) -> N
     async with outside() as server:
         body = {"base_url": server.base, "api_key": "another-key-of-mine"}
         await phone.api.put("/v1/upstreams/elevenlabs", body)
+        path = "/v1/convai/twilio/outbound-call"
         raw = b'{ "agent_id":"agent_desk","x":[1.0], "conversation_initiation_client_data":null }'
         for status in (200, 404, 422):
             server.answers.clear()
             server.will({"said": status}, status)
-            path = "/v1/convai/twilio/outbound-call"
             reply = await phone.api.call("POST", path, raw=raw)
             assert (reply.status, reply.json) == (status, {"said": status})
             heard = server.heard[-1]
@@ -202,12 +204,13 @@ async def test_without_a_user_a_call_goes_on_byte_by_byte(phone: Telephone) -> N
 async def test_a_key_that_is_tied_to_environments_calls_in_those(phone: Telephone) -> None:
     staging = await phone.desk.key("mint", environments=["staging"])
     number = await phone.number(environment="production")
+    inside: dict[str, Any] = {}
     for initiation in (None, {"dynamic_variables": {"x": "y"}}, {"user_id": "ada"}):
         reply = await phone.call(initiation=initiation, api=staging, agent_phone_number_id=number)
         assert reply.status == 200, reply.body
         inside = await phone.eleven.inside(reply.json["conversation_id"])
         assert inside["environment"] == "staging"
-    assert phone.started_with(reply.json["conversation_id"])["user_id"] == "ada"
+    assert inside["user_id"] == "ada"
     for initiation in ({"environment": "production"}, {"environment": "qa", "user_id": "ada"}):
         refused = await phone.call(initiation=initiation, api=staging, agent_phone_number_id=number)
         assert (refused.status, refused.json["detail"]["code"]) == (403, "missing_permissions")
