@@ -40,6 +40,7 @@ TAGS: Final = {
     "upstreams": "The workspace's own account at ElevenLabs.",
     "conversations": "Minted sessions: what they start with, and what they may do meanwhile.",
     "signing-keys": "What sealed tokens are signed with.",
+    "telephone": "Calls out, calls in, and the numbers that they come to.",
     "events": "Signed webhooks: where events go to, and how they fare.",
     "audit": "Who did what.",
     "environments": "Environment variables and environments, as at ElevenLabs.",

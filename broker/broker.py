@@ -15,6 +15,10 @@ from broker.grants import Grants
 from broker.mint import Minting
 from broker.readiness import Readiness
 from broker.runtimes.signing import SigningKeys
+from broker.telephone.incoming import IncomingCalls
+from broker.telephone.outgoing import OutgoingCalls
+from broker.telephone.phone_numbers import PhoneNumbers
+from broker.telephone.post_call import PostCall
 from broker.tools.pushing import AgentTools
 from broker.upstreams import Upstreams
 from vault.egress import Egress
@@ -36,6 +40,10 @@ class Broker:
         self.readiness = Readiness(vault, self.agents)
         self.renewals = Renewals(vault)
         self.gateway = Gateway(vault, self.renewals)
+        self.numbers = PhoneNumbers(vault, self.upstreams)
+        self.incoming = IncomingCalls(vault, self.minting, delivering, self.agents, self.numbers)
+        self.outgoing = OutgoingCalls(self.minting, self.grants, self.upstreams, self.numbers)
+        self.post_call = PostCall(vault, self.grants, self.upstreams)
 
     # For whoever carries a conversation: the relay, the gateway, the refresh tool
 

@@ -223,6 +223,13 @@ def environment_of(caller: Caller, asked: str | None) -> str:
     return PRODUCTION
 
 
+def environment_of_call(caller: Caller, asked: str | None, number: str | None) -> str:
+    """Where a call runs: as it was asked for, or as the key says, else as its number does."""
+    if asked is None and len(caller.environments) != 1:
+        asked = number
+    return environment_of(caller, asked)
+
+
 def min_ttl_of(wanted: Wanted, profile: Profile | None) -> int:
     """How many seconds a token has to last."""
     if wanted.min_ttl is not None:

@@ -241,7 +241,8 @@ async def use_ticket(
     return used is not None
 
 
-async def began(tx: Transaction, conversation_id: str, upstream_id: str) -> bool:
+async def began(tx: Transaction, conversation_id: str, upstream_id: str | None) -> bool:
+    """It runs; ``None``: nobody knows what its runtime calls it."""
     row = await _began.maybe(
         tx, workspace_id=tx.workspace, conversation_id=conversation_id, upstream_id=upstream_id
     )

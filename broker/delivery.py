@@ -99,6 +99,12 @@ def without_secrets(values: Mapping[str, Value]) -> dict[str, Value]:
     }
 
 
+def nobodys(planned: Plan, labels: Mapping[str, Scalar | Secret]) -> dict[str, Value]:
+    """Every variable of a plan that is for no user: nothing of anybody, and nothing secret."""
+    nobody = Values(person=Person(user_id=""), conversation_id="", labels=labels)
+    return fill(planned, nobody, handles_only=True)
+
+
 def revealed(values: Mapping[str, Value]) -> dict[str, Scalar]:
     """In clear, for whoever they are delivered to."""
     return {name: one.reveal() if isinstance(one, Secret) else one for name, one in values.items()}
@@ -143,7 +149,7 @@ class Delivering:
                     for integration, one in fresh.items()
                     if integration in planned.connections
                 },
-                labels=await self._labels(itself, planned, environment),
+                labels=await self.labels(itself, planned, environment),
                 given=given,
             ),
             handles_only=handles_only,
@@ -157,9 +163,10 @@ class Delivering:
             extras=one.extras,
         )
 
-    async def _labels(
+    async def labels(
         self, itself: Caller, planned: Plan, environment: str
     ) -> Mapping[str, str | Secret]:
+        """What the plan's environment variables say; raises where one has to say something."""
         wanted = planned.labels()
         found = await self._vault.label_values(itself, wanted, environment)
         for name, one in planned.variables.items():

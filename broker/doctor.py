@@ -6,6 +6,7 @@ from typing import Final
 from msgspec import Struct
 
 from broker import boot, logs
+from broker.broker import Broker
 from broker.migrations import PARTS
 from broker.settings import Settings, load
 from vault.errors import Misconfigured, VaultError
@@ -14,6 +15,7 @@ from vault.settings import PREFIX
 from vault.vault import Vault
 
 MAX_WORKSPACES: Final = 1000
+MAX_AGENTS: Final = 1000
 
 
 class Finding(Struct, frozen=True):
@@ -49,6 +51,7 @@ async def examine(environ: Mapping[str, str]) -> list[Finding]:
             alive = house.vault.check_refreshing()
             found.append(await _check("refreshing", alive, "nothing stands in its way"))
             found += await _fallbacks(house.vault)
+            found += await _trusting(house.vault, house.broker)
     except VaultError as error:
         found.append(Finding("start", ok=False, text=error.message))
     return found
@@ -96,6 +99,23 @@ async def _fallbacks(vault: Vault) -> list[Finding]:
             more = f" (and {len(warnings) - 1} more)" if len(warnings) > 1 else ""
             text = f"{one.workspace_id}: {warnings[0].text}{more}"
             found.append(Finding("fallback", ok=True, text=text, warning=True))
+    return found
+
+
+async def _trusting(vault: Vault, broker: Broker) -> list[Finding]:
+    """Agents that hand out credentials for a number, which anybody can pretend to have."""
+    operator = boot.terminal_operator()
+    found = []
+    for one in await vault.list_workspaces(operator, Page(MAX_WORKSPACES)):
+        every = await broker.agents.list(operator.within(one.workspace_id), Page(MAX_AGENTS))
+        names = [each.agent_id for each in every if each.profile.inbound_trust == "caller_id"]
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            text = (
+                f"{one.workspace_id}: {names[0]}{more} gives a user's credentials to whoever calls"
+                " with the user's number, and a number can be forged"
+            )
+            found.append(Finding("telephone", ok=True, text=text, warning=True))
     return found
 
 

@@ -193,7 +193,7 @@ class Grants:
 
     # A conversation's course
 
-    async def began(self, caller: Caller, conversation_id: str, upstream_id: str) -> None:
+    async def began(self, caller: Caller, conversation_id: str, upstream_id: str | None) -> None:
         """Remember that it runs, and what its runtime calls it."""
         _refuse_others(caller, conversation_id)
         await self._vault.within(

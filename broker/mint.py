@@ -61,6 +61,7 @@ from vault.errors import (
     ConnectionMissing,
     Forbidden,
     IdempotencyInProgress,
+    IntegrityError,
     Missing,
     NotFound,
     UpstreamMissing,
@@ -150,9 +151,24 @@ class Minting:
     async def mint(self, caller: Caller, wanted: Wanted, once: Once | None = None) -> Minted:
         """Make a conversation, or answer once more what an Idempotency-Key has made."""
         access.permit(caller, "conversation.mint")
+        return await self._mint(caller, wanted, once)
+
+    async def mint_for_number(
+        self, caller: Caller, wanted: Wanted, number: str, once: Once
+    ) -> Minted:
+        """The same for a user who calls, and was identified by this telephone number."""
+        access.permit(caller, "call.receive")
+        return await self._mint(caller, wanted, once, number)
+
+    async def _mint(
+        self, caller: Caller, wanted: Wanted, once: Once | None, number: str | None = None
+    ) -> Minted:
         earlier = await self._earlier(caller, once)
         conversation_id = earlier.conversation_id if earlier else new_id("kcv")
         scene = await self._scene(caller, wanted, conversation_id)
+        if number is not None and number not in scene.survey.profile.phone_numbers:
+            # The index is not sealed; the profile is, and it has the last word.
+            raise IntegrityError("A telephone number leads to somebody who does not have it.")
         if scene.runtime == "elevenlabs" and scene.upstream is None:
             raise UpstreamMissing  # before anything is refreshed for nothing
         try:
@@ -189,7 +205,8 @@ class Minting:
             needed = wanted.runtime in (None, "elevenlabs")
             read[:] = [(agent, await self._upstreams.row_in(tx) if needed else None)]
 
-        survey = await self._vault.survey(caller, wanted.user_id, environment, also=also)
+        asking = as_conversation(caller, conversation_id, [environment])
+        survey = await self._vault.survey(asking, wanted.user_id, environment, also=also)
         [(agent, upstream)] = read
         profile = await self._agents.profile_from(caller, agent)
         runtime, delivery = chosen_delivery(wanted, profile)

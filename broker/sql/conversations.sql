@@ -85,7 +85,8 @@ returning conversation_id as id;
 
 -- name: began
 update vault.conversations
-   set state = 'started', upstream_id = :upstream_id, started_at = coalesce(started_at, now())
+   set state = 'started', upstream_id = coalesce(:upstream_id, upstream_id),
+       started_at = coalesce(started_at, now())
  where workspace_id = :workspace_id and conversation_id = :conversation_id
    and ended_at is null
 returning conversation_id as id;

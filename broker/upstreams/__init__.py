@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from broker.agents import forget_tools
+from broker.telephone import numbers
 from broker.upstreams.client import UpstreamClient
 from vault import access, audit
 from vault.database import Transaction
@@ -225,6 +226,7 @@ class Upstreams:
                     return None
                 if before and before.claim_hash != claim:
                     await forget_tools(tx)
+                    await numbers.forget_all(tx)
                 await audit.record(tx, caller, "upstream.write", target=("upstream", KIND))
                 return row
 
@@ -257,6 +259,7 @@ class Upstreams:
 async def _deleted(tx: Transaction, caller: Caller) -> None:
     found(await _delete.maybe(tx, workspace_id=tx.workspace, kind=KIND))
     await forget_tools(tx)
+    await numbers.forget_all(tx)
     await audit.record(tx, caller, "upstream.delete", target=("upstream", KIND))
 
 

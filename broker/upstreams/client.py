@@ -68,10 +68,17 @@ class UpstreamClient:
     async def delete(self, path: str) -> None:
         await self.send("DELETE", path)
 
-    async def forward(self, path: str, query: Sequence[tuple[str, str]]) -> Reply:
-        """Ask what a client asked, and return the answer whatever its status is."""
+    async def forward(
+        self,
+        path: str,
+        query: Sequence[tuple[str, str]] = (),
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+    ) -> Reply:
+        """Ask what a client asked, byte by byte, and return the answer whatever its status is."""
         where = f"{path}?{urlencode(query)}" if query else path
-        return await self._call("GET", where)
+        return await self._call(method, where, None if body is None else msgspec.Raw(body))
 
     async def send(self, method: str, path: str, body: object = None) -> Reply:
         """Send one request; raises ``Refused`` unless the answer is a 2xx."""

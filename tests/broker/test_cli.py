@@ -288,6 +288,20 @@ async def test_doctor_warns_where_productions_secret_would_go_to_another_host(
     assert "WARN" not in (await run("doctor")).out
 
 
+async def test_doctor_warns_of_agents_that_trust_a_number(run: Run, tmp_path: Path) -> None:
+    workspace = (await run("workspace", "create", "trusting", "--json")).json["id"]
+    file = tmp_path / "profile.json"
+    for agent, trust in (("agent_easy", "caller_id"), ("agent_wary", "identify")):
+        file.write_text(json.dumps({"inbound_trust": trust}))
+        put = await run("agent", "put", agent, str(file), "--workspace", workspace)
+        assert put.code == 0, put.err
+    done = await run("doctor")
+    await run("workspace", "delete", workspace, "--yes")
+    [warning] = [line for line in done.lines if line.startswith("WARN")]
+    assert all(word in warning for word in ("telephone", workspace, "agent_easy", "forged"))
+    assert "agent_wary" not in done.out
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

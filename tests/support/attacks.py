@@ -69,7 +69,10 @@ HELD: Final = {
     ),
 }
 # Routes that ask for no key. Everything else has a guard.
-PUBLIC: Final = {"GET /livez", "GET /readyz", "GET /metrics"}
+PUBLIC: Final = {
+    *("GET /livez", "GET /readyz", "GET /metrics"),
+    "POST /hooks/elevenlabs/{workspace_id:str}/post-call",  # but for a signature
+}
 # Parameters and fields that name nothing which belongs to a workspace.
 PLAIN: Final = {
     *("limit", "page_size", "dependency_limit", "action", "Idempotency-Key"),
@@ -92,6 +95,9 @@ PLAIN: Final = {
     *("base_url", "webhook_secrets"),
     # What a conversation is made of
     *("channel", "branch_id", "on_missing", "connect_links"),
+    # What a call is made of, and a number. Whose number it is test_telephone.py asks.
+    *("caller_id", "called_number", "call_sid", "to_number", "from_number", "direction"),
+    *("agent_phone_number_id", "phone_number", "label"),
     # What an event endpoint is made of
     *("url", "events", "enabled", "since"),
 }
@@ -193,6 +199,45 @@ _CONVERSATION: Final = "/v1/conversations/{conversation_id:str}"
 _READY: Final = {"agent_id": "{agent}", "user_ids": ["{user}"]}
 _SESSION: Final = "/v1/convai/conversation"
 _FOR_USER: Final = "agent_id={agent}&user_id={id}"
+_HOOK: Final = "POST /hooks/elevenlabs/{workspace_id:str}"
+_CALL: Final = {
+    "caller_id": "+15550100001",
+    "agent_id": "{agent}",
+    "called_number": "+15550200001",
+    "call_sid": "CA1",
+}
+_NUMBERS: Final = "/v1/convai/phone-numbers"
+_NUMBER: Final = f"{_NUMBERS}/{{phone_number_id:str}}"
+_PHNUM: Final = {"phone_number_id": "phnum_1"}
+_LINES: Final = (
+    *(f"{line}/outbound-call" for line in ("twilio", "sip-trunk", "exotel", "whatsapp")),
+    "twilio/register-call",
+)
+
+
+def _called(line: str) -> tuple[Attack, ...]:
+    """A call that names an agent, a user, an environment; without an upstream nobody is called."""
+    own = {"from_number": "+1", "to_number": "+2"} if line.endswith("register-call") else {}
+    by_kind: tuple[tuple[Kind, dict[str, object]], ...] = (
+        ("agent", {"agent_id": "{id}"}),
+        ("user", {"user_id": "{id}"}),
+        ("environment", {"user_id": "{user}", "environment": "{id}"}),
+    )
+    return tuple(
+        Attack(
+            success=409,
+            missing=409,
+            kind=kind,
+            body={
+                "agent_id": named.get("agent_id", "{agent}"),
+                "conversation_initiation_client_data": named,
+                **own,
+            },
+        )
+        for kind, named in by_kind
+    )
+
+
 _SOMEWHERE: Final = "agent_id={agent}&user_id={user}&environment={id}"
 
 ATTACKS: Final[dict[str, tuple[Attack, ...]]] = {
@@ -456,6 +501,46 @@ ATTACKS: Final[dict[str, tuple[Attack, ...]]] = {
         Attack(success=409, missing=409, kind="agent", query="agent_id={id}"),
         Attack(success=409, missing=409, kind="environment", query="agent_id=x&environment={id}"),
     ),
+    f"{_HOOK}/initiation": (
+        Attack(success=200, kind="workspace", body=_CALL),
+        Attack(
+            success=200,
+            missing=200,
+            kind="agent",
+            path={"workspace_id": "{workspace}"},
+            body={**_CALL, "agent_id": "{id}"},
+        ),
+        Attack(
+            success=200,
+            missing=200,
+            kind="environment",
+            path={"workspace_id": "{workspace}"},
+            query="environment={id}",
+            body=_CALL,
+        ),
+    ),
+    f"{_HOOK}/post-call": (Attack(success=401, missing=401, kind="workspace"),),
+    **{f"POST /v1/convai/{line}": _called(line) for line in _LINES},
+    f"GET {_NUMBERS}": (Attack(success=409),),
+    f"POST {_NUMBERS}": (Attack(success=409, body={"phone_number": "+1", "label": "x"}),),
+    f"GET {_NUMBER}": (Attack(success=409, path=_PHNUM),),
+    f"PATCH {_NUMBER}": (
+        Attack(
+            success=409,
+            missing=409,
+            kind="agent",
+            path=_PHNUM,
+            body={"agent_id": "{id}"},
+        ),
+        Attack(
+            success=409,
+            missing=409,
+            kind="environment",
+            path=_PHNUM,
+            body={"environment": "{id}"},
+        ),
+    ),
+    f"DELETE {_NUMBER}": (Attack(success=409, path=_PHNUM),),
     "POST /v1/event-endpoints": (Attack(success=201, body={"url": "https://a.example/"}),),
     "GET /v1/event-endpoints": _walked("event_endpoint"),
     f"GET {_ENDPOINT}": (Attack(success=200, kind="event_endpoint"),),

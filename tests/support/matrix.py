@@ -217,6 +217,7 @@ class Side(Struct, frozen=True):
         await self.make("integration", self.own["integration"])
         await self.make("user", self.own["user"])
         await self.make("agent", self.own["agent"])
+        self.own["workspace"] = self.workspace
         self.own["session"] = await self.make("connect_session")
         self.own["endpoint"] = await self.make("event_endpoint")
 

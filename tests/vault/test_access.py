@@ -33,6 +33,8 @@ OWN_CONNECTING: Final[set[Action]] = {
 CONVERSING: Final[set[Action]] = {
     *("conversation.read", "conversation.list", "conversation.end", "agent.tools"),
 }
+# What is asked of the workspace's own account, with the key that was given for it.
+NUMBERS: Final[set[Action]] = {"phone_number.read", "phone_number.write"}
 SHARED: Final = CATALOGUE | CONNECTING | OWN_CONNECTING | CONVERSING
 # What a conversation does with what it holds, and no key.
 GRANTED: Final[set[Action]] = {"grant.refresh", "gateway.use"}
@@ -59,6 +61,7 @@ POLICY: Final[dict[Scope | None, set[Action]]] = {
         *("event_endpoint.delete", "event_endpoint.rotate", "event_endpoint.replay"),
         *("agent.list", "agent.read", "agent.write", "agent.delete", "agent.push"),
         *("upstream.read", "upstream.write", "upstream.delete", "signing_key.rotate"),
+        *NUMBERS,
         *SHARED,
     },
     "audit:read": {"audit.read"},
@@ -72,10 +75,12 @@ POLICY: Final[dict[Scope | None, set[Action]]] = {
     "tools:invoke": {"configuration.show", "configuration.use"},
     "redeem": {"conversation.redeem"},
     "runtime": set(),
-    "hooks": set(),
+    "hooks": {"call.receive"},
 }
 # Whoever holds one of these gets at credentials, or has them used.
-GIVES_AWAY: Final[set[Scope]] = {"mint", "tokens:read", "tools:invoke", "redeem", "runtime"}
+GIVES_AWAY: Final[set[Scope]] = {
+    *("mint", "tokens:read", "tools:invoke", "redeem", "runtime", "hooks"),
+}
 # What a key that can only mint may reach beside the routes that ask for no key.
 MINT_ONLY: Final[set[str]] = {
     "GET /v1/agents/{agent_id:str}/tools",
@@ -86,6 +91,11 @@ MINT_ONLY: Final[set[str]] = {
     "POST /v1/readiness",
     "GET /v1/convai/conversation/token",
     *(f"GET /v1/convai/conversation/get{by}signed{by}url" for by in "-_"),
+    *(
+        f"POST /v1/convai/{line}/outbound-call"
+        for line in ("twilio", "sip-trunk", "exotel", "whatsapp")
+    ),
+    "POST /v1/convai/twilio/register-call",
 }
 
 WORKSPACE = WorkspaceId("ws_" + "0" * 26)
@@ -144,9 +154,9 @@ def test_the_widest_key_is_no_operator() -> None:
 def test_the_operator_works_on_workspaces_outside_and_inside_only_where_it_named_one() -> None:
     operator = Caller.operator("op")
     assert allowed(operator) == POLICY[None] - GRANTED | CATALOGUE
-    never = POLICY[None] | CATALOGUE | OWN_CONNECTING | {"agent.push"}
+    never = POLICY[None] | CATALOGUE | OWN_CONNECTING | NUMBERS | {"agent.push"}
     never |= POLICY["tools:invoke"] | POLICY["tokens:read"] | POLICY["redeem"]
-    never |= POLICY["mint"] - CONVERSING
+    never |= POLICY["mint"] - CONVERSING | POLICY["hooks"]
     assert allowed(operator.within(WORKSPACE)) == set(ACTIONS) - never
 
 

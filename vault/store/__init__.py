@@ -84,6 +84,9 @@ _user_insert: Final = Query("users", "insert", _Times)
 _user_insert_key: Final = Query("users", "insert_key", Nothing)
 _user_update: Final = Query("users", "update", _Times)
 _user_delete: Final = Query("users", "delete", _UserRef)
+_user_forget_numbers: Final = Query("users", "forget_numbers", Nothing)
+_user_insert_numbers: Final = Query("users", "insert_numbers", Nothing)
+_user_by_number: Final = Query("users", "by_number", _UserRef)
 
 _profile_bytes = msgspec.msgpack.Encoder().encode
 _profile_from = msgspec.msgpack.Decoder(Profile).decode
@@ -111,6 +114,10 @@ class WorkspaceSeal(Struct, frozen=True):
         """The same account at the same provider is found by the same bytes, here only."""
         return blind_index(self.index_key, f"account/{provider}", account_id)
 
+    def number_index(self, number: str) -> bytes:
+        """The same telephone number, in E.164, is found by the same bytes, here only."""
+        return blind_index(self.index_key, "phone_number", number)
+
 
 class SealedUser(Struct, frozen=True):
     """A user's row, ready to be written."""
@@ -118,6 +125,7 @@ class SealedUser(Struct, frozen=True):
     user_id: UserId
     generation: int
     profile: bytes
+    numbers: list[bytes]  # blind indexes
     user_key: bytes | None  # sealed; None where the user already has one
 
 
@@ -183,7 +191,8 @@ class Store:
             generation = row.generation + 1
         context = _profile_context(sealing.workspace, user_id, generation)
         sealed = seal(sealing.key.for_user(user_key), context, _profile_bytes(profile))
-        return SealedUser(user_id, generation, sealed, sealed_key)
+        numbers = [sealing.number_index(one) for one in dict.fromkeys(profile.phone_numbers)]
+        return SealedUser(user_id, generation, sealed, numbers, sealed_key)
 
     async def new_user(self, sealing: WorkspaceSeal, user_id: UserId) -> SealedUser | None:
         """Prepare a user of whom nothing is known but the id; ``None`` where there is one."""
@@ -366,7 +375,18 @@ async def write_user(tx: Transaction, sealed: SealedUser) -> User | None:
             await _user_insert_key.run(tx, **arguments, sealed=sealed.user_key)
     if times is None:
         return None
+    mine = {"workspace_id": tx.workspace, "user_id": sealed.user_id}
+    if sealed.user_key is None:
+        await _user_forget_numbers.run(tx, **mine)
+    if sealed.numbers:
+        await _user_insert_numbers.run(tx, **mine, numbers=sealed.numbers)
     return User(sealed.user_id, Profile(), times.created_at, times.updated_at)
+
+
+async def users_of_number(tx: Transaction, number_index: bytes) -> list[UserId]:
+    """Whose number this is; at most two of them."""
+    rows = await _user_by_number.all(tx, workspace_id=tx.workspace, number_hash=number_index)
+    return [row.user_id for row in rows]
 
 
 async def delete_user(tx: Transaction, user_id: UserId) -> bool:

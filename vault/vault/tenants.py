@@ -176,6 +176,15 @@ class Tenants(Door):
         access.permit(caller, "user.read")
         return found(await self._store.user(caller.workspace, user_id))
 
+    async def user_of_number(self, caller: Caller, number: str) -> UserId | None:
+        """Whose telephone number this is, in E.164; ``None`` also where two users share it."""
+        access.permit(caller, "call.receive")
+        index = (await self._store.seal_of(caller.workspace)).number_index(number)
+        users = await self._database.run(
+            caller.workspace, lambda tx: store.users_of_number(tx, index)
+        )
+        return users[0] if len(users) == 1 else None
+
     async def refuse_missing_user(self, caller: Caller, user_id: UserId) -> None:
         """Raise if there is no such user; opens nothing."""
         if not await self._store.has_user(caller.workspace, user_id):

@@ -17,6 +17,8 @@ from broker.api.convai import (
     conversation_socket,
     environment_variables,
     environments,
+    outbound_calls,
+    phone_numbers,
     secrets,
     sessions,
 )
@@ -27,5 +29,7 @@ ROUTERS: Final[tuple[Router, ...]] = (
     secrets.router,
     auth_connections.router,
     sessions.router,
+    outbound_calls.router,
+    phone_numbers.router,
     conversation_socket.router,
 )

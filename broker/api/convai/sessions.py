@@ -15,6 +15,7 @@ from litestar.params import QueryParameter
 from msgspec import Struct
 
 from broker.api.convai.errors import declared
+from broker.api.convai.passing import passed_on
 from broker.api.requests import requires
 from broker.broker import Broker
 from broker.conversation import Wanted, environment_of
@@ -37,8 +38,6 @@ BranchId = Annotated[str | None, QueryParameter(pattern=r"^[A-Za-z0-9_-]{1,128}$
 _Asked = tuple[str, str | None, str | None, str | None]
 
 _OURS: Final = frozenset({"user_id", "environment"})
-_KEY_REFUSED: Final = frozenset({401, 403})
-_MOVED: Final = range(300, 400)
 
 
 class SignedUrlOut(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -192,15 +191,7 @@ async def _passed_on(
     if asked is not None or caller.environments:
         query.append(("environment", environment))
     client = await broker.upstreams.client(caller)
-    reply = await client.forward(path, query)
-    if reply.status in _KEY_REFUSED or reply.status in _MOVED:
-        raise UpstreamFailed(f"The upstream answered {reply.status} to this workspace's own key.")
-    return Response(
-        reply.body,
-        status_code=reply.status,
-        media_type="application/json",
-        headers={"Cache-Control": "no-store"},
-    )
+    return passed_on(await client.forward(path, query))
 
 
 def _refuse_version(request: Request[Any, Any, Any]) -> None:
