@@ -211,7 +211,7 @@ async def _connect(
         token_sets.append((workspace, name, 1, seal(owner, context, rows.packed(held))))
         lives.append(
             (
-                *(workspace, name, INTEGRATION, ENVIRONMENT, "active", 1, 1, 1, 1),
+                *(workspace, name, INTEGRATION, ENVIRONMENT, "bench", "active", 1, 1, 1, 1),
                 *(now, now, ends, True, "eager", due_at, sealing.user_ref(user)),
             )
         )
@@ -230,8 +230,8 @@ async def _connect(
     await _copy(
         admin,
         "connection_lives",
-        "workspace_id connection_id integration environment state generation fence saved consented"
-        " issued_at consented_at access_ends renewable policy due_at user_ref",
+        "workspace_id connection_id integration environment provider state generation fence saved"
+        " consented issued_at consented_at access_ends renewable policy due_at user_ref",
         lives,
     )
 

@@ -48,7 +48,7 @@ def quick_run(name: str, folder: Path) -> dict[str, Any]:
         env={**os.environ, "TMPDIR": str(scratch)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
