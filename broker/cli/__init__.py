@@ -30,12 +30,12 @@ from broker.api.messages import (
 )
 from broker.api.problems import reason_of
 from broker.app import create_service
-from broker.cli_agent import agent
-from broker.cli_connection import connection
-from broker.cli_env import env
-from broker.cli_events import event_endpoint
-from broker.cli_integration import integration
-from broker.cli_provider import provider
+from broker.cli.agent import agent
+from broker.cli.connection import connection
+from broker.cli.env import env
+from broker.cli.events import event_endpoint
+from broker.cli.integration import integration
+from broker.cli.provider import provider
 from broker.migrations import PARTS
 from broker.terminal import (
     EVERYTHING,
@@ -396,7 +396,3 @@ def _checked(kind: type[M], **fields: object) -> M:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
         raise Invalid(reason_of(str(error))) from None
-
-
-if __name__ == "__main__":
-    main()
