@@ -213,7 +213,7 @@ def test_a_public_key_is_checked_when_it_is_stored(scene: Scene) -> None:
     private = dict(scene.private.as_dict(private=True))
     with pytest.raises(Invalid, match="private key") as refused:
         sealed.check_public_key(private)
-    assert private["d"] not in str(refused.value)
+    assert str(private["d"]) not in str(refused.value)
 
 
 P256 = {"kty": "EC", "crv": "P-256"}

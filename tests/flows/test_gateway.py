@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import aiohttp.web
 import pytest
-from support.talking import Stage, Talk
+from support.talking import Handler, Stage, Talk
 
 from broker.gateway.calls import KEPT, MAX_UPLOAD
 from broker.sandbox import Faults
@@ -17,7 +17,7 @@ ANYTHING = [{"methods": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"], "path
 
 def saying(
     body: bytes = b"", *, status: int = 200, headers: dict[str, str] | None = None
-) -> object:
+) -> Handler:
     async def answer(_request: aiohttp.web.BaseRequest) -> aiohttp.web.StreamResponse:
         return aiohttp.web.Response(status=status, body=body, headers=headers)
 

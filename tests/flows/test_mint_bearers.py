@@ -34,7 +34,7 @@ def broker(vault: Vault) -> Broker:
 
 
 def ticket_of(made: Any) -> str:
-    return parse_qs(urlsplit(made["signed_url"]).query)[TICKET][0]
+    return parse_qs(urlsplit(str(made["signed_url"])).query)[TICKET][0]
 
 
 def bearer_of(made: Any) -> str:

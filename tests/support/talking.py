@@ -56,9 +56,7 @@ class Listens:
 async def api_listens() -> AsyncIterator[Listens]:
     """Listen on loopback."""
     found = Listens()
-    runner = aiohttp.web.ServerRunner(
-        aiohttp.web.Server(found.handle)  # type: ignore[arg-type] # any response will do
-    )
+    runner = aiohttp.web.ServerRunner(aiohttp.web.Server(found.handle))
     await runner.setup()
     site = aiohttp.web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
