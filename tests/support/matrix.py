@@ -499,9 +499,11 @@ def _seen(reply: Reply, target: str) -> Seen:
     body = reply.body
     if target:
         body = body.replace(target.encode(), b"<id>")
-    body = re.sub(rb'"(request_id|[a-z_]+_at|at)":"[^"]*"', rb'"\1":"..."', body)
+    body = re.sub(rb'"(request_id|[a-z_]+_at|at|start_by)":"[^"]*"', rb'"\1":"..."', body)
     body = re.sub(rb'"([a-z]+_at_unix_secs)":\d+', rb'"\1":0', body)
-    body = re.sub(rb"\b(evt|usr|envvar|conn|cs|ktc|ep|whsec)_[0-9A-Za-z+/=]+", rb"\1_...", body)
+    body = re.sub(
+        rb"\b(evt|usr|envvar|conn|cs|ktc|ep|whsec|kcv|kt[gsh])_[0-9A-Za-z+/=]+", rb"\1_...", body
+    )
     headers = {
         (name.lower(), value)
         for name, value in reply.headers.items()
