@@ -25,7 +25,7 @@ from vault.database import Database, hosts_of
 from vault.egress import Egress, Endpoint, parse_allow
 from vault.embedded import Embedded
 from vault.errors import IdempotencyInProgress, Misconfigured
-from vault.kms import RootKey, open_root_key
+from vault.kms import Credentials, RootKey, open_root_key, own_services
 from vault.kms.file import create as create_key_file
 from vault.migrations import Login, migrate
 from vault.model import SCOPES, Caller, NewKey, Once, Scope
@@ -181,7 +181,7 @@ def jobs(house: House) -> list[Job]:
 def root_key(settings: Settings) -> RootKey:
     """Open the root key; development makes one on its first start."""
     if settings.kek is not None:
-        return open_root_key(settings.kek)
+        return open_root_key(settings.kek, root_key_credentials(settings))
     if not settings.development:
         raise Misconfigured("KEYTURN_KEK is not set.")
     file = data_dir(settings) / "root.key"
@@ -190,12 +190,23 @@ def root_key(settings: Settings) -> RootKey:
     return open_root_key(file.as_uri())
 
 
+def root_key_credentials(settings: Settings) -> Credentials:
+    """What the settings hold for key services whose libraries find no credential themselves."""
+    return Credentials(
+        transit_token=settings.transit_token,
+        transit_secret_id=settings.transit_secret_id,
+        pkcs11_pin=settings.pkcs11_pin,
+    )
+
+
 def open_egress(settings: Settings) -> Egress:
     """The one way out; our own parts are never to be reached through it."""
     forbidden = [Endpoint(settings.host, settings.port)]
     for address in (settings.database_url, settings.owner_database_url):
         if address is not None:
             forbidden += [Endpoint(host, port) for host, port in hosts_of(address)]
+    if settings.kek is not None:
+        forbidden += [Endpoint(host, port) for host, port in own_services(settings.kek)]
     return Egress(
         allow=parse_allow(settings.egress_allow, development=settings.development),
         forbidden=forbidden,

@@ -8,7 +8,9 @@ from msgspec import Struct
 from broker import boot, logs
 from broker.settings import Settings, load
 from vault.errors import Misconfigured, VaultError
+from vault.kms import kinds_of
 from vault.model import Page
+from vault.secret import Secret
 from vault.settings import PREFIX
 from vault.vault import Vault
 
@@ -68,13 +70,23 @@ def _advice(settings: Settings) -> list[Finding]:
             "none: set KEYTURN_SPOOL_DIR, or answers are lost with a process whose database is away"
         )
     )
+    root_key = "made in the data folder" if settings.kek is None else _root_keys(settings.kek)
     operator = "set" if settings.operator_keys else "not set: operator routes answer 403"
     return [
         Finding("mode", ok=True, text=settings.mode),
         Finding("database address", ok=True, text=database),
+        Finding("root key address", ok=True, text=root_key),
         Finding("operator key", ok=True, text=operator),
         Finding("spool", ok=True, text=kept, warning=spool is None),
     ]
+
+
+def _root_keys(uris: Secret) -> str:
+    try:
+        wraps, *others = kinds_of(uris)
+    except Misconfigured:
+        return "cannot be read"  # opening it says why, and fails
+    return f"{wraps}; {' and '.join(others)} still unwraps" if others else wraps
 
 
 async def _fallbacks(vault: Vault) -> list[Finding]:
