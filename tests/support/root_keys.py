@@ -8,15 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import pytest
 
-from vault.errors import IntegrityError, VaultError
+from vault.errors import IntegrityError, NotReady, VaultError
+from vault.keyring import Keyring
 from vault.kms import MAX_KEY_SIZE, RootKey, RootKeyUnknown, WrapContext, Wrapped
+from vault.kms.remote import OUTAGE, UNHEALTHY_FOR
 
 CONTEXT: Final = WrapContext(
     deployment_id="dep_1", workspace="wsp_ada", key_id="00ff" * 8, purpose="workspace-key"
@@ -95,6 +97,77 @@ class RootKeyContract:
         await root.health()
 
 
+class Outside(Protocol):
+    """A key service in the world outside, and the operator's hand on it."""
+
+    def opened(self) -> RootKey:
+        """Open the root key as it is configured now; a rotation may change that."""
+        ...
+
+    def rotate(self) -> None:
+        """Let something newer wrap from now on: a version, or another key beside the old one."""
+        ...
+
+    def away(self) -> AbstractAsyncContextManager[None]:
+        """Let nobody reach it for as long as this is open."""
+        ...
+
+
+class ServiceContract(RootKeyContract):
+    """What every root key at a service promises beyond that. A test class gives ``outside``."""
+
+    @pytest.fixture
+    def outside(self) -> Outside:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def root(self, outside: Outside) -> RootKey:
+        return outside.opened()
+
+    async def test_a_key_of_another_deployment_is_refused(self, root: RootKey) -> None:
+        stored = await Keyring(root, "dep_1").new_workspace_key("wsp_ada")
+        with pytest.raises(IntegrityError):
+            await Keyring(root, "dep_2").sealing_key("wsp_ada", stored)
+        with pytest.raises(IntegrityError):
+            await Keyring(root, "dep_1").sealing_key("wsp_bob", stored)
+
+    async def test_after_a_rotation_old_and_new_unwrap_and_the_new_one_wraps(
+        self, outside: Outside, root: RootKey
+    ) -> None:
+        old = await root.wrap(KEY, CONTEXT)
+        outside.rotate()
+        root = outside.opened()
+        info, new = await root.key_info(), await root.wrap(KEY, CONTEXT)
+        assert new.root_key_id == info.current != old.root_key_id
+        assert {old.root_key_id, new.root_key_id} <= set(info.known)
+        for wrapped in (old, new):
+            assert await root.unwrap(wrapped, CONTEXT) == KEY
+
+    async def test_while_it_is_away_cached_workspaces_go_on_and_nothing_new_starts(
+        self, outside: Outside, root: RootKey
+    ) -> None:
+        keyring = Keyring(root, "dep_1", soft_ttl=0.001)
+        stored = await keyring.new_workspace_key("wsp_ada")
+        key = await keyring.sealing_key("wsp_ada", stored)
+        await keyring.health()
+        async with outside.away():
+            for _ in range(3):
+                assert (await keyring.sealing_key("wsp_ada", stored)).key_id == key.key_id
+                await asyncio.sleep(0.01)
+            with pytest.raises(NotReady):
+                await keyring.new_workspace_key("wsp_bob")
+            with pytest.raises(NotReady):  # a replica that starts now
+                await Keyring(outside.opened(), "dep_1").sealing_key("wsp_ada", stored)
+            with pytest.raises(NotReady) as caught:
+                await outside.opened().health()
+            assert caught.value.message.endswith(OUTAGE)
+            assert_bare(caught.value)
+        await settled()
+        await keyring.new_workspace_key("wsp_bob")
+        await keyring.health()
+        await keyring.close()
+
+
 async def refusal(root: RootKey, kind: type[VaultError]) -> str:
     """Fail at wrapping, at unwrapping what is well formed, and at the health check; say how."""
     with pytest.raises(kind) as wrapping:
@@ -156,6 +229,4 @@ def _wait_for(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
 
 async def settled() -> None:
     """Let a health check's answer grow old enough to be asked for anew."""
-    from vault.kms.remote import UNHEALTHY_FOR
-
     await asyncio.sleep(UNHEALTHY_FOR + 0.1)

@@ -11,13 +11,15 @@ from support.loopback import Listener, listening, saying
 from support.root_keys import (
     CONTEXT,
     KEY,
-    RootKeyContract,
+    Outside,
+    ServiceContract,
     free_port,
     program,
     refusal,
     serving,
     settled,
 )
+from support.wire import Wire, wired
 
 from vault.errors import IntegrityError, Misconfigured, NotReady, VaultError
 from vault.kms import KeyInfo, RootKey, RootKeyDisabled, RootKeyRefused, RootKeyUnknown, Wrapped
@@ -75,10 +77,35 @@ def root(arn: str) -> RootKey:
     return open_it(f"aws-kms://{arn}")
 
 
-class TestTheContract(RootKeyContract):
+class Aws:
+    """A key, and the wire to it; AWS's own rotation changes nothing for us, so it gets a heir."""
+
+    def __init__(self, client: Any, wire: Wire) -> None:
+        self._client = client
+        self._wire = wire
+        self._arns = [new_key(client)]
+
+    def opened(self) -> RootKey:
+        return open_it(" ".join(f"aws-kms://{arn}" for arn in self._arns))
+
+    def rotate(self) -> None:
+        self._arns.insert(0, new_key(self._client))
+
+    @asynccontextmanager
+    async def away(self) -> AsyncIterator[None]:
+        await self._wire.put("refused")
+        yield
+        await self._wire.put(None)
+
+
+class TestTheContract(ServiceContract):
     @pytest.fixture
-    def root(self, arn: str) -> RootKey:
-        return open_it(f"aws-kms://{arn}")
+    async def outside(
+        self, service: str, client: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> AsyncIterator[Outside]:
+        async with wired(service) as wire:
+            monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", wire.base)
+            yield Aws(client, wire)
 
 
 class TestTheKey:
@@ -139,7 +166,8 @@ class TestTheKey:
         with pytest.raises(RootKeyUnknown):
             await open_it(f"aws-kms://{newer}").unwrap(wrapped, CONTEXT)
 
-    async def test_a_key_that_is_not_there_is_unknown(self, client: Any) -> None:
+    @pytest.mark.usefixtures("client")
+    async def test_a_key_that_is_not_there_is_unknown(self) -> None:
         with pytest.raises(RootKeyUnknown, match="was it deleted"):
             await open_it(URI).wrap(KEY, CONTEXT)
 
@@ -190,9 +218,7 @@ class TestTroubles:
             monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", f"http://127.0.0.1:{listener.port}")
             assert "answer" in await refusal(open_it(URI), NotReady)
 
-    async def test_no_credentials(
-        self, monkeypatch: pytest.MonkeyPatch, client: Any, arn: str
-    ) -> None:
+    async def test_no_credentials(self, monkeypatch: pytest.MonkeyPatch, arn: str) -> None:
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
         monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
         said = await refusal(open_it(f"aws-kms://{arn}"), RootKeyRefused)

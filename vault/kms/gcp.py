@@ -73,7 +73,8 @@ class GcpKey:
         }
         answer = self._client.encrypt(request=request, **_ONCE)
         verified = (
-            answer.verified_plaintext_crc32c and answer.verified_additional_authenticated_data_crc32c
+            answer.verified_plaintext_crc32c
+            and answer.verified_additional_authenticated_data_crc32c
         )
         blob, root_key_id = bytes(answer.ciphertext), f"gcp-kms:{answer.name}"
         if not verified or int(answer.ciphertext_crc32c) != google_crc32c.value(blob):

@@ -52,8 +52,16 @@ _MISTAKES: Final[dict[type[Exception], str]] = {
 }
 _Answer = TypeVar("_Answer")
 
-# A library is begun anew for the whole process, and must have no other call under way then.
-_turns: Final[defaultdict[str, threading.Lock]] = defaultdict(threading.Lock)
+
+class _Library:
+    """Who calls a library now, and how often it was begun: that is for the whole process."""
+
+    def __init__(self) -> None:
+        self.turn = threading.Lock()  # no other call may be under way when it is begun anew
+        self.begun = 1  # sessions from before it was begun anew are gone
+
+
+_libraries: Final[defaultdict[str, _Library]] = defaultdict(_Library)
 
 
 class TokenKey:
@@ -70,7 +78,9 @@ class TokenKey:
         *,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self._library = library
+        self._path = library
+        self._library = _libraries[library]
+        self._begun = 0
         self._token = token
         self._labels = {f"pkcs11:{token}/{key}": key for key in keys}
         self._pin = pin
@@ -130,12 +140,13 @@ class TokenKey:
     def _using(self, root_key_id: str, call: Callable[[Any], _Answer]) -> _Answer:
         """Call with a key of the open session, and once more with one of a new session."""
         label = self._labels[root_key_id]
-        with _turns[self._library]:
-            if self._session is not None:
+        with self._library.turn:
+            if self._session is not None and self._begun == self._library.begun:
                 with contextlib.suppress(pkcs11.PKCS11Error):
                     return call(self._found(label))
                 self._close()
             self._session = self._open_or_begin_anew()
+            self._begun = self._library.begun
             return call(self._found(label))
 
     def _found(self, label: str) -> Any:
@@ -144,12 +155,13 @@ class TokenKey:
     def _open_or_begin_anew(self) -> Any:
         if self._pin_refused:
             raise _pin_problem()
-        library = _loaded(self._library)
+        library = _loaded(self._path)
         try:
             return self._open(library)
         except _PIN_REFUSED:
             raise
         except pkcs11.PKCS11Error:
+            self._library.begun += 1
             library.reinitialize()
         return self._open(library)
 
@@ -181,10 +193,9 @@ def open_pkcs11(uri: SplitResult, credentials: Credentials) -> RootKey:
 def _loaded(library: str) -> Any:
     try:
         return pkcs11.lib(library)
-    except pkcs11.PKCS11Error:
-        raise
-    except (RuntimeError, OSError):
-        pass
+    except (pkcs11.PKCS11Error, RuntimeError, OSError) as error:
+        if type(error) in pkcs11.PKCS11Error.__subclasses__():  # it is loaded, and cannot begin
+            raise
     raise Misconfigured(f"The PKCS#11 library {library} cannot be loaded.")
 
 
