@@ -24,7 +24,9 @@ MAX_LINES, MAX_FUNCTION, MAX_ENTRIES = 500, 60, 30
 # docs/architecture.md.
 STEPS: Final = """
     vault vault.errors vault.secret vault.auth_kinds vault.model vault.settings
-    vault.seal vault.bearer vault.kms vault.kms.file vault.keyring
+    vault.seal vault.bearer vault.kms vault.kms.file
+    vault.kms.remote vault.kms.aws vault.kms.transit vault.kms.pkcs11 vault.kms.gcp vault.kms.azure
+    vault.keyring
     vault.database vault.embedded.programs vault.embedded.files vault.embedded
     vault.sql vault.migrations
     vault.egress.address vault.egress.names vault.egress.deadline vault.egress
@@ -93,7 +95,8 @@ STEPS: Final = """
 """
 STAIRCASE: Final = tuple(STEPS.split())
 UPWARD: Final = {
-    ("vault.kms", "vault.kms.file"): "a kind of root key is imported where its address names it",
+    ("vault.kms", f"vault.kms.{kind}"): "a kind of root key is imported where its address names it"
+    for kind in ("file", "aws", "transit", "pkcs11", "gcp", "azure")
 }
 JOSE: Final = {
     "vault.oauth",
@@ -110,6 +113,12 @@ ONLY_IN: Final = {
     # The sandbox signs as the outside world does, and so with nothing of ours.
     "cryptography": {"vault.seal", "vault.kms.file", "broker.sandbox.signing"},
     "AESGCM": {"vault.seal", "vault.kms.file"},
+    # Extras: a kind of root key each.
+    "boto3": {"vault.kms.aws"},
+    "hvac": {"vault.kms.transit"},
+    "pkcs11": {"vault.kms.pkcs11"},
+    "google": {"vault.kms.gcp"},
+    "azure": {"vault.kms.azure"},
     "uvicorn": {"broker.server", "broker.sandbox.server"},
 }
 NEVER_IN_VAULT: Final = {"broker", "litestar", "uvicorn", "starlette", "elevenlabs"}
@@ -118,6 +127,8 @@ REVEALING: Final = {
     "vault.database": "asyncpg wants an address with its password; logins are made from it",
     "vault.egress": "credentials leave in headers and bodies of outbound calls",
     "vault.kms": "the root key's address may hold a credential",
+    "vault.kms.transit": "a token or a secret id opens Transit",
+    "vault.kms.pkcs11": "a PIN opens a token",
     "vault.egress.certificates": "a client's certificate and key go into a TLS context",
     "vault.oauth": "an assertion is signed, and goes into the body of a token request",
     "vault.oauth.replies": "the claims of a token that was given are read",
