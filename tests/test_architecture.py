@@ -50,15 +50,17 @@ STEPS: Final = """
     vault.audit vault.idempotency vault.events vault.events.deliveries
     vault.store vault.store.environments vault.store.auth_tokens
     vault.store.connections vault.store.tries vault.store.refreshing vault.store.answers
-    vault.store.events
+    vault.store.events vault.store.sealed_rows
     vault.authenticate
+    vault.keyring.announcing vault.keyring.rotations vault.keyring.roots
+    vault.keyring.workspaces vault.keyring.verifying
     vault.refreshing.batches vault.refreshing.spool vault.refreshing.replica
     vault.refreshing.page vault.refreshing.consents vault.refreshing.lane vault.refreshing
     vault.access vault.scheduler
     vault.vault.door vault.vault.tenants vault.vault.variables vault.vault.secrets
     vault.vault.authentication vault.vault.calls vault.vault.catalogue
     vault.vault.integrations vault.vault.returns vault.vault.connections
-    vault.vault.refreshing vault.vault.tries
+    vault.vault.refreshing vault.vault.rekeying vault.vault.tries
     vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
 
     broker broker.settings broker.logs broker.events broker.metrics
@@ -91,7 +93,7 @@ STEPS: Final = """
     broker.environment_file.showing broker.environment_file
     broker.targets broker.targets.own broker.targets.remote
     broker.terminal broker.cli_env broker.cli_provider broker.cli_integration
-    broker.cli_connection broker.cli_events broker.cli
+    broker.cli_connection broker.cli_events broker.cli_rekey broker.cli
 """
 STAIRCASE: Final = tuple(STEPS.split())
 UPWARD: Final = {

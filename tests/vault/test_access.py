@@ -32,7 +32,10 @@ OWN_CONNECTING: Final[set[Action]] = {
 SHARED: Final = CATALOGUE | CONNECTING | OWN_CONNECTING
 # The policy, written down a second time: a change of the product's table is made here too.
 POLICY: Final[dict[Scope | None, set[Action]]] = {
-    None: {"workspace.create", "workspace.list", "workspace.read", "workspace.delete"},
+    None: {
+        *("workspace.create", "workspace.list", "workspace.read", "workspace.delete"),
+        *("rotation.run", "rotation.verify"),
+    },
     "manage": {
         *("key.create", "key.list", "key.read", "key.delete"),
         *("user.list", "user.read", "user.write", "user.delete"),

@@ -512,8 +512,8 @@ class Answering:
     def __init__(self, answer: VaultError) -> None:
         self._answer = answer
 
-    async def wrap(self, key: bytes, context: WrapContext) -> Wrapped:
-        raise self._about(key, context)
+    async def wrap(self, key: bytes, context: WrapContext, by: str | None = None) -> Wrapped:
+        raise self._about(key, context, by)
 
     async def unwrap(self, wrapped: Wrapped, context: WrapContext) -> bytes:
         raise self._about(wrapped, context)

@@ -35,8 +35,8 @@ class Library:
     def owns(self, root_key_id: str) -> bool:
         return root_key_id == "pretend"
 
-    def wrap(self, bound: bytes, context: WrapContext) -> Wrapped:
-        self._begin(context)
+    def wrap(self, bound: bytes, context: WrapContext, by: str | None = None) -> Wrapped:
+        self._begin(context, by)
         handle = str(len(self._boxes)).zfill(8).encode()
         self._boxes[handle] = bound
         return Wrapped(handle, "pretend")
@@ -168,7 +168,7 @@ from vault.kms.remote import RemoteRootKey
 
 class Hanging:
     service = "x"
-    def wrap(self, bound, context):
+    def wrap(self, bound, context, by):
         time.sleep(3600)
 
 async def main():

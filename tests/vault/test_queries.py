@@ -39,6 +39,7 @@ CROSSING = {
     "vault.outbox.old",
     "vault.revocations.due",
     "vault.workspaces.any",
+    "vault.workspaces.count",
     "vault.workspaces.list",
 }
 

@@ -27,7 +27,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from struct import pack
 from typing import Final, Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -108,8 +108,11 @@ class RootKey(Protocol):
     context.
     """
 
-    async def wrap(self, key: bytes, context: WrapContext) -> Wrapped:
-        """Wrap with the current root key."""
+    async def wrap(self, key: bytes, context: WrapContext, by: str | None = None) -> Wrapped:
+        """Wrap with the current root key, or with the one that ``by`` names.
+
+        Of a key with versions, the newest one wraps, whichever ``by`` names.
+        """
         ...
 
     async def unwrap(self, wrapped: Wrapped, context: WrapContext) -> bytes:
@@ -146,9 +149,14 @@ class RootKeys:
     def __init__(self, roots: Sequence[RootKey]) -> None:
         self._roots = tuple(roots)
 
-    async def wrap(self, key: bytes, context: WrapContext) -> Wrapped:
-        """Wrap with the first."""
-        return await self._roots[0].wrap(key, context)
+    async def wrap(self, key: bytes, context: WrapContext, by: str | None = None) -> Wrapped:
+        """Wrap with the first, or with the one that knows this id."""
+        if by is None:
+            return await self._roots[0].wrap(key, context)
+        for root in self._roots:
+            with suppress(RootKeyUnknown):
+                return await root.wrap(key, context, by)
+        raise RootKeyUnknown
 
     async def unwrap(self, wrapped: Wrapped, context: WrapContext) -> bytes:
         """Ask each that knows this id: two servers may call different keys the same."""

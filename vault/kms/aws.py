@@ -65,7 +65,7 @@ class AwsKey:
     def owns(self, root_key_id: str) -> bool:
         return root_key_id == self._id
 
-    def wrap(self, bound: bytes, context: WrapContext) -> Wrapped:
+    def wrap(self, bound: bytes, context: WrapContext, by: str | None = None) -> Wrapped:  # noqa: ARG002 - there is one key
         answer = self._client.encrypt(
             KeyId=self._arn, Plaintext=bound, EncryptionContext=_named(context)
         )

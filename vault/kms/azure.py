@@ -80,7 +80,7 @@ class AzureKey:
         rest = root_key_id.removeprefix(self._prefix)
         return rest != root_key_id and _VERSION.match(rest) is not None
 
-    def wrap(self, bound: bytes, context: WrapContext) -> Wrapped:
+    def wrap(self, bound: bytes, context: WrapContext, by: str | None = None) -> Wrapped:  # noqa: ARG002 - there is one key
         version = self._newest()
         key = self._version(version)
         ciphertext = bytes(key.wrap_key(_WRAPS, bound).encrypted_key)

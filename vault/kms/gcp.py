@@ -62,7 +62,7 @@ class GcpKey:
         rest = root_key_id.removeprefix(self._prefix)
         return rest != root_key_id and _VERSION.match(rest) is not None
 
-    def wrap(self, bound: bytes, context: WrapContext) -> Wrapped:
+    def wrap(self, bound: bytes, context: WrapContext, by: str | None = None) -> Wrapped:  # noqa: ARG002 - there is one key
         data = context.canonical()
         request = {
             "name": self._name,

@@ -91,8 +91,8 @@ class TokenKey:
     def owns(self, root_key_id: str) -> bool:
         return root_key_id in self._labels
 
-    def wrap(self, bound: bytes, context: WrapContext) -> Wrapped:
-        current = next(iter(self._labels))
+    def wrap(self, bound: bytes, context: WrapContext, by: str | None = None) -> Wrapped:
+        current = by or next(iter(self._labels))
         return Wrapped(self._made(current, bound, context.canonical()), current)
 
     def unwrap(self, wrapped: Wrapped, context: WrapContext) -> bytes:

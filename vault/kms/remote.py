@@ -54,8 +54,11 @@ class Backend(Protocol):
         """Is this the id of a key that is configured here? Asks nobody."""
         ...
 
-    def wrap(self, bound: bytes, context: WrapContext) -> Wrapped:
-        """Wrap a bound key, and bind the context by the service's own means too."""
+    def wrap(self, bound: bytes, context: WrapContext, by: str | None = None) -> Wrapped:
+        """Wrap a bound key, and bind the context by the service's own means too.
+
+        ``by`` is an id that ``owns`` is true of; only a service with several keys has to look.
+        """
         ...
 
     def unwrap(self, wrapped: Wrapped, context: WrapContext) -> bytes:
@@ -90,9 +93,11 @@ class RemoteRootKey:
         self._known_until = clock()
         self._problem: VaultError | None = None
 
-    async def wrap(self, key: bytes, context: WrapContext) -> Wrapped:
-        """Wrap with the current key."""
-        return await self._wrap(key, context, self._deadline)
+    async def wrap(self, key: bytes, context: WrapContext, by: str | None = None) -> Wrapped:
+        """Wrap with the current key, or with the one that ``by`` names."""
+        if by is not None and not self._backend.owns(by):
+            raise RootKeyUnknown
+        return await self._wrap(key, context, self._deadline, by)
 
     async def unwrap(self, wrapped: Wrapped, context: WrapContext) -> bytes:
         """Unwrap with the key that the id names, if that is one of ours."""
@@ -130,9 +135,11 @@ class RemoteRootKey:
             self._problem = None
         self._known_until = self._clock() + (UNHEALTHY_FOR if self._problem else HEALTHY_FOR)
 
-    async def _wrap(self, key: bytes, context: WrapContext, seconds: float) -> Wrapped:
+    async def _wrap(
+        self, key: bytes, context: WrapContext, seconds: float, by: str | None = None
+    ) -> Wrapped:
         bound = bind(key, context)
-        made = await self._ask(partial(self._backend.wrap, bound, context), seconds)
+        made = await self._ask(partial(self._backend.wrap, bound, context, by), seconds)
         return Wrapped(_VERSION + made.blob, made.root_key_id)
 
     async def _unwrap(self, wrapped: Wrapped, context: WrapContext, seconds: float) -> bytes:

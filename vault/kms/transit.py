@@ -105,7 +105,7 @@ class TransitKey:
         version = root_key_id.removeprefix(self._place.prefix)
         return version != root_key_id and version.isascii() and version.isdecimal()
 
-    def wrap(self, bound: bytes, context: WrapContext) -> Wrapped:
+    def wrap(self, bound: bytes, context: WrapContext, by: str | None = None) -> Wrapped:  # noqa: ARG002 - there is one key
         answer = self._ask("encrypt_data", plaintext=_text(bound), **self._bound_to(context))
         found = _CIPHERTEXT.match(answer["ciphertext"])
         if found is None:

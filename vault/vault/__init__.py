@@ -32,7 +32,7 @@ from vault.vault.catalogue import Providers
 from vault.vault.connect import Connect
 from vault.vault.door import Deployment
 from vault.vault.events import Events
-from vault.vault.refreshing import Refreshing
+from vault.vault.rekeying import Rekeying
 from vault.vault.secrets import Secrets
 from vault.vault.tenants import Tenants
 from vault.vault.variables import Variables
@@ -66,7 +66,7 @@ _bearer_lookup: Final = Query("api_keys", "lookup", _Bearer)
 
 
 class Vault(
-    Connect, Refreshing, Events, Tenants, Variables, Secrets, Authentication, Calls, Providers
+    Connect, Rekeying, Events, Tenants, Variables, Secrets, Authentication, Calls, Providers
 ):
     """Keeps credentials for many workspaces, and gives them to whom they belong."""
 
@@ -194,3 +194,4 @@ class Vault(
     async def check_root_key(self) -> None:
         """Raise why the root key cannot be used now."""
         await self._keyring.health()
+        self._announcements.check()

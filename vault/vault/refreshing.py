@@ -22,6 +22,7 @@ from vault.consent import Connection, Integration, Registration
 from vault.database import Transaction
 from vault.errors import Conflict, NeedsReauth, NotFound, NotReady, ProviderUnavailable, VaultError
 from vault.events import News
+from vault.keyring.announcing import Announcements
 from vault.lifecycle import endpoint
 from vault.lifecycle.handout import Ask, Handout, hand_out
 from vault.lifecycle.schedule import is_expiring
@@ -111,7 +112,16 @@ class Refreshing(Connections):
     @cached_property
     def _replica(self) -> Replica:
         mark = self._spool_dir / "high-water.json" if self._spool_dir else None
-        return Replica(self._database, self.deployment_id, mark)
+        hears = self._announcements.listen
+        return Replica(self._database, self.deployment_id, mark, hears)
+
+    @cached_property
+    def _announcements(self) -> Announcements:
+        return Announcements(self._database, self._keyring)
+
+    async def join(self) -> None:
+        """Be seen by the other replicas, and answer what they ask."""
+        await self._refresher.replica.join()
 
     @cached_property
     def _refresher(self) -> Refresher:
@@ -267,6 +277,7 @@ class Refreshing(Connections):
         """Begin no more refreshes; let those that are under way end."""
         if "_refresher" in self.__dict__:  # else there never was one
             await self._refresher.drain()
+            await self._announcements.close()
 
     @property
     def refreshes_under_way(self) -> int:
