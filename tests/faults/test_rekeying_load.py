@@ -12,7 +12,6 @@ import random
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
@@ -78,18 +77,15 @@ class Scene(Struct, frozen=True):
     connections: list[str]
     provider: Provider
 
-    def environment(self) -> dict[str, str]:
-        return dict(self.made.env)
-
-    def rekey(self, *words: str) -> "subprocess.Popen[bytes]":
+    def rekey(self, *words: str, errors_to: int = subprocess.PIPE) -> "subprocess.Popen[bytes]":
         """Start the command."""
         return subprocess.Popen(
             [*COMMAND, "rekey", *words],
-            env=self.environment(),
+            env={**self.made.env, "TERM": "xterm", "COLUMNS": "100"},
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=errors_to,
         )
 
     async def rekeyed(self, *words: str) -> Any:
@@ -105,14 +101,15 @@ class Scene(Struct, frozen=True):
         file.write_text(f"{new_line()}\n{file.read_text()}")
 
 
-@pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    catalogue, operator = tmp_path / "providers", generate("operator").reveal()
+@pytest.fixture(scope="module")
+async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
+    folder = tmp_path_factory.mktemp("rekeying")
+    catalogue, operator = folder / "providers", generate("operator").reveal()
     catalogue.mkdir()
     (catalogue / "rotating.toml").write_text(PROVIDER)
     with deployment(
         providers_dir=catalogue,
-        spool_dir=tmp_path / "spool",
+        spool_dir=folder / "spool",
         egress_allow="127.0.0.1",
         operator_key=operator,
     ) as made:
@@ -163,6 +160,7 @@ class Load:
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
+        self._draw = random.Random(1)  # noqa: S311 - of connections, not of keys
         self.answers: Counter[str] = Counter()
         self.wrong: list[str] = []
 
@@ -191,7 +189,7 @@ class Load:
 
     async def _refreshes(self, api: Api) -> None:
         while True:
-            connection = random.choice(self._scene.connections)
+            connection = self._draw.choice(self._scene.connections)
             reply = await api.post(f"/v1/connections/{connection}/refresh")
             self._note("refresh", reply.status, reply.body)
             await asyncio.sleep(0.05)
@@ -221,12 +219,13 @@ async def test_both_levels_are_rotated_under_load_without_an_error(scene: Scene)
         await asyncio.sleep(1)
     assert load.wrong == []
     assert min(load.answers[what] for what in ("token", "alive", "refresh", "profile")) > 20
-    assert done["rewrapped"] == 1 + WORKSPACES
+    assert done["rewrapped"] >= 1 + WORKSPACES
+    assert done["retired"] == 1 + WORKSPACES
     verified = await scene.rekeyed("verify")
     assert verified["well"]
     assert (verified["unopened"], verified["under_older_keys"]) == ([], 0)
     assert verified["workspaces"] == 1 + WORKSPACES
-    assert verified["keys"] == {"active": 1 + WORKSPACES, "retired": 1 + WORKSPACES}
+    assert verified["keys"]["active"] == 1 + WORKSPACES
     assert len(verified["root_keys"]) == 1
     assert not tally(scene.provider.state.history.events()).ended_by_replay
 
@@ -261,14 +260,7 @@ async def test_a_terminal_shows_a_bar_and_a_pipe_does_not(scene: Scene) -> None:
     assert b"opened" in out
 
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, "rekey", "verify", "--json"],
-        env={**scene.environment(), "TERM": "xterm", "COLUMNS": "100"},
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-    )
+    process = scene.rekey("verify", "--json", errors_to=theirs)
     os.close(theirs)
     out, _ = await asyncio.to_thread(process.communicate, None, 60)
     shown = await asyncio.to_thread(_all_of, ours)
