@@ -152,6 +152,8 @@ def _rotate(
 def _say_report(found: Report) -> None:
     say(f"opened {found.rows - _failures(found)} rows of {found.workspaces} workspaces")
     say(f"{found.under_older} rows are under older keys; the newest keys have the others")
+    for one in found.left:
+        say(f"left: {one.workspace} version {one.version}, {one.state}, {one.rows} rows")
     for state, count in sorted(found.states.items()):
         say(f"{state} keys: {count}")
     for root_key, count in sorted(found.root_keys.items()):
@@ -171,6 +173,7 @@ def _as_result(found: Report) -> Result:
         "workspaces": found.workspaces,
         "rows": found.rows,
         "under_older_keys": found.under_older,
+        "left": found.left,
         "orphans": found.orphans,
         "keys": found.states,
         "root_keys": found.root_keys,

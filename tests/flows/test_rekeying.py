@@ -2,8 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,11 +11,12 @@ from support.rekeying import COLUMNS, OPERATOR, Tenancy, tenancy
 
 from broker.settings import Settings
 from vault.embedded import Embedded
-from vault.errors import Forbidden, Misconfigured
+from vault.errors import Forbidden, Misconfigured, NotReady
 from vault.keyring.announcing import NotEverybodyReady
 from vault.keyring.rotations import Step
-from vault.kms import open_root_key
-from vault.kms.file import create, key_id, new_line
+from vault.keyring.verifying import Left
+from vault.kms import WrapContext, Wrapped, open_root_key
+from vault.kms.file import FileRootKey, create, key_id, new_line
 from vault.model import NewKey, Page, UserId, WorkspaceId
 from vault.secret import Secret
 from vault.store.sealed_rows import KINDS
@@ -55,13 +55,6 @@ def keep_first(file: Path) -> None:
 def bring_up_to_date(copy: Path, file: Path) -> None:
     copy.write_text(file.read_text())
     copy.chmod(0o600)
-
-
-@contextmanager
-def moved_away(file: Path) -> Iterator[None]:
-    elsewhere = file.rename(file.with_suffix(".away"))
-    yield
-    elsewhere.rename(file)
 
 
 async def soon(question: Callable[[], Awaitable[None]]) -> None:
@@ -106,6 +99,7 @@ async def test_new_workspace_keys_take_everything_along(here: Tenancy) -> None:
     assert report is not None
     assert (report.is_well, report.under_older, report.rows) == (True, 0, done.resealed)
     assert (report.states, done.retired) == ({"active": 1, "retired": 1}, 1)
+    assert report.left == []
     assert {step.what for step in told} >= {"making keys", "sealing rows", "opening everything"}
     assert all(step.done <= step.total for step in told)
     await here.assert_all_is_there()
@@ -217,18 +211,30 @@ async def test_a_dead_replica_holds_nothing_up(here: Tenancy) -> None:
     await here.vault.rotate_workspace_keys(OPERATOR, wait=0, settle=0)
 
 
+class Away(FileRootKey):
+    """A root key whose service can be away."""
+
+    away = False
+
+    async def unwrap(self, wrapped: Wrapped, context: WrapContext) -> bytes:
+        if self.away:
+            raise NotReady("The root key service does not answer.")
+        return await super().unwrap(wrapped, context)
+
+
 async def test_replicas_have_the_new_keys_at_hand_before_anything_is_written_with_them(
     here: Tenancy, own_root_key: Path
 ) -> None:
     """So that a key service which is away just then takes nothing from anybody."""
     await here.fill()
-    right = here.over.right
-    await right.join()
-    caller = OPERATOR.within(WorkspaceId(here.workspace))
-    assert (await right.get_user(caller, UserId("ada"))).profile.name == "Ada"
-    await here.vault.rotate_workspace_keys(OPERATOR, settle=0)
-    with moved_away(own_root_key):
-        assert (await right.get_user(caller, UserId("ada"))).profile.name == "Ada"
+    root = Away(own_root_key)
+    async with here.over.another(root=root) as other:
+        await other.join()
+        caller = OPERATOR.within(WorkspaceId(here.workspace))
+        assert (await other.get_user(caller, UserId("ada"))).profile.name == "Ada"
+        await here.vault.rotate_workspace_keys(OPERATOR, settle=0)
+        root.away = True
+        assert (await other.get_user(caller, UserId("ada"))).profile.name == "Ada"
 
 
 async def test_a_row_that_does_not_open_is_named_and_its_key_stays(here: Tenancy) -> None:
@@ -242,6 +248,7 @@ async def test_a_row_that_does_not_open_is_named_and_its_key_stays(here: Tenancy
     assert done.report is not None
     assert [(one.kind, one.id) for one in done.report.unopened] == [("users", "bob")]
     assert (done.report.under_older, done.retired) == (1, 0)
+    assert done.report.left == [Left(here.workspace, 1, "active", 1)]
     assert [state for _, state, _ in await here.keys()] == ["active", "active"]
     assert (await here.sealed())["users"] == {old, await here.newest()}
     assert (await here.api.get("/v1/users/ada")).json["name"] == "Ada"

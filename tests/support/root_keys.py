@@ -93,6 +93,14 @@ class RootKeyContract:
         assert info.current in info.known
         assert (await root.wrap(KEY, CONTEXT)).root_key_id == info.current
 
+    async def test_it_wraps_by_the_key_that_is_named(self, root: RootKey) -> None:
+        current = (await root.key_info()).current
+        wrapped = await root.wrap(KEY, CONTEXT, current)
+        assert wrapped.root_key_id == current
+        assert await root.unwrap(wrapped, CONTEXT) == KEY
+        with pytest.raises(RootKeyUnknown):
+            await root.wrap(KEY, CONTEXT, "no-such-key")
+
     async def test_it_is_healthy(self, root: RootKey) -> None:
         await root.health()
 

@@ -476,6 +476,11 @@ class TestSeveral:
             key_id(raw(TWO)), (key_id(raw(TWO)), key_id(raw(ONE)))
         )
 
+    async def test_an_older_one_wraps_where_it_is_named(self, tmp_path: Path) -> None:
+        old, new = write(tmp_path / "old", ONE).as_uri(), write(tmp_path / "new", TWO).as_uri()
+        wrapped = await open_root_key(f"{new} {old}").wrap(KEY, CONTEXT, key_id(raw(ONE)))
+        assert await open_root_key(old).unwrap(wrapped, CONTEXT) == KEY
+
     async def test_a_lost_one_makes_all_of_them_unhealthy(self, tmp_path: Path) -> None:
         old, new = write(tmp_path / "old", ONE), write(tmp_path / "new", TWO)
         both = open_root_key(f"{new.as_uri()} {old.as_uri()}")

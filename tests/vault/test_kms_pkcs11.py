@@ -116,6 +116,12 @@ class TestTheToken:
         assert await one.unwrap(wrapped[0], CONTEXT) == KEY  # and with it the library begins anew
         assert await two.unwrap(wrapped[1], CONTEXT) == KEY
 
+    async def test_an_older_key_wraps_where_it_is_named(self) -> None:
+        both = opened("two", "one")
+        wrapped = await both.wrap(KEY, CONTEXT, "pkcs11:keyturn/one")
+        assert wrapped.root_key_id == "pkcs11:keyturn/one"
+        assert await opened("one").unwrap(wrapped, CONTEXT) == KEY
+
     async def test_a_key_that_the_token_does_not_hold_is_unknown(self) -> None:
         assert "no key of that label" in await refusal(opened("four"), RootKeyUnknown)
 

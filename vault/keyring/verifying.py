@@ -40,6 +40,15 @@ class KeyUse(Struct, frozen=True):
     rows: int
 
 
+class Left(Struct, frozen=True):
+    """An older key of a workspace that is not retired, or that rows are under all the same."""
+
+    workspace: str
+    version: int
+    state: str
+    rows: int
+
+
 class Verified(Struct, frozen=True):
     """One workspace: what opened, under which keys, and what did not open.
 
@@ -75,6 +84,8 @@ class Report(Struct, frozen=True):
     """How many versions of workspaces' keys are staged, active, retired."""
     under_older: int
     """Rows that are not under the newest key of their workspace."""
+    left: list[Left]
+    """Which older keys are not done with; the first ones."""
     unopened: list[Place]
     more_unopened: int
 
@@ -144,6 +155,7 @@ class Tally:
         self._root_keys: Counter[str] = Counter()
         self._states: Counter[str] = Counter()
         self._named: list[Place] = []
+        self._left: list[Left] = []
 
     def add(self, one: Verified) -> None:
         self._workspaces += 1
@@ -154,6 +166,7 @@ class Tally:
         self._root_keys.update(key.root_key_id for key in one.keys)
         self._states.update(key.state for key in one.keys)
         self._named += one.unopened[: MAX_NAMED - len(self._named)]
+        self._left += _left(one)[: MAX_NAMED - len(self._left)]
 
     def report(self, wraps: str, *, opens: bool) -> Report:
         named = self._named if opens else [Place("", "deployment", PEPPER), *self._named]
@@ -165,14 +178,29 @@ class Tally:
             wraps=wraps,
             states=dict(self._states),
             under_older=self._under_older,
+            left=self._left,
             unopened=named,
             more_unopened=self._unopened - len(self._named),
         )
 
 
+def _left(one: Verified) -> list[Left]:
+    newest = _newest(one)
+    return [
+        Left(one.workspace, key.version, key.state, key.rows)
+        for key in one.keys
+        if key.version < newest and (key.rows or key.state != "retired")
+    ]
+
+
 def _under_older(one: Verified) -> int:
-    newest = max((key.version for key in one.keys if key.state == "active"), default=0)
+    newest = _newest(one)
     return one.rows - sum(key.rows for key in one.keys if key.version >= newest)
+
+
+def _newest(one: Verified) -> int:
+    """The version that seals now."""
+    return max((key.version for key in one.keys if key.state == "active"), default=0)
 
 
 def _place(workspace: WorkspaceId, kind: Kind, row: SealedRow) -> Place:
