@@ -92,7 +92,8 @@ async def test_cached_workspaces_go_on_and_nothing_new_starts_until_it_is_back(
     assert SENTENCE in findings["start"]["text"]
     assert findings["root key address"]["text"] == "transit"
 
-    status, check = 200, {}
+    check: dict[str, Any] = {}
+    status = 200
     for _ in range(int(HEALTHY_FOR + 5) * 5):
         status, check = await scene.root_key()
         if status != 200:
