@@ -207,7 +207,7 @@ class Upstreams:
         async def attempt() -> tuple[UpstreamRow, bool] | None:
             before = await self._row(caller)
             generation = before.generation + 1 if before else 1
-            context = _context(caller.workspace, wanted.base_url, generation)
+            context = account_context(caller.workspace, wanted.base_url, generation)
             sealed = await self._vault.seal_for_guest(caller, context, packed)
 
             async def work(tx: Transaction) -> UpstreamRow | None:
@@ -245,7 +245,7 @@ class Upstreams:
         )
 
     async def _opened(self, caller: Caller, row: UpstreamRow) -> Upstream:
-        context = _context(caller.workspace, row.base_url, row.generation)
+        context = account_context(caller.workspace, row.base_url, row.generation)
         opened = _unpack(await self._vault.open_for_guest(caller, context, row.sealed))
         return Upstream(
             base_url=row.base_url,
@@ -264,7 +264,7 @@ def _taken() -> Conflict:
     return Conflict("This account belongs to another workspace already.")
 
 
-def _context(workspace: WorkspaceId, base_url: str, generation: int) -> Context:
+def account_context(workspace: WorkspaceId, base_url: str, generation: int) -> Context:
     """The address is bound in: a key that is given to another server is given away."""
     return Context(
         workspace=workspace,
