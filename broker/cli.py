@@ -30,13 +30,13 @@ from broker.api.messages import (
 )
 from broker.api.problems import reason_of
 from broker.app import create_service
-from broker.cli_agent import agent
-from broker.cli_connection import connection
-from broker.cli_env import env
-from broker.cli_events import event_endpoint
-from broker.cli_integration import integration
-from broker.cli_provider import provider
-from broker.cli_rekey import rekey
+from broker.commands.agents import agent
+from broker.commands.connections import connection
+from broker.commands.environment import env
+from broker.commands.events import event_endpoint
+from broker.commands.integrations import integration
+from broker.commands.providers import provider
+from broker.commands.rekeying import rekey
 from broker.migrations import PARTS
 from broker.terminal import (
     EVERYTHING,

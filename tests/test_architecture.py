@@ -122,8 +122,9 @@ STEPS: Final = """
     broker.environment_file.writing broker.environment_file.plan broker.environment_file.values
     broker.environment_file.showing broker.environment_file
     broker.targets broker.targets.own broker.targets.remote
-    broker.terminal broker.cli_agent broker.cli_env broker.cli_provider broker.cli_integration
-    broker.cli_connection broker.cli_events broker.cli_rekey broker.cli
+    broker.terminal broker.commands broker.commands.agents broker.commands.environment
+    broker.commands.providers broker.commands.integrations broker.commands.connections
+    broker.commands.events broker.commands.rekeying broker.cli
 """
 STAIRCASE: Final = tuple(STEPS.split())
 UPWARD: Final = {

@@ -269,6 +269,29 @@ async def test_a_broker_s_row_in_another_s_place_is_named(here: Tenancy) -> None
     assert done.retired == 0
 
 
+async def test_a_row_that_somebody_holds_keeps_its_key_until_the_next_time(here: Tenancy) -> None:
+    await here.fill()
+    async with here.over.admin.transaction():
+        await here.over.admin.execute("select 1 from vault.agents for update")
+        done = await here.vault.rotate_workspace_keys(OPERATOR, settle=0)
+        assert done.report is not None
+        assert done.report.left == [Left(here.workspace, 1, "active", 1)]
+        assert (done.report.is_well, done.retired) == (True, 0)
+    assert (await here.vault.rotate_workspace_keys(OPERATOR, settle=0)).retired == 2
+
+
+async def test_old_keys_are_retired_only_when_nobody_begins_with_them_any_more(
+    here: Tenancy,
+) -> None:
+    await here.vault.rotate_workspace_keys(OPERATOR, settle=1.5)
+    waited = await here.over.admin.fetchval(
+        "select min(k.retired_at - e.at) >= interval '1.5 seconds'"
+        " from vault.workspace_keys k join vault.audit_events e using (workspace_id)"
+        " where k.state = 'retired' and e.action = 'rotation.run'"
+    )
+    assert waited is True
+
+
 async def test_a_row_that_does_not_open_is_named_and_its_key_stays(here: Tenancy) -> None:
     await here.fill()
     await here.over.admin.execute(
