@@ -111,11 +111,11 @@ class Upstreams:
         before = await self._row(caller)
         former = await self._opened(caller, before) if before else None
         row, is_new = await self._write(caller, wanted, claim)
-        # Two that claim it at the very same time both see nobody before, and each other after.
-        if any(
-            (one.claimed_at, one.workspace_id) < (row.claimed_at, caller.workspace)
-            for one in await self._rivals(caller, claim)
-        ):
+        # Two that claim it at the very same time both see nobody before. Of those, whoever looks
+        # last sees the other, whichever transaction began first: so who sees one, withdraws. Who
+        # had it already need not look: whoever comes later sees that.
+        had_it = before is not None and before.claim_hash == claim
+        if not had_it and await self._rivals(caller, claim):
             await self._withdraw(caller, former)
             raise _taken()
         return _known(row, wanted), is_new
