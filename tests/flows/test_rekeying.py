@@ -269,6 +269,27 @@ async def test_a_broker_s_row_in_another_s_place_is_named(here: Tenancy) -> None
     assert done.retired == 0
 
 
+async def test_of_several_active_keys_the_newest_seals_a_conversation(here: Tenancy) -> None:
+    await here.fill()
+    await here.over.admin.execute(
+        "update vault.users u set profile = o.profile from vault.users o"
+        " where u.user_id = 'bob' and o.user_id = 'ada'"
+    )
+    minted = []
+    for _ in range(4):  # bob's row keeps the first key from being retired
+        await here.vault.rotate_workspace_keys(OPERATOR, settle=0)
+        asked = {"agent_id": "agent_1", "user_id": "ada", "runtime": "sealed"}
+        reply = await here.api.post("/v1/conversations", asked)
+        assert reply.status == 201, reply.body
+        under = await here.over.admin.fetchval(
+            "select substring(kept from 2 for 16) from vault.conversations"
+            " where conversation_id = $1",
+            reply.json["id"],
+        )
+        minted.append(under == await here.newest())
+    assert minted == [True] * 4
+
+
 async def test_a_row_that_somebody_holds_keeps_its_key_until_the_next_time(here: Tenancy) -> None:
     await here.fill()
     async with here.over.admin.transaction():
