@@ -144,16 +144,23 @@ class Agents:
         return await _get.maybe(tx, workspace_id=tx.workspace, agent_id=agent_id)
 
     async def profile_from(self, caller: Caller, row: AgentRow | None) -> Profile | None:
-        """What it says. What these very bytes said a moment ago, they still say."""
+        """What it says."""
         if row is None:
             return None
-        place = (caller.workspace, row.agent_id, row.generation)
-        known = self._read.get(row.sealed)
+        return await self.profile_of(caller, row.agent_id, row.generation, row.sealed)
+
+    async def profile_of(
+        self, caller: Caller, agent_id: str, generation: int, sealed: bytes
+    ) -> Profile:
+        """What these bytes say. What they said a moment ago, they still say."""
+        place = (caller.workspace, agent_id, generation)
+        known = self._read.get(sealed)
         if known is not None and known[:3] == place:
-            self._read.move_to_end(row.sealed)
+            self._read.move_to_end(sealed)
             return known[3]
-        profile = (await self._opened(caller, row)).profile
-        self._read[row.sealed] = (*place, profile)
+        context = _context(*place)
+        profile = _profile_from(await self._vault.open_for_guest(caller, context, sealed))
+        self._read[sealed] = (*place, profile)
         if len(self._read) > MAX_READ:
             self._read.popitem(last=False)
         return profile

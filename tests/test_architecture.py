@@ -61,7 +61,7 @@ STEPS: Final = """
     vault.vault.authentication vault.vault.calls vault.vault.catalogue
     vault.vault.integrations vault.vault.returns vault.vault.connections
     vault.vault.explaining vault.vault.refreshing vault.vault.provider_apis vault.vault.surveys
-    vault.vault.counting vault.vault.tries
+    vault.vault.looks vault.vault.counting vault.vault.tries
     vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
 
     broker broker.migrations broker.settings broker.logs broker.admission broker.frames
@@ -73,7 +73,7 @@ STEPS: Final = """
     broker.profile broker.variables broker.upstreams.client broker.agents broker.upstreams
     broker.tools.lint broker.tools broker.tools.pushing
     broker.runtimes.elevenlabs broker.conversation broker.conversations broker.delivery
-    broker.mint broker.grants broker.readiness
+    broker.mint broker.batches broker.quick broker.grants broker.readiness
     broker.gateway broker.gateway.limits broker.gateway.renewal_rules broker.gateway.renewals
     broker.gateway.paths broker.gateway.headers broker.gateway.calls
     broker.broker broker.relay

@@ -35,9 +35,9 @@ from vault.vault.counting import Counting
 from vault.vault.door import Deployment
 from vault.vault.events import Events
 from vault.vault.guests import Guests
+from vault.vault.looks import Looks
 from vault.vault.provider_apis import ProviderApis
 from vault.vault.secrets import Secrets
-from vault.vault.surveys import Surveys
 from vault.vault.tenants import Tenants
 from vault.vault.variables import Variables
 
@@ -73,7 +73,7 @@ _bearer_lookup: Final = Query("api_keys", "lookup", _Bearer)
 class Vault(
     Connect,
     ProviderApis,
-    Surveys,
+    Looks,
     Counting,
     Events,
     Tenants,

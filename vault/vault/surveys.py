@@ -94,11 +94,14 @@ class Surveys(Refreshing):
             return await rows.user(tx, user_id, environment)
 
         row = await self._database.run(caller.workspace, work)
-        return None if row is None else await self._surveyed(caller, user_id, environment, row)
+        return None if row is None else await self.surveyed(caller, user_id, environment, row)
 
-    async def _surveyed(
+    async def surveyed(
         self, caller: Caller, user_id: str, environment: str, row: UserRow
     ) -> Survey:
+        """The same of a row that another statement has read for this caller."""
+        access.permit(caller, "conversation.prepare")
+        access.permit_environment(caller, environment)
         stored = StoredKey(row.key_id, row.version, row.wrapped, row.root_key_id)
         sealing = await self._store.seal_from(caller.workspace, stored, row.index_key)
         owner = await self._store.owner(caller.workspace, user_id, row.user_key)
