@@ -15,7 +15,7 @@ from broker.gateway.calls import Gateway
 from broker.gateway.renewals import Renewals
 from broker.grants import Grants
 from broker.mint import Minting
-from broker.quick import Quick
+from broker.mint.quick import Quick
 from broker.readiness import Readiness
 from broker.runtimes.signing import SigningKeys
 from broker.tools.pushing import AgentTools

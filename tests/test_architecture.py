@@ -73,7 +73,7 @@ STEPS: Final = """
     broker.profile broker.variables broker.upstreams.client broker.agents broker.upstreams
     broker.tools.lint broker.tools broker.tools.pushing
     broker.runtimes.elevenlabs broker.conversation broker.conversations broker.delivery
-    broker.mint broker.batches broker.quick broker.grants broker.readiness
+    broker.mint broker.mint.batches broker.mint.quick broker.grants broker.readiness
     broker.gateway broker.gateway.limits broker.gateway.renewal_rules broker.gateway.renewals
     broker.gateway.paths broker.gateway.headers broker.gateway.calls
     broker.broker broker.relay

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from broker.batches import LANES, MOST_WAITING, Batches
+from broker.mint.batches import LANES, MOST_WAITING, Batches
 from vault.errors import Conflict, NotReady
 
 
@@ -142,7 +142,7 @@ async def test_who_goes_away_is_not_asked_for(place: Place) -> None:
 
 
 async def test_who_waits_too_long_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.batches.PATIENCE", 0.01)
+    monkeypatch.setattr("broker.mint.batches.PATIENCE", 0.01)
     batches = Batches(place.run, 8)
     first = await busy(place, batches)
     [late] = asking(batches, "a-0")

@@ -33,7 +33,7 @@ from vault.lifecycle import endpoint
 from vault.lifecycle.handout import Ask, Handout, hand_out
 from vault.lifecycle.schedule import is_expiring
 from vault.lifecycle.terms import Terms, terms_of
-from vault.model import Caller, new_id
+from vault.model import Caller, new_ids
 from vault.oauth.app import App, TokenSet
 from vault.refreshing import DRAIN_SECONDS, Outcome, Refresher
 from vault.refreshing.marks import Marks
@@ -318,7 +318,7 @@ class Refreshing(Connections):
         caller, hold = ask.caller, ask.hold
         arguments = {
             "connection_ids": list(connection_ids),
-            "event_ids": [new_id("evt") for _ in connection_ids],
+            "event_ids": new_ids("evt", len(connection_ids)),
             "environments": list(caller.environments),
             "any_that_lives": any_that_lives,
             "rejected": ask.rejected and not any_that_lives,

@@ -22,7 +22,6 @@ import msgspec
 from msgspec import Struct
 
 from broker.agents import Agents
-from broker.batches import Batches
 from broker.conversation import (
     START_WITHIN,
     Minted,
@@ -32,8 +31,9 @@ from broker.conversation import (
 )
 from broker.conversations import Bearers, NewConversation, Times
 from broker.mint import Minting, Scene, is_asked_for
+from broker.mint.batches import Batches
 from vault import access
-from vault.model import Caller, KeyId, Scope, WorkspaceId, new_id
+from vault.model import Caller, KeyId, Scope, WorkspaceId, new_id, new_ids
 from vault.sql import Query
 from vault.store.surveys import UserRow
 from vault.vault import Vault
@@ -306,11 +306,12 @@ def _deed(
     bearers: Bearers,
     settled: Sequence[Settled],
 ) -> Deed:
+    event_id, *token_events = new_ids("evt", 1 + len(settled))
     return Deed(
         hashes=key_hash,
         workspace_ids=scene.caller.workspace,
         conversation_ids=new.conversation_id,
-        event_ids=new_id("evt"),
+        event_ids=event_id,
         user_ids=new.user_id,
         user_refs=scene.survey.user_ref,
         agent_ids=new.agent_id,
@@ -332,7 +333,7 @@ def _deed(
         looking=scene.looking,
         token_ids=" ".join([one.connection_id for one in settled]),
         token_generations=" ".join([str(one.generation) for one in settled]),
-        token_events=" ".join([new_id("evt") for _ in settled]),
+        token_events=" ".join(token_events),
     )
 
 
