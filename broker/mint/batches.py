@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from vault.errors import NotReady, VaultError
+from vault.errors import NotReady
 
 LANES: Final = 2  # batches that are under way at a time
 PATIENCE: Final = 5.0  # seconds
@@ -38,7 +38,8 @@ class Batches(Generic[Q, A]):
         self._cap = cap
         self._groups: dict[Hashable, deque[_Waiting[Q, A]]] = {}
         self._waiting = 0
-        self._lanes: set[asyncio.Task[None]] = set()
+        self._lanes = 0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def ask(self, group: Hashable, question: Q) -> A:
         """The answer to one question; ``group``: on whose behalf it is asked."""
@@ -50,16 +51,21 @@ class Batches(Generic[Q, A]):
             queue = self._groups[group] = deque()
         queue.append(_Waiting(question, answer, time.monotonic()))
         self._waiting += 1
-        if len(self._lanes) < LANES:
+        if self._lanes < LANES:
+            self._lanes += 1
             # It begins after whoever else is ready to ask in this turn of the loop.
-            lane = asyncio.create_task(self._drain())
-            self._lanes.add(lane)
-            lane.add_done_callback(self._lanes.discard)
+            task = asyncio.create_task(self._drain())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         return await answer
 
     async def _drain(self) -> None:
-        while batch := self._taken():
-            await self._answered(batch)
+        try:
+            while batch := self._taken():
+                await self._answered(batch)
+        finally:
+            # In the same step as the last look at who waits: whoever asks next begins a lane.
+            self._lanes -= 1
 
     def _taken(self) -> list[_Waiting[Q, A]]:
         """Take the next batch: the groups in turn, each with its share."""
@@ -88,25 +94,24 @@ class Batches(Generic[Q, A]):
     async def _answered(self, batch: Sequence[_Waiting[Q, A]]) -> None:
         try:
             answers = await self._run([one.question for one in batch])
-        except NotReady as error:
-            _fail(batch, error)
-        except VaultError as error:
-            if len(batch) == 1:
+        except asyncio.CancelledError:
+            for one in batch:
+                one.answer.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - a mistake of ours is told to those who wait
+            # A database that is away is so for each of them.
+            if len(batch) == 1 or isinstance(error, NotReady):
                 _fail(batch, error)
                 return
             for one in batch:
                 await self._answered([one])
-        except BaseException:
-            for one in batch:
-                one.answer.cancel()
-            raise
         else:
             for one, answer in zip(batch, answers, strict=True):
                 if not one.answer.done():
                     one.answer.set_result(answer)
 
 
-def _fail(batch: Sequence[_Waiting[Q, A]], error: VaultError) -> None:
+def _fail(batch: Sequence[_Waiting[Q, A]], error: Exception) -> None:
     for one in batch:
         if not one.answer.done():
             one.answer.set_exception(error)

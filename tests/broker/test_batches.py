@@ -163,3 +163,29 @@ async def test_there_is_an_end_to_how_many_wait(place: Place) -> None:
         await batches.ask("b", "b-0")
     place.open.set()
     await asyncio.gather(*first, *tasks)
+
+
+async def test_who_asks_just_as_the_last_batch_ends_is_answered(place: Place) -> None:
+    batches = Batches(place.run, 8)
+    place.open.set()
+
+    async def again_and_again() -> None:
+        for _ in range(50):
+            assert await batches.ask("a", "x") == "X"
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(again_and_again() for _ in range(LANES + 1)))
+
+
+async def test_a_mistake_of_ours_is_told_and_the_rest_goes_on(place: Place) -> None:
+    async def mistaken(questions: Sequence[str]) -> list[str]:
+        if "bad" in questions:
+            raise TypeError("a mistake")
+        return await place.run(questions)
+
+    batches = Batches(mistaken, 1)
+    place.open.set()
+    bad, good = asking(batches, "bad", "a-0")
+    with pytest.raises(TypeError):
+        await bad
+    assert await good == "A-0"
