@@ -4,6 +4,7 @@ Two users of one description are minted for, one by each way; what is compared h
 what they hold replaced by what these are of.
 """
 
+import asyncio
 import itertools
 import re
 from collections.abc import AsyncIterator
@@ -432,3 +433,28 @@ async def test_what_changes_between_looking_and_writing_is_not_written(bureau: B
         after = [await rows(bureau, one) for one in ("audit_events", "connection_holds")]
         assert after[0] == before[0]
         assert after[1] <= before[1]
+
+
+async def test_one_that_no_longer_fits_leaves_its_neighbours_alone(bureau: Bureau) -> None:
+    for user in ("ada", "eve"):
+        await bureau.desk.user(user)
+        await bureau.desk.connect(user)
+    written = bureau.broker.quick._writes  # noqa: SLF001 - the moment between the two
+    run, sizes = written._run, []  # noqa: SLF001
+
+    async def without_ada(deeds: Any) -> Any:
+        sizes.append(len(deeds))
+        await bureau.admin.execute(
+            "delete from vault.users where workspace_id = $1 and user_id = 'ada'",
+            bureau.caller.workspace,
+        )
+        return await run(deeds)
+
+    written._run = without_ada  # noqa: SLF001
+    key = bureau.desk.tenant.key
+    ada, eve = await asyncio.gather(quick(bureau, key, "ada"), quick(bureau, key, "eve"))
+    assert sizes == [2]
+    assert ada is None
+    assert eve is not None
+    assert await rows(bureau, "conversations") == 1
+    assert await rows(bureau, "connection_holds") == 1
