@@ -70,7 +70,6 @@ const focused = () => {
 
 const deeds = {
   goto: async ({ page }, { url }) => (await page.goto(url))?.status() ?? null,
-  reload: async ({ page }) => (await page.reload())?.status() ?? null,
   back: async ({ page }) => void (await page.goBack()),
   fill: async ({ page }, { label, value }) => void (await labelled(page, label).fill(value)),
   check: async ({ page }, { label }) => void (await labelled(page, label).check()),
@@ -91,7 +90,6 @@ const deeds = {
   url: async ({ page }) => page.url(),
   evaluate: async ({ page }, { script }) => await page.evaluate(script),
   focused: async ({ page }) => await page.evaluate(focused),
-  resize: async ({ page }, { width, height }) => void (await page.setViewportSize({ width, height })),
   cookies: async ({ context }) => await context.cookies(),
   forget: async ({ context }) => void (await context.clearCookies()),
   complaints: async ({ complaints }) => complaints.splice(0),

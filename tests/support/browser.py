@@ -55,10 +55,6 @@ class Visitor:
         status: int | None = await self._do("goto", url=url)
         return status
 
-    async def reload(self) -> int | None:
-        status: int | None = await self._do("reload")
-        return status
-
     async def back(self) -> None:
         await self._do("back")
 
@@ -113,9 +109,6 @@ class Visitor:
         """What the keyboard would act on: its tag, text, name, and whether that can be seen."""
         found: dict[str, Any] | None = await self._do("focused")
         return found
-
-    async def resize(self, size: tuple[int, int]) -> None:
-        await self._do("resize", width=size[0], height=size[1])
 
     async def cookies(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = await self._do("cookies")
