@@ -86,7 +86,7 @@ class Agents:
         async def attempt() -> tuple[Agent, bool] | None:
             before = await self._row(caller, agent_id)
             generation = before.generation + 1 if before else 1
-            context = _context(caller.workspace, agent_id, generation)
+            context = agent_context(caller.workspace, agent_id, generation)
             sealed = await self._vault.seal_for_guest(caller, context, _bytes(profile))
 
             async def work(tx: Transaction) -> AgentRow | None:
@@ -154,7 +154,7 @@ class Agents:
         return await self._vault.within(caller, lambda tx: self.row(tx, agent_id))
 
     async def _opened(self, caller: Caller, row: AgentRow) -> Agent:
-        context = _context(caller.workspace, row.agent_id, row.generation)
+        context = agent_context(caller.workspace, row.agent_id, row.generation)
         opened = await self._vault.open_for_guest(caller, context, row.sealed)
         return _agent(row, _profile_from(opened))
 
@@ -171,7 +171,8 @@ async def forget_tools(tx: Transaction) -> None:
     await _forget_tools.run(tx, workspace_id=tx.workspace)
 
 
-def _context(workspace: WorkspaceId, agent_id: str, generation: int) -> Context:
+def agent_context(workspace: WorkspaceId, agent_id: str, generation: int) -> Context:
+    """What binds the seal of a profile to it."""
     return Context(
         workspace=workspace,
         table="broker.agents",

@@ -23,12 +23,13 @@ from broker.broker import Broker
 from broker.events import Courier
 from broker.metrics import Metrics
 from broker.migrations import PARTS
+from broker.sealed_rows import SEALED
 from broker.settings import Settings
 from vault.database import Database, hosts_of
 from vault.egress import Egress, Endpoint, parse_allow
 from vault.embedded import Embedded
 from vault.errors import IdempotencyInProgress, Misconfigured
-from vault.kms import RootKey, folder_of, open_root_key
+from vault.kms import Credentials, RootKey, folder_of, open_root_key, own_services
 from vault.kms.file import create as create_key_file
 from vault.migrations import Login, migrate
 from vault.model import SCOPES, Caller, NewKey, Once, Scope
@@ -104,6 +105,7 @@ async def house(settings: Settings) -> AsyncIterator[House]:
                 loopback_returns=settings.development,
                 spool_dir=spool_dir(settings),
                 key_dir=key_dir(settings),
+                sealed_by_guests=SEALED,
             )
         except BaseException:
             if worker is not None:
@@ -199,7 +201,7 @@ def root_key(settings: Settings) -> RootKey:
     """Open the root key; development makes one on its first start."""
     if settings.kek is None and create_key_file(_own_root_key(settings)):
         _log.warning("development_root_key_made", hint="production needs a root key of its own")
-    return open_root_key(_root_key_address(settings))
+    return open_root_key(_root_key_address(settings), root_key_credentials(settings))
 
 
 def key_dir(settings: Settings) -> Path | None:
@@ -217,12 +219,23 @@ def _own_root_key(settings: Settings) -> Path:
     return data_dir(settings) / "root.key"
 
 
+def root_key_credentials(settings: Settings) -> Credentials:
+    """What the settings hold for key services whose libraries find no credential themselves."""
+    return Credentials(
+        transit_token=settings.transit_token,
+        transit_secret_id=settings.transit_secret_id,
+        pkcs11_pin=settings.pkcs11_pin,
+    )
+
+
 def open_egress(settings: Settings) -> Egress:
     """The one way out; our own parts are never to be reached through it."""
     forbidden = [Endpoint(settings.host, settings.port)]
     for address in (settings.database_url, settings.owner_database_url):
         if address is not None:
             forbidden += [Endpoint(host, port) for host, port in hosts_of(address)]
+    if settings.kek is not None:
+        forbidden += [Endpoint(host, port) for host, port in own_services(settings.kek)]
     return Egress(
         allow=parse_allow(settings.egress_allow, development=settings.development),
         forbidden=forbidden,

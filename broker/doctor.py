@@ -10,7 +10,9 @@ from broker.broker import Broker
 from broker.migrations import PARTS
 from broker.settings import Settings, load
 from vault.errors import Misconfigured, VaultError
+from vault.kms import kinds_of
 from vault.model import Page
+from vault.secret import Secret
 from vault.settings import PREFIX
 from vault.vault import Vault
 
@@ -73,10 +75,12 @@ def _advice(settings: Settings) -> list[Finding]:
             "none: set KEYTURN_SPOOL_DIR, or answers are lost with a process whose database is away"
         )
     )
+    root_key = "made in the data folder" if settings.kek is None else _root_keys(settings.kek)
     operator = "set" if settings.operator_keys else "not set: operator routes answer 403"
     return [
         Finding("mode", ok=True, text=settings.mode),
         Finding("database address", ok=True, text=database),
+        Finding("root key address", ok=True, text=root_key),
         Finding("operator key", ok=True, text=operator),
         Finding("spool", ok=True, text=kept, warning=spool is None),
     ]
@@ -87,6 +91,14 @@ def _mark(settings: Settings) -> Finding:
     kept = " and in ".join(str(one) for one in dict.fromkeys(folders))
     text = f"in {kept}" if kept else "nowhere: a database that was rolled back is not noticed"
     return Finding("high-water mark", ok=True, text=text, warning=not kept)
+
+
+def _root_keys(uris: Secret) -> str:
+    try:
+        wraps, *others = kinds_of(uris)
+    except Misconfigured:
+        return "cannot be read"  # opening it says why, and fails
+    return f"{wraps}; {' and '.join(others)} still unwraps" if others else wraps
 
 
 async def _fallbacks(vault: Vault) -> list[Finding]:

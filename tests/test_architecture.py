@@ -24,7 +24,9 @@ MAX_LINES, MAX_FUNCTION, MAX_ENTRIES = 500, 60, 40
 # docs/architecture.md.
 STEPS: Final = """
     vault vault.secret vault.errors vault.auth_kinds vault.model vault.settings
-    vault.seal vault.bearer vault.kms vault.kms.file vault.keyring
+    vault.seal vault.bearer vault.kms vault.kms.file
+    vault.kms.remote vault.kms.aws vault.kms.transit vault.kms.pkcs11 vault.kms.gcp vault.kms.azure
+    vault.keyring
     vault.database vault.embedded.programs vault.embedded.files vault.embedded
     vault.sql vault.migrations
     vault.egress.address vault.egress.names vault.egress.deadline vault.egress.unpacking
@@ -49,8 +51,10 @@ STEPS: Final = """
     vault.audit vault.idempotency vault.events vault.events.deliveries
     vault.store vault.store.environments vault.store.auth_tokens
     vault.store.connections vault.store.tries vault.store.refreshing vault.store.answers
-    vault.store.events vault.store.surveys vault.store.counts
+    vault.store.events vault.store.surveys vault.store.counts vault.store.sealed_rows
     vault.authenticate
+    vault.keyring.announcing vault.keyring.rotations vault.keyring.roots
+    vault.keyring.workspaces vault.keyring.verifying
     vault.refreshing.batches vault.refreshing.spool vault.refreshing.marks
     vault.refreshing.replica vault.refreshing.room
     vault.refreshing.page vault.refreshing.observing vault.refreshing.consents
@@ -61,7 +65,7 @@ STEPS: Final = """
     vault.vault.authentication vault.vault.calls vault.vault.catalogue
     vault.vault.integrations vault.vault.returns vault.vault.connections
     vault.vault.explaining vault.vault.refreshing vault.vault.provider_apis vault.vault.surveys
-    vault.vault.counting vault.vault.tries
+    vault.vault.counting vault.vault.rekeying vault.vault.tries
     vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
 
     broker broker.migrations broker.settings broker.logs broker.admission broker.frames
@@ -73,7 +77,8 @@ STEPS: Final = """
     broker.profile broker.variables broker.upstreams.client broker.agents
     broker.telephone broker.telephone.numbers broker.upstreams
     broker.tools.lint broker.tools broker.tools.pushing
-    broker.runtimes.elevenlabs broker.conversation broker.conversations broker.delivery
+    broker.runtimes.elevenlabs broker.conversation broker.conversations
+    broker.sealed_rows broker.delivery
     broker.mint broker.grants broker.readiness
     broker.gateway broker.gateway.limits broker.gateway.renewal_rules broker.gateway.renewals
     broker.gateway.paths broker.gateway.headers broker.gateway.calls
@@ -122,11 +127,12 @@ STEPS: Final = """
     broker.environment_file.showing broker.environment_file
     broker.targets broker.targets.own broker.targets.remote
     broker.terminal broker.cli.agent broker.cli.env broker.cli.provider broker.cli.integration
-    broker.cli.connection broker.cli.events broker.cli broker.cli.__main__
+    broker.cli.connection broker.cli.events broker.cli.rekey broker.cli broker.cli.__main__
 """
 STAIRCASE: Final = tuple(STEPS.split())
 UPWARD: Final = {
-    ("vault.kms", "vault.kms.file"): "a kind of root key is imported where its address names it",
+    ("vault.kms", f"vault.kms.{kind}"): "a kind of root key is imported where its address names it"
+    for kind in ("file", "aws", "transit", "pkcs11", "gcp", "azure")
 }
 JOSE: Final = {
     "vault.oauth",
@@ -145,6 +151,12 @@ ONLY_IN: Final = {
     # The sandbox signs as the outside world does, and so with nothing of ours.
     "cryptography": {"vault.seal", "vault.kms.file", "broker.sandbox.signing"},
     "AESGCM": {"vault.seal", "vault.kms.file"},
+    # Extras: a kind of root key each.
+    "boto3": {"vault.kms.aws"},
+    "hvac": {"vault.kms.transit"},
+    "pkcs11": {"vault.kms.pkcs11"},
+    "google": {"vault.kms.gcp"},
+    "azure": {"vault.kms.azure"},
     "uvicorn": {"broker.server", "broker.sandbox.server"},
 }
 NEVER_IN_VAULT: Final = {"broker", "litestar", "uvicorn", "starlette", "elevenlabs"}
@@ -154,6 +166,8 @@ REVEALING: Final = {
     "vault.egress": "credentials leave in headers and bodies of outbound calls",
     "vault.egress.sockets": "a signed URL is opened; the first frame of a conversation leaves",
     "vault.kms": "the root key's address may hold a credential",
+    "vault.kms.transit": "a token or a secret id opens Transit",
+    "vault.kms.pkcs11": "a PIN opens a token",
     "vault.egress.certificates": "a client's certificate and key go into a TLS context",
     "vault.oauth": "an assertion is signed, and goes into the body of a token request",
     "vault.oauth.replies": "the claims of a token that was given are read",

@@ -166,7 +166,7 @@ def routes() -> set[str]:
 def commands(command: click.Command, words: str = "keyturn") -> Iterator[tuple[str, click.Command]]:
     """Every command that does something, by its words."""
     children = getattr(command, "commands", {})
-    if not children:
+    if not children or getattr(command, "invoke_without_command", False):
         yield words, command
     for name, child in children.items():
         yield from commands(child, f"{words} {name}")

@@ -19,6 +19,8 @@ Action = Literal[
     "workspace.list",
     "workspace.read",
     "workspace.delete",
+    "rotation.run",
+    "rotation.verify",
     "key.create",
     "key.list",
     "key.read",
@@ -114,6 +116,8 @@ RULES: Final[dict[Action, Rule]] = {
     "workspace.list": Rule(None, operator=True),
     "workspace.read": Rule(None, operator=True),
     "workspace.delete": Rule(None, operator=True),
+    "rotation.run": Rule(None, operator=True),
+    "rotation.verify": Rule(None, operator=True),
     "key.create": Rule("manage", operator=True),
     "key.list": Rule("manage", operator=True),
     "key.read": Rule("manage", operator=True),
@@ -196,7 +200,7 @@ RULES: Final[dict[Action, Rule]] = {
 
 
 # What belongs to the deployment and not to a workspace; the operator asks from outside of them.
-_OF_THE_DEPLOYMENT: Final = ("workspace.", "provider.")
+_OF_THE_DEPLOYMENT: Final = ("workspace.", "rotation.", "provider.")
 
 
 def permit(caller: Caller, action: Action) -> None:

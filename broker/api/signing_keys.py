@@ -43,7 +43,7 @@ class RotatedOut(Message, frozen=True, kw_only=True):
 
 @get(
     "/v1/jwks/{workspace_id:str}",
-    responses=problems(),
+    responses=problems("invalid"),
     security=[{}],
     tags=["signing-keys"],
     summary="Get a workspace's public keys",

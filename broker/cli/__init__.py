@@ -36,6 +36,7 @@ from broker.cli.env import env
 from broker.cli.events import event_endpoint
 from broker.cli.integration import integration
 from broker.cli.provider import provider
+from broker.cli.rekey import rekey
 from broker.migrations import PARTS
 from broker.terminal import (
     EVERYTHING,
@@ -75,6 +76,7 @@ main.add_command(integration)
 main.add_command(agent)
 main.add_command(connection)
 main.add_command(event_endpoint)
+main.add_command(rekey)
 
 
 @main.command()
@@ -86,6 +88,7 @@ def serve(*, no_scheduler: bool) -> None:
         settings = terminal.settings()
         boot.harden_process()
         async with boot.house(settings) as house:
+            await house.vault.join()
             first_key = await boot.first_workspace(house.vault, settings)
             service = create_service(house.vault, house.broker, settings)
             house.courier.observe = service.metrics.delivered
@@ -109,6 +112,7 @@ def work_command() -> None:
         settings = terminal.settings()
         boot.harden_process()
         async with boot.house(settings) as house, ticking(boot.jobs(house)):
+            await house.vault.join()
             say(f"Keyturn {__version__} works.")
             await stopped()
 

@@ -12,6 +12,8 @@ create table vault.signing_keys (
 );
 
 grant select, insert, delete on vault.signing_keys to keyturn_app;
+-- What is sealed is sealed again under a newer key, in its place.
+grant update (sealed) on vault.signing_keys to keyturn_app;
 
 alter table vault.signing_keys enable row level security;
 alter table vault.signing_keys force row level security;

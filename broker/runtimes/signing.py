@@ -60,7 +60,7 @@ class SigningKeys:
         found = found or await self._read(caller)
         if found is None:
             raise NotReady("The workspace's signing key is just being replaced.")
-        context = _context(caller, found.key_id)
+        context = signing_key_context(caller.workspace, found.key_id)
         return SigningKey(
             found.key_id, Secret(await self._vault.open_for_guest(caller, context, found.sealed))
         )
@@ -91,7 +91,7 @@ class SigningKeys:
     async def _make(self, caller: Caller, *, ahead: int, alone: bool = False) -> str:
         made, public_x = new_signing_key()
         sealed = await self._vault.seal_for_guest(
-            caller, _context(caller, made.key_id), made.private.reveal_bytes()
+            caller, signing_key_context(caller.workspace, made.key_id), made.private.reveal_bytes()
         )
 
         async def work(tx: Transaction) -> None:
@@ -115,9 +115,10 @@ class SigningKeys:
         return made.key_id
 
 
-def _context(caller: Caller, key_id: str) -> Context:
+def signing_key_context(workspace: WorkspaceId, key_id: str) -> Context:
+    """What binds the seal of a private half to its key."""
     return Context(
-        workspace=caller.workspace,
+        workspace=workspace,
         table="broker.signing_keys",
         row=key_id,
         field="private",

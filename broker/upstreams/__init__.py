@@ -112,11 +112,11 @@ class Upstreams:
         before = await self._row(caller)
         former = await self._opened(caller, before) if before else None
         row, is_new = await self._write(caller, wanted, claim)
-        # Two that claim it at the very same time both see nobody before, and each other after.
-        if any(
-            (one.claimed_at, one.workspace_id) < (row.claimed_at, caller.workspace)
-            for one in await self._rivals(caller, claim)
-        ):
+        # Two that claim it at the very same time both see nobody before. Of those, whoever looks
+        # last sees the other, whichever transaction began first: so who sees one, withdraws. Who
+        # had it already need not look: whoever comes later sees that.
+        had_it = before is not None and before.claim_hash == claim
+        if not had_it and await self._rivals(caller, claim):
             await self._withdraw(caller, former)
             raise _taken()
         return _known(row, wanted), is_new
@@ -208,7 +208,7 @@ class Upstreams:
         async def attempt() -> tuple[UpstreamRow, bool] | None:
             before = await self._row(caller)
             generation = before.generation + 1 if before else 1
-            context = _context(caller.workspace, wanted.base_url, generation)
+            context = account_context(caller.workspace, wanted.base_url, generation)
             sealed = await self._vault.seal_for_guest(caller, context, packed)
 
             async def work(tx: Transaction) -> UpstreamRow | None:
@@ -247,7 +247,7 @@ class Upstreams:
         )
 
     async def _opened(self, caller: Caller, row: UpstreamRow) -> Upstream:
-        context = _context(caller.workspace, row.base_url, row.generation)
+        context = account_context(caller.workspace, row.base_url, row.generation)
         opened = _unpack(await self._vault.open_for_guest(caller, context, row.sealed))
         return Upstream(
             base_url=row.base_url,
@@ -267,7 +267,7 @@ def _taken() -> Conflict:
     return Conflict("This account belongs to another workspace already.")
 
 
-def _context(workspace: WorkspaceId, base_url: str, generation: int) -> Context:
+def account_context(workspace: WorkspaceId, base_url: str, generation: int) -> Context:
     """The address is bound in: a key that is given to another server is given away."""
     return Context(
         workspace=workspace,

@@ -101,8 +101,8 @@ class Away:
             raise NotReady("The root key service does not answer.")
         return self._behind
 
-    async def wrap(self, key: bytes, context: WrapContext) -> Wrapped:
-        return await self._ask().wrap(key, context)
+    async def wrap(self, key: bytes, context: WrapContext, by: str | None = None) -> Wrapped:
+        return await self._ask().wrap(key, context, by)
 
     async def unwrap(self, wrapped: Wrapped, context: WrapContext) -> bytes:
         return await self._ask().unwrap(wrapped, context)

@@ -214,6 +214,9 @@ def test_the_mark_is_beside_a_root_key_only_where_nobody_else_can_write(tmp_path
     assert folder_of((tmp_path / "root.key").as_uri()) is None
     assert folder_of((tmp_path / "nowhere" / "root.key").as_uri()) is None
     assert folder_of("aws-kms://key") is None
+    tmp_path.chmod(0o700)
+    several = f"transit://bao.example/t/k {(tmp_path / 'old.key').as_uri()} file:///nowhere/k"
+    assert folder_of(several) == tmp_path
 
 
 @asynccontextmanager

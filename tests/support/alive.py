@@ -22,6 +22,7 @@ from broker.migrations import PARTS
 from broker.sandbox import Client, Issuing
 from broker.sandbox.grants import Family
 from broker.sandbox.history import tally
+from broker.sealed_rows import SEALED
 from support.connecting import SECRET
 from support.sandbox import Provider
 from support.wire import Wire
@@ -35,6 +36,7 @@ from vault.model import SCOPES, Caller, NewKey
 from vault.providers import Catalogue
 from vault.secret import Secret
 from vault.store.refreshing import endpoint_from
+from vault.store.sealed_rows import GuestKinds
 from vault.vault import Vault
 from vault.vault.explaining import Explanation
 from vault.vault.refreshing import Fresh
@@ -127,7 +129,7 @@ class Replicas(Struct, frozen=True):
         return list(self.spool.glob("*.answer"))
 
 
-async def opened(
+async def opened(  # noqa: PLR0913 - what replicas of one test differ in
     postgres: Embedded,
     name: str,
     root_key_file: Path,
@@ -137,6 +139,7 @@ async def opened(
     size: int = 5,
     spool: Path | None = None,
     key_dir: Path | None = None,
+    sealed_by_guests: GuestKinds = SEALED,
 ) -> Vault:
     """Open one replica's vault."""
     application = address(postgres, name, "keyturn_app")
@@ -149,6 +152,7 @@ async def opened(
         worker=await Database.open(worker, size=1, statement_cache=10),
         spool_dir=spool or folder / "spool",
         key_dir=key_dir,
+        sealed_by_guests=sealed_by_guests,
     )
 
 

@@ -47,6 +47,7 @@ POLICY: Final[dict[Scope | None, set[Action]]] = {
     None: {
         *("workspace.create", "workspace.list", "workspace.read", "workspace.delete"),
         *GRANTED,
+        *("rotation.run", "rotation.verify"),
     },
     "manage": {
         *("key.create", "key.list", "key.read", "key.delete"),

@@ -37,9 +37,9 @@ class KeyService:
         if self.failure is not None:
             raise self.failure
 
-    async def wrap(self, key: bytes, context: WrapContext) -> Wrapped:
+    async def wrap(self, key: bytes, context: WrapContext, by: str | None = None) -> Wrapped:
         await self._answer()
-        return await self._root.wrap(key, context)
+        return await self._root.wrap(key, context, by)
 
     async def unwrap(self, wrapped: Wrapped, context: WrapContext) -> bytes:
         await self._answer()

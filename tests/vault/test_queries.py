@@ -44,6 +44,7 @@ CROSSING = {
     "vault.outbox.old",
     "vault.revocations.due",
     "vault.workspaces.any",
+    "vault.workspaces.count",
     "vault.workspaces.list",
 }
 

@@ -13,6 +13,7 @@
 import asyncio
 import secrets
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
@@ -83,13 +84,23 @@ _advance: Final = Query("replicas", "advance", _Mark)
 
 
 class Replica:
-    """This process. ``marks``: where the mark is kept outside of the database."""
+    """This process. ``marks``: where the mark is kept outside of the database.
 
-    def __init__(self, database: Database, deployment: str, marks: Marks) -> None:
+    ``on_beat`` is called with our id after each beat, and must not wait.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        deployment: str,
+        marks: Marks,
+        on_beat: Callable[[str], None] | None = None,
+    ) -> None:
         self.id = new_id("rep")
         self._database = database
         self._deployment = deployment
         self._marks = marks
+        self._on_beat = on_beat
         self._key = 0
         self._lock: SessionLock | None = None
         self._task: asyncio.Task[None] | None = None
@@ -241,6 +252,8 @@ class Replica:
         if await _beat.lookup(self._database, **arguments) is None:
             await _join.lookup(self._database, **arguments)
             await _forget_old.lookup(self._database)
+        if self._on_beat is not None:
+            self._on_beat(self.id)
         await self._advance_mark()
 
     async def _take_lock(self) -> None:

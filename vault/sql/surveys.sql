@@ -2,7 +2,8 @@
 
 -- name: user
 -- What is known of one user, and where he is connected: in this environment, or in production where
--- the integration shares its connections. One row; none where there is no such user.
+-- the integration shares its connections. With the key that seals now: while keys are rotated there
+-- is more than one that is active. One row; none where there is no such user.
 select u.generation, u.profile, k.sealed as user_key, w.key_id, w.version, w.wrapped, w.root_key_id,
        x.sealed as index_key, now() as now,
        coalesce(array_agg(c.connection_id) filter (where c.connection_id is not null), '{}') as connection_ids,
@@ -11,7 +12,11 @@ select u.generation, u.profile, k.sealed as user_key, w.key_id, w.version, w.wra
        coalesce(array_agg(l.state) filter (where c.connection_id is not null), '{}') as states
   from vault.users u
   join vault.user_keys k on k.workspace_id = u.workspace_id and k.user_id = u.user_id
-  join vault.workspace_keys w on w.workspace_id = u.workspace_id and w.state = 'active'
+  join vault.workspace_keys w
+    on w.workspace_id = u.workspace_id
+   and w.version = (select max(a.version)
+                      from vault.workspace_keys a
+                     where a.workspace_id = :workspace_id and a.state = 'active')
   join vault.index_keys x on x.workspace_id = u.workspace_id
   left join vault.connections c
     on c.workspace_id = u.workspace_id and c.user_id = u.user_id

@@ -57,6 +57,14 @@ class _WorkspaceRef(Struct, frozen=True):
     workspace_id: WorkspaceId
 
 
+class _Number(Struct, frozen=True):
+    number: int
+
+
+class _WrapsBy(Struct, frozen=True):
+    root_key_id: str
+
+
 class _KeyRef(Struct, frozen=True):
     key_id: KeyId
 
@@ -68,11 +76,13 @@ class _UserRef(Struct, frozen=True):
 _workspace_insert: Final = Query("workspaces", "insert", Workspace)
 _workspace_get: Final = Query("workspaces", "get", Workspace)
 _workspace_list: Final = Query("workspaces", "list", Workspace)
+_workspace_count: Final = Query("workspaces", "count", _Number)
 _workspace_any: Final = Query("workspaces", "any", _WorkspaceRef)
 _workspace_delete: Final = Query("workspaces", "delete", _WorkspaceRef)
 _wrapped_insert: Final = Query("workspace_keys", "insert", Nothing)
 _wrapped_active: Final = Query("workspace_keys", "active", _ActiveKey)
 _wrapped_get: Final = Query("workspace_keys", "get", StoredKey)
+_wraps_by: Final = Query("rotations", "wraps_by", _WrapsBy)
 _index_insert: Final = Query("workspace_keys", "insert_index_key", Nothing)
 _key_insert: Final = Query("api_keys", "insert", ApiKey)
 _key_get: Final = Query("api_keys", "get", ApiKey)
@@ -139,9 +149,12 @@ class Store:
     # Keys
 
     async def new_keys(self, workspace: WorkspaceId) -> WorkspaceKeys:
-        stored = await self._keyring.new_workspace_key(workspace)
+        # Which root key wraps is the deployment's to say: every replica can open what it does.
+        wraps = await _wraps_by.lookup(self._database)
+        by = wraps.root_key_id if wraps else None
+        stored = await self._keyring.new_workspace_key(workspace, by=by)
         key = await self._keyring.sealing_key(workspace, stored)
-        sealed = seal(key, _index_key_context(workspace), os.urandom(KEY_SIZE))
+        sealed = seal(key, index_key_context(workspace), os.urandom(KEY_SIZE))
         return WorkspaceKeys(stored, sealed)
 
     async def seal_of(self, workspace: WorkspaceId) -> WorkspaceSeal:
@@ -157,7 +170,7 @@ class Store:
     ) -> WorkspaceSeal:
         """The same, where the rows have just been read with something else."""
         key = await self._keyring.sealing_key(workspace, stored)
-        index_key = await self.open(workspace, _index_key_context(workspace), sealed_index_key)
+        index_key = await self.open(workspace, index_key_context(workspace), sealed_index_key)
         return WorkspaceSeal(workspace, key, index_key)
 
     async def open(self, workspace: WorkspaceId, context: Context, sealed: bytes) -> bytes:
@@ -185,11 +198,11 @@ class Store:
         sealed_key = None
         if row is None:
             user_key, generation = os.urandom(KEY_SIZE), 1
-            sealed_key = seal(sealing.key, _user_key_context(sealing.workspace, user_id), user_key)
+            sealed_key = seal(sealing.key, user_key_context(sealing.workspace, user_id), user_key)
         else:
             user_key = await self._user_key(sealing.workspace, row, user_id)
             generation = row.generation + 1
-        context = _profile_context(sealing.workspace, user_id, generation)
+        context = profile_context(sealing.workspace, user_id, generation)
         sealed = seal(sealing.key.for_user(user_key), context, _profile_bytes(profile))
         numbers = [sealing.number_index(one) for one in dict.fromkeys(profile.phone_numbers)]
         return SealedUser(user_id, generation, sealed, numbers, sealed_key)
@@ -224,7 +237,7 @@ class Store:
         """What seals a user's rows now, where the user's key has just been read."""
         return sealing.key.for_user(
             await self.open(
-                sealing.workspace, _user_key_context(sealing.workspace, user_id), sealed_user_key
+                sealing.workspace, user_key_context(sealing.workspace, user_id), sealed_user_key
             )
         )
 
@@ -237,9 +250,7 @@ class Store:
         sealed: bytes,
     ) -> bytes:
         """Open one value of a user, where the user's key has just been read with it."""
-        user_key = await self.open(
-            workspace, _user_key_context(workspace, user_id), sealed_user_key
-        )
+        user_key = await self.open(workspace, user_key_context(workspace, user_id), sealed_user_key)
         key = (await self._key_of(workspace, sealed)).for_user(user_key)
         return open_sealed(key, context, sealed)
 
@@ -261,7 +272,7 @@ class Store:
         self, workspace: WorkspaceId, user_id: str, user_key: bytes, generation: int, sealed: bytes
     ) -> Profile:
         """Open a user's profile, where the user's key has just been read with it."""
-        context = _profile_context(workspace, UserId(user_id), generation)
+        context = profile_context(workspace, UserId(user_id), generation)
         return _profile_from(await self.open_owned(workspace, user_id, user_key, context, sealed))
 
     async def user(self, workspace: WorkspaceId, user_id: UserId) -> User | None:
@@ -286,12 +297,12 @@ class Store:
         )
 
     async def _user_key(self, workspace: WorkspaceId, row: _UserRow, user_id: UserId) -> bytes:
-        return await self.open(workspace, _user_key_context(workspace, user_id), row.user_key)
+        return await self.open(workspace, user_key_context(workspace, user_id), row.user_key)
 
     async def _opened(self, workspace: WorkspaceId, row: _UserRow, user_id: UserId) -> User:
         user_key = await self._user_key(workspace, row, user_id)
         key = (await self._key_of(workspace, row.profile)).for_user(user_key)
-        context = _profile_context(workspace, user_id, row.generation)
+        context = profile_context(workspace, user_id, row.generation)
         profile = _profile_from(open_sealed(key, context, row.profile))
         return User(user_id, profile, row.created_at, row.updated_at)
 
@@ -321,6 +332,10 @@ async def get_workspace(tx: Transaction, workspace: WorkspaceId) -> Workspace | 
 
 async def list_workspaces(tx: Transaction, page: Page) -> list[Workspace]:
     return await _workspace_list.all(tx, after=page.after, limit=page.limit)
+
+
+async def count_workspaces(tx: Transaction) -> int:
+    return (await _workspace_count.one(tx)).number
 
 
 async def any_workspace(tx: Transaction) -> bool:
@@ -393,17 +408,17 @@ async def delete_user(tx: Transaction, user_id: UserId) -> bool:
     return await _user_delete.maybe(tx, workspace_id=tx.workspace, user_id=user_id) is not None
 
 
-def _index_key_context(workspace: WorkspaceId) -> Context:
+def index_key_context(workspace: WorkspaceId) -> Context:
     return Context(workspace=workspace, table="index_keys", row="", field="sealed", generation=1)
 
 
-def _user_key_context(workspace: WorkspaceId, user_id: str) -> Context:
+def user_key_context(workspace: WorkspaceId, user_id: str) -> Context:
     return Context(
         workspace=workspace, table="user_keys", row=user_id, field="sealed", generation=1
     )
 
 
-def _profile_context(workspace: WorkspaceId, user_id: UserId, generation: int) -> Context:
+def profile_context(workspace: WorkspaceId, user_id: UserId, generation: int) -> Context:
     return Context(
         workspace=workspace, table="users", row=user_id, field="profile", generation=generation
     )

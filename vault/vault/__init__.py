@@ -27,6 +27,7 @@ from vault.migrations import OWN, newest_versions
 from vault.model import AuditEvent, Caller, KeyId, Page, Scope, UserId, WorkspaceId, new_id
 from vault.providers import Catalogue
 from vault.sql import Query
+from vault.store.sealed_rows import GuestKinds
 from vault.vault.authentication import Authentication
 from vault.vault.calls import Calls
 from vault.vault.catalogue import Providers
@@ -36,6 +37,7 @@ from vault.vault.door import Deployment
 from vault.vault.events import Events
 from vault.vault.guests import Guests
 from vault.vault.provider_apis import ProviderApis
+from vault.vault.rekeying import Rekeying
 from vault.vault.secrets import Secrets
 from vault.vault.surveys import Surveys
 from vault.vault.tenants import Tenants
@@ -75,6 +77,7 @@ class Vault(
     ProviderApis,
     Surveys,
     Counting,
+    Rekeying,
     Events,
     Tenants,
     Variables,
@@ -100,6 +103,7 @@ class Vault(
         loopback_returns: bool = False,
         spool_dir: Path | None = None,
         key_dir: Path | None = None,
+        sealed_by_guests: GuestKinds | None = None,
     ) -> Self:
         """Open the vault of this database; the first process to come makes its pepper.
 
@@ -107,22 +111,12 @@ class Vault(
         reach us. ``worker`` is a second login, which finds what is due in all workspaces; without
         one nothing is done by itself. In ``spool_dir`` answers of providers survive a database that
         is away; there and in ``key_dir`` is the mark by which one that was rolled back is known.
-        ``close`` closes what it was given, too.
+        ``sealed_by_guests`` is what rotations take along beside the vault's own rows. ``close``
+        closes what it was given, too.
         """
         found = await _deployment_get.lookup(database)
         if found is None:
-            chosen = deployment_id or new_id("dep")
-            keyring = Keyring(root, chosen)
-            made = await keyring.wrap_deployment_secret("pepper", os.urandom(PEPPER_SIZE))
-            await _deployment_insert.lookup(
-                database,
-                deployment_id=chosen,
-                pepper=made.blob,
-                root_key_id=made.root_key_id,
-            )
-            found = await _deployment_get.lookup(database)
-        if found is None:
-            raise NotReady("The database lost what this deployment is.")
+            found = await _founded(database, root, deployment_id or new_id("dep"))
         if deployment_id not in (None, found.deployment_id):
             raise Misconfigured(
                 "KEYTURN_DEPLOYMENT_ID is not what this database was made with. "
@@ -141,6 +135,7 @@ class Vault(
                 pepper=pepper,
                 origin=origin,
                 loopback_returns=loopback_returns,
+                sealed_by_guests=sealed_by_guests or {},
             ),
             worker,
             spool_dir,
@@ -213,3 +208,21 @@ class Vault(
     async def check_root_key(self) -> None:
         """Raise why the root key cannot be used now."""
         await self._keyring.health()
+        self._announcements.check()
+
+
+async def _founded(database: Database, root: RootKey, deployment_id: str) -> _DeploymentRow:
+    """Make what the deployment is, unless somebody else has just made it."""
+    made = await Keyring(root, deployment_id).wrap_deployment_secret(
+        "pepper", os.urandom(PEPPER_SIZE)
+    )
+    await _deployment_insert.lookup(
+        database,
+        deployment_id=deployment_id,
+        pepper=made.blob,
+        root_key_id=made.root_key_id,
+    )
+    found = await _deployment_get.lookup(database)
+    if found is None:
+        raise NotReady("The database lost what this deployment is.")
+    return found

@@ -19,6 +19,7 @@ from vault.providers import Catalogue
 from vault.secret import Secret
 from vault.sql import Query
 from vault.store import Store
+from vault.store.sealed_rows import GuestKinds
 
 T = TypeVar("T")
 
@@ -36,12 +37,14 @@ class Deployment(Struct, frozen=True, kw_only=True):
     """What this deployment is. ``origin``: where people and providers reach us.
 
     ``loopback_returns``: may a person be sent back to this machine without a registration?
+    ``sealed_by_guests``: what rotations of keys take along beside the vault's own rows.
     """
 
     deployment_id: str
     pepper: bytes
     origin: str
     loopback_returns: bool
+    sealed_by_guests: GuestKinds
 
     def __repr__(self) -> str:
         return f"Deployment({self.deployment_id})"
@@ -72,6 +75,7 @@ class Door:
         self._worker = worker
         self._spool_dir = spool_dir
         self._key_dir = key_dir
+        self._sealed_by_guests = deployment.sealed_by_guests
         self._store = Store(database, keyring)
 
     @property

@@ -3,6 +3,7 @@
 * A guest runs its own statements as the caller's workspace, and seals with that workspace's keys.
 * The name of what a guest seals has a dot in it (``broker.upstreams``), and no table of the
   vault's has: no guest opens what the vault sealed, and the vault nothing of a guest's.
+* What a guest seals is rotated with the rest: ``Vault.open`` is told its sealed columns.
 * Whoever calls this has permitted the deed, and leaves its line in the record in the transaction.
 """
 

@@ -29,6 +29,7 @@ from vault.errors import (
     VaultError,
 )
 from vault.events import News
+from vault.keyring.announcing import Announcements
 from vault.lifecycle import endpoint
 from vault.lifecycle.handout import Ask, Handout, hand_out
 from vault.lifecycle.schedule import is_expiring
@@ -110,7 +111,16 @@ class Refreshing(Connections):
     def _replica(self) -> Replica:
         folders = [one for one in (self._key_dir, self._spool_dir) if one is not None]
         marks = Marks(folders, self.deployment_id)
-        return Replica(self._database, self.deployment_id, marks)
+        hears = self._announcements.listen
+        return Replica(self._database, self.deployment_id, marks, hears)
+
+    @cached_property
+    def _announcements(self) -> Announcements:
+        return Announcements(self._database, self._keyring)
+
+    async def join(self) -> None:
+        """Be seen by the other replicas, and answer what they ask."""
+        await self._refresher.replica.join()
 
     @cached_property
     def _refresher(self) -> Refresher:
@@ -296,6 +306,7 @@ class Refreshing(Connections):
         """Begin no more refreshes; let those that are under way end, or spool what they brought."""
         if "_refresher" in self.__dict__:  # else there never was one
             await self._refresher.drain(seconds)
+            await self._announcements.close()
 
     @property
     def refreshes_under_way(self) -> int:

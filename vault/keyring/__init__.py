@@ -81,15 +81,24 @@ class Keyring:
         self._flights: dict[_Flight, asyncio.Task[SealingKey]] = {}
         self._tasks: set[asyncio.Task[SealingKey]] = set()
 
-    async def new_workspace_key(self, workspace: str, *, version: int = 1) -> StoredKey:
-        """Make a key for a workspace; it is in use once its row is committed."""
-        key_id = self._random(KEY_ID_SIZE)
-        return await self._wrap_workspace_key(workspace, key_id, version, self._random(KEY_SIZE))
+    async def new_workspace_key(
+        self, workspace: str, *, version: int = 1, by: str | None = None
+    ) -> StoredKey:
+        """Make a key for a workspace; it is in use once its row is committed.
+
+        ``by`` names the root key that wraps in this deployment; without it, the current one does.
+        """
+        key_id, key = self._random(KEY_ID_SIZE), self._random(KEY_SIZE)
+        return await self._wrap_workspace_key(workspace, key_id, version, key, by)
 
     async def rewrap(self, workspace: str, stored: StoredKey) -> StoredKey:
         """Wrap the same key with the current root key; nothing that it sealed changes."""
         key = await self._unwrap_workspace_key(workspace, stored)
         return await self._wrap_workspace_key(workspace, stored.key_id, stored.version, key)
+
+    async def check(self, workspace: str, stored: StoredKey) -> None:
+        """Ask the root key whether it still unwraps these bytes, whatever is cached."""
+        await self._unwrap_workspace_key(workspace, stored)
 
     async def sealing_key(self, workspace: str, stored: StoredKey) -> SealingKey:
         """Return the key that seals and opens this workspace's rows."""
@@ -112,6 +121,11 @@ class Keyring:
             return None
         return entry.key
 
+    def cached_workspaces(self) -> list[str]:
+        """Whose keys are cached, the latest used first: so many that there is room for a second."""
+        latest = dict.fromkeys(workspace for workspace, _ in reversed(self._entries))
+        return list(latest)[: self._max_entries // 2]
+
     def forget(self, workspace: str) -> None:
         """Drop a workspace's keys, also those that are just being unwrapped."""
         for place in [place for place in self._entries if place[0] == workspace]:
@@ -119,9 +133,11 @@ class Keyring:
         for flight in [flight for flight in self._flights if flight[0] == workspace]:
             del self._flights[flight]
 
-    async def wrap_deployment_secret(self, purpose: str, secret: bytes) -> Wrapped:
+    async def wrap_deployment_secret(
+        self, purpose: str, secret: bytes, by: str | None = None
+    ) -> Wrapped:
         """Wrap what belongs to no workspace: the pepper of the bearers, for example."""
-        return await self._bounded(self._root.wrap(secret, self._secret_context(purpose)))
+        return await self._bounded(self._root.wrap(secret, self._secret_context(purpose), by))
 
     async def unwrap_deployment_secret(self, purpose: str, wrapped: Wrapped) -> bytes:
         """Unwrap it; another purpose or deployment is an ``IntegrityError``."""
@@ -217,10 +233,10 @@ class Keyring:
             entry.paused_until = self._clock() + RETRY_AFTER_OUTAGE
 
     async def _wrap_workspace_key(
-        self, workspace: str, key_id: bytes, version: int, key: bytes
+        self, workspace: str, key_id: bytes, version: int, key: bytes, by: str | None = None
     ) -> StoredKey:
         context = self._key_context(workspace, key_id)
-        wrapped = await self._bounded(self._root.wrap(key, context))
+        wrapped = await self._bounded(self._root.wrap(key, context, by))
         return StoredKey(
             key_id=key_id,
             version=version,
