@@ -6,6 +6,7 @@
 """
 
 import re
+from collections import OrderedDict
 from datetime import datetime
 from typing import Final
 
@@ -64,6 +65,8 @@ _tools: Final = Query("agents", "tools", PushedTool, package="broker")
 _keep_tool: Final = Query("agents", "keep_tool", Nothing, package="broker")
 _forget_tools: Final = Query("agents", "forget_tools", Nothing, package="broker")
 
+MAX_READ: Final = 1_000  # profiles that are remembered, by their sealed bytes
+
 _ID: Final = re.compile(AGENT_PATTERN)
 _bytes: Final = msgspec.msgpack.Encoder().encode
 _profile_from: Final = msgspec.msgpack.Decoder(Profile).decode
@@ -74,6 +77,7 @@ class Agents:
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
+        self._read: OrderedDict[bytes, tuple[WorkspaceId, str, int, Profile]] = OrderedDict()
 
     async def put(self, caller: Caller, agent_id: str, profile: Profile) -> tuple[Agent, bool]:
         """Make or replace an agent's profile; the second value says whether it is new."""
@@ -141,7 +145,25 @@ class Agents:
 
     async def profile_from(self, caller: Caller, row: AgentRow | None) -> Profile | None:
         """What it says."""
-        return (await self._opened(caller, row)).profile if row else None
+        if row is None:
+            return None
+        return await self.profile_of(caller, row.agent_id, row.generation, row.sealed)
+
+    async def profile_of(
+        self, caller: Caller, agent_id: str, generation: int, sealed: bytes
+    ) -> Profile:
+        """What these bytes say. What they said a moment ago, they still say."""
+        place = (caller.workspace, agent_id, generation)
+        known = self._read.get(sealed)
+        if known is not None and known[:3] == place:
+            self._read.move_to_end(sealed)
+            return known[3]
+        context = agent_context(*place)
+        profile = _profile_from(await self._vault.open_for_guest(caller, context, sealed))
+        self._read[sealed] = (*place, profile)
+        if len(self._read) > MAX_READ:
+            self._read.popitem(last=False)
+        return profile
 
     async def pushed(self, caller: Caller, agent_id: str) -> dict[str, str]:
         """The ids of the tools that were made for an agent, by name."""

@@ -114,7 +114,8 @@ async def house(settings: Settings) -> AsyncIterator[House]:
             raise
         courier = Courier(vault, egress)
         try:
-            yield House(settings, vault, egress, courier, Broker(vault, egress))
+            broker = Broker(vault, egress, mint_batch=settings.mint_batch)
+            yield House(settings, vault, egress, courier, broker)
         finally:
             await courier.drain()
             await vault.close()

@@ -5,6 +5,8 @@
 * It reaches a credential through the vault's door alone, and keeps its own rows as a guest there.
 """
 
+from typing import Final
+
 from broker.admission import Admission
 from broker.agents import Agents
 from broker.conversation import Conversation, Held
@@ -13,6 +15,7 @@ from broker.gateway.calls import Gateway
 from broker.gateway.renewals import Renewals
 from broker.grants import Grants
 from broker.mint import Minting
+from broker.mint.quick import Quick
 from broker.readiness import Readiness
 from broker.runtimes.signing import SigningKeys
 from broker.telephone.incoming import IncomingCalls
@@ -25,17 +28,20 @@ from vault.egress import Egress
 from vault.model import Caller
 from vault.vault import Vault
 
+MINT_BATCH: Final = 128
+
 
 class Broker:
     """Gives each conversation the credentials that it needs."""
 
-    def __init__(self, vault: Vault, egress: Egress) -> None:
+    def __init__(self, vault: Vault, egress: Egress, *, mint_batch: int = MINT_BATCH) -> None:
         self.agents = Agents(vault)
         self.upstreams = Upstreams(vault, egress)
         self.tools = AgentTools(vault, self.agents, self.upstreams)
         delivering = Delivering(vault)
         self.signing = SigningKeys(vault)
         self.minting = Minting(vault, delivering, self.signing, self.agents, self.upstreams)
+        self.quick = Quick(vault, self.minting, self.agents, batch=mint_batch)
         self.grants = Grants(vault, delivering, self.upstreams)
         self.readiness = Readiness(vault, self.agents)
         self.renewals = Renewals(vault)

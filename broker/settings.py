@@ -24,6 +24,7 @@ class Settings(VaultSettings, frozen=True, kw_only=True):
     bootstrap_api_key: Secret | None = None
     trusted_proxies: str = "127.0.0.1"
     drain_seconds: Annotated[float, Meta(ge=0, le=300)] | None = None
+    mint_batch: Annotated[int, Meta(ge=1, le=1_000)] = 128
     relay_drain: Annotated[float, Meta(ge=0, le=8 * 3600)] | None = None
     relay_sockets: Annotated[int, Meta(ge=1, le=100_000)] = 1_000
     relay_workspace_sockets: Annotated[int, Meta(ge=1, le=100_000)] = 250

@@ -65,7 +65,7 @@ STEPS: Final = """
     vault.vault.authentication vault.vault.calls vault.vault.catalogue
     vault.vault.integrations vault.vault.returns vault.vault.connections
     vault.vault.explaining vault.vault.refreshing vault.vault.provider_apis vault.vault.surveys
-    vault.vault.counting vault.vault.rekeying vault.vault.tries
+    vault.vault.looks vault.vault.counting vault.vault.rekeying vault.vault.tries
     vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
 
     broker broker.migrations broker.settings broker.logs broker.admission broker.frames
@@ -79,7 +79,7 @@ STEPS: Final = """
     broker.tools.lint broker.tools broker.tools.pushing
     broker.runtimes.elevenlabs broker.conversation broker.conversations
     broker.sealed_rows broker.delivery
-    broker.mint broker.grants broker.readiness
+    broker.mint broker.mint.batches broker.mint.quick broker.grants broker.readiness
     broker.gateway broker.gateway.limits broker.gateway.renewal_rules broker.gateway.renewals
     broker.gateway.paths broker.gateway.headers broker.gateway.calls
     broker.telephone.phone_numbers broker.telephone.incoming broker.telephone.outgoing

@@ -43,6 +43,7 @@ CONFLICT_TRIES: Final = 5
 LOCK_CLASS: Final = 0x4B54  # of our advisory locks: two numbers of 32 bits name one
 
 _SCOPE = re.compile(r"ws_[0-9a-z]{26}|operator")
+_UNSURE = "The database went away while it committed; ask again to see the outcome."
 _TRY_AGAIN = {"40001", "40P01"}  # serialization failure, deadlock: the server asks for it
 _AWAY = {
     "25006": "The database takes no writes right now.",
@@ -179,6 +180,19 @@ class Database:
         """Run one read that belongs to no workspace: a global table, or a bearer's hash."""
         return await _retrying(lambda: self._read(sql, values))
 
+    async def deed(self, sql: str, values: Sequence[object]) -> Sequence[Row]:
+        """Run one statement that writes, and commits by itself: once, since nobody can tell what
+        has become of it when its answer is lost.
+        """
+
+        async def attempt() -> Sequence[Row]:
+            try:
+                return await self._read(sql, values)
+            except _Lost:
+                raise NotReady(_UNSURE) from None
+
+        return await _retrying(attempt)
+
     async def probe(self) -> None:
         """Is the server there? On a connection of its own: a busy pool is not a dead server."""
         try:
@@ -260,9 +274,7 @@ class Database:
             try:
                 ended: str = await connection.execute("commit")
             except _CONNECTION_GONE:
-                raise NotReady(
-                    "The database went away while it committed; ask again to see the outcome."
-                ) from None
+                raise NotReady(_UNSURE) from None
             if ended != "COMMIT":
                 # A statement failed and its error was swallowed: PostgreSQL took it all back.
                 raise VaultError("The change was not made.")
@@ -403,8 +415,8 @@ select current_setting('server_version_num')::int,
            select from pg_class c join pg_namespace n on n.oid = c.relnamespace
             where n.nspname = 'vault' and c.relowner = r.oid)),
        bool_or(r.rolcreaterole or r.rolreplication or r.rolname = any (array[
-           'keyturn_auth', 'pg_read_all_data', 'pg_write_all_data', 'pg_read_server_files',
-           'pg_write_server_files', 'pg_execute_server_program']))
+           'keyturn_auth', 'keyturn_mint', 'pg_read_all_data', 'pg_write_all_data',
+           'pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program']))
   from pg_roles r
  where pg_has_role(session_user, r.oid, 'member')
 """

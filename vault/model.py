@@ -73,12 +73,13 @@ class _Ulids:
         self._last = 0
         self._lock = threading.Lock()
 
-    def next(self) -> int:
+    def next(self, count: int = 1) -> int:
+        """The first of as many in a row."""
         value = int(time.time() * 1000) << 80 | int.from_bytes(os.urandom(10), "big")
         with self._lock:
             if value <= self._last:  # of the same millisecond, or a clock that was set back
                 value = self._last + 1 + int.from_bytes(os.urandom(4), "big")
-            self._last = value
+            self._last = value + count - 1
         return value
 
 
@@ -87,8 +88,22 @@ _next_ulid: Final = _Ulids().next
 
 def new_id(prefix: str) -> str:
     """Make an id that sorts by when it was made; those of one process exactly so."""
-    value = _next_ulid()
-    return f"{prefix}_{''.join([_PAIRS[value >> place & 1023] for place in _PLACES])}"
+    return f"{prefix}_{_digits(_next_ulid())}"
+
+
+def new_ids(prefix: str, count: int) -> list[str]:
+    """Make as many that follow each other."""
+    if count == 0:
+        return []
+    first = _next_ulid(count)
+    if first >> 10 != (first + count - 1) >> 10:
+        return [f"{prefix}_{_digits(one)}" for one in range(first, first + count)]
+    start = f"{prefix}_{_digits(first)[:-2]}"  # only the last two digits differ
+    return [start + _PAIRS[one & 1023] for one in range(first, first + count)]
+
+
+def _digits(value: int) -> str:
+    return "".join([_PAIRS[value >> place & 1023] for place in _PLACES])
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,8 +19,9 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from broker.api.conversation_messages import ConversationIn, ConversationMade
 from broker.api.requests import Door
 from broker.broker import Broker
+from broker.conversation import Minted, Wanted
 from vault.errors import VaultError
-from vault.model import Once
+from vault.model import Caller, Once
 from vault.vault import Vault
 
 PATH: Final = "/v1/conversations"
@@ -74,15 +75,24 @@ class RawMint:
         if body is None:
             return None
         try:
-            wanted = _decode(body)
-            caller = await self._door.caller(ASGIConnection[Any, Any, Any, Any](scope))
+            wanted = _decode(body).wanted()
             once = self._once(scope, body)
-            made = await self._broker.minting.mint(caller, wanted.wanted(), once)
+            done = None if once else await self._quickly(scope, wanted)
+            if done is None:
+                caller = await self._door.caller(ASGIConnection[Any, Any, Any, Any](scope))
+                done = caller, await self._broker.minting.mint(caller, wanted, once)
         except (VaultError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
         scope["path_template"] = PATH
-        scope["state"]["caller"] = caller
-        return _encode(ConversationMade.of(made))
+        scope["state"]["caller"] = done[0]
+        return _encode(ConversationMade.of(done[1]))
+
+    async def _quickly(self, scope: Scope, wanted: Wanted) -> tuple[Caller, Minted] | None:
+        """What the short way makes of it; ``None`` where it is not for it."""
+        key_hash = self._door.key_hash(scope["headers"])
+        if key_hash is None:
+            return None
+        return await self._broker.quick.mint(key_hash, scope["state"]["request_id"], wanted)
 
     def _once(self, scope: Scope, body: bytes) -> Once | None:
         keys = [value for name, value in scope["headers"] if name == b"idempotency-key"]

@@ -4,6 +4,7 @@ import base64
 import binascii
 import hmac
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 from litestar.connection import ASGIConnection, Request
@@ -47,6 +48,7 @@ IdempotencyKey = Annotated[
 
 _JSON = re.compile(r"(?i)application/(\w+\+)?json\b")
 _LINES = re.compile(r"(?i)application/(x-ndjson|ndjson|jsonl|json-lines)\b")
+_KEY_HEADERS = (b"authorization", b"xi-api-key")
 _SPACE = " \t"  # what HTTP calls white space; a no-break space is part of what was sent
 _CURSOR = re.compile(r"[ -~]{1,255}")
 
@@ -64,6 +66,20 @@ class Door:
         if unverified.startswith(bearer.PREFIXES["operator"]):
             return self._operator(unverified, request_id)
         return await self._vault.authenticate(unverified, request_id=request_id)
+
+    def key_hash(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+        """The keyed hash of the one API key that is plainly there; who it is, nobody knows yet."""
+        offered = [one for one in headers if one[0] in _KEY_HEADERS]
+        if len(offered) != 1:
+            return None
+        [(name, value)] = offered
+        text = value.decode("latin-1")
+        if name == b"authorization":
+            scheme, _, text = text.partition(" ")
+            if scheme.lower() != "bearer":
+                return None
+        text = text.strip(_SPACE)
+        return self._vault.fingerprint(text) if bearer.kind_of(text) == "api_key" else None
 
     def refuse_without_operator(self) -> None:
         if not self._operator_keys:

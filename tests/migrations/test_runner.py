@@ -30,7 +30,10 @@ all_migrations = partial(migrations.all_migrations, PARTS)
 RECIPE = "docs/howto/run-with-your-own-postgresql.md"
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 LOGGING = {"fsync": "off", "log_statement": "all", "log_min_error_statement": "debug5"}
-OURS = ("keyturn_owner", "keyturn_app", "keyturn_worker", "keyturn_auth", "keyturn_backup")
+OURS = (
+    *("keyturn_owner", "keyturn_app", "keyturn_worker", "keyturn_auth", "keyturn_mint"),
+    "keyturn_backup",
+)
 
 
 @pytest.fixture(scope="module")

@@ -150,11 +150,11 @@ async def _prepare(connection: Any) -> None:
 async def _roles_complete(connection: Any) -> bool:
     return bool(
         await connection.fetchval(
-            "select count(*) = 5 and bool_and(has_database_privilege("
+            "select count(*) = 6 and bool_and(has_database_privilege("
             "'keyturn_owner', current_database(), 'create'))"
             " and pg_has_role(current_user, 'keyturn_owner', 'member')"
             " from pg_roles where rolname in ('keyturn_owner', 'keyturn_app', 'keyturn_worker',"
-            " 'keyturn_auth', 'keyturn_backup')"
+            " 'keyturn_auth', 'keyturn_mint', 'keyturn_backup')"
         )
         if await _is_role(connection, "keyturn_owner")
         else False

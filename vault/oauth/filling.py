@@ -30,6 +30,7 @@ from vault.secret import Secret
 Value = str | Secret
 Params = dict[str, Value]
 
+_AROUND_TOKEN: Final = re.compile(r"([^{}]*)\{access_token\}([^{}]*)")
 _SLOT: Final = re.compile(r"\{base64\(([^()]*)\)\}|\{([a-z][a-z0-9_]*)\}")
 _WHOLE: Final = re.compile(r"\{([a-z][a-z0-9_]*)\}(.*)", re.DOTALL)
 _LITERAL: Final = re.compile(r"(https://)([^/?#]*)(.*)", re.DOTALL)
@@ -48,6 +49,17 @@ _PLAIN: Final = frozenset({"username", "header_name"})
 
 class _LeftOut(Exception):
     """An optional variable is empty, and so its whole part is left out."""
+
+
+def around_token(template: str, token: Secret | None) -> Secret | None:
+    """A header's value that is nothing but a token and what stands around it; ``None`` where it
+    takes more than that, or nothing comes of it.
+    """
+    parts = _AROUND_TOKEN.fullmatch(template)
+    if parts is None or not token:
+        return None
+    value = f"{parts[1]}{token.reveal()}{parts[2]}"
+    return Secret(value) if HEADER_VALUE.fullmatch(value.encode()) else None
 
 
 class Filling:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from vault.egress import HEADER_NAME, OURS
 from vault.errors import Invalid, Unresolved
 from vault.oauth.app import App, TokenSet
-from vault.oauth.filling import Filling, Value, filling
+from vault.oauth.filling import Filling, Value, around_token, filling
 from vault.providers.schema import Provider
 from vault.secret import Secret
 
@@ -35,8 +35,14 @@ def rendered(
     """
     if provider.api.sent_in == "url":
         return None
+    api = provider.api
+    if "{" not in api.header and "access_token" not in provider.variables:
+        bare = around_token(api.value, tokens.access_token)
+        if bare is not None:  # as most files have it
+            check_header_name(api.header)
+            return api.header, bare
     known = _filling(provider, tokens, values)
-    name, value = _name(known, provider.api.header), known.header(provider.api.value)
+    name, value = _name(known, api.header), known.header(api.value)
     if value is None:
         raise Unresolved("The credential has no value.")
     return name, value

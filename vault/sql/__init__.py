@@ -61,6 +61,10 @@ class Query(Generic[R]):
         """The same, for as many rows as there are."""
         return [self.row(*row) for row in await database.lookup(self.sql, self._values(arguments))]
 
+    async def deed(self, database: Database, **arguments: object) -> list[R]:
+        """Write outside of any one workspace; see ``Database.deed``."""
+        return [self.row(*row) for row in await database.deed(self.sql, self._values(arguments))]
+
     def _values(self, arguments: dict[str, object]) -> list[object]:
         if arguments.keys() != set(self.parameters):
             raise TypeError(f"{self.name} takes {self.parameters}, not {tuple(arguments)}")

@@ -7,6 +7,7 @@
 """
 
 import os
+from collections import OrderedDict
 from datetime import datetime
 from typing import Final
 
@@ -98,6 +99,8 @@ _user_forget_numbers: Final = Query("users", "forget_numbers", Nothing)
 _user_insert_numbers: Final = Query("users", "insert_numbers", Nothing)
 _user_by_number: Final = Query("users", "by_number", _UserRef)
 
+MAX_INDEX_KEYS: Final = 10_000
+
 _profile_bytes = msgspec.msgpack.Encoder().encode
 _profile_from = msgspec.msgpack.Decoder(Profile).decode
 
@@ -129,6 +132,43 @@ class WorkspaceSeal(Struct, frozen=True):
         return blind_index(self.index_key, "phone_number", number)
 
 
+class _IndexKey(Struct, frozen=True):
+    """The key of a workspace's indexes, and the bytes that it was opened from."""
+
+    sealed: bytes
+    key: bytes
+
+    def __repr__(self) -> str:
+        return "_IndexKey(***)"
+
+
+class Owner:
+    """Opens what belongs to one user: the user's own key is opened once for all of it."""
+
+    def __init__(self, store: "Store", workspace: WorkspaceId, user_key: bytes) -> None:
+        self._store = store
+        self._workspace = workspace
+        self._user_key = user_key
+        self._keys: dict[bytes, SealingKey] = {}
+
+    def __repr__(self) -> str:
+        return "Owner(***)"
+
+    async def open(self, context: Context, sealed: bytes) -> bytes:
+        """Open one value of the user."""
+        key = self._keys.get(key_id_of(sealed))
+        if key is None:
+            key = self.key(await self._store.key_of(self._workspace, sealed))
+        return open_sealed(key, context, sealed)
+
+    def key(self, workspace_key: SealingKey) -> SealingKey:
+        """What seals the user's rows under this key of the workspace."""
+        known = self._keys.get(workspace_key.key_id)
+        if known is None:
+            known = self._keys[workspace_key.key_id] = workspace_key.for_user(self._user_key)
+        return known
+
+
 class SealedUser(Struct, frozen=True):
     """A user's row, ready to be written."""
 
@@ -145,6 +185,7 @@ class Store:
     def __init__(self, database: Database, keyring: Keyring) -> None:
         self._database = database
         self._keyring = keyring
+        self._index_keys: OrderedDict[WorkspaceId, _IndexKey] = OrderedDict()
 
     # Keys
 
@@ -170,14 +211,32 @@ class Store:
     ) -> WorkspaceSeal:
         """The same, where the rows have just been read with something else."""
         key = await self._keyring.sealing_key(workspace, stored)
-        index_key = await self.open(workspace, index_key_context(workspace), sealed_index_key)
+        index_key = await self._index_key(workspace, sealed_index_key)
         return WorkspaceSeal(workspace, key, index_key)
+
+    async def _index_key(self, workspace: WorkspaceId, sealed: bytes) -> bytes:
+        """Open it, or remember it: for the same bytes, and while their key is at hand."""
+        known = self._index_keys.get(workspace)
+        if known is not None and known.sealed == sealed:
+            if self._keyring.cached(workspace, key_id_of(sealed)):
+                return known.key
+            del self._index_keys[workspace]
+        opened = await self.open(workspace, index_key_context(workspace), sealed)
+        self._index_keys[workspace] = _IndexKey(sealed, opened)
+        if len(self._index_keys) > MAX_INDEX_KEYS:
+            self._index_keys.popitem(last=False)
+        return opened
+
+    def forget(self, workspace: WorkspaceId) -> None:
+        """Drop what is remembered of a workspace that is gone."""
+        self._index_keys.pop(workspace, None)
 
     async def open(self, workspace: WorkspaceId, context: Context, sealed: bytes) -> bytes:
         """Open one value of the workspace; fetches its key where it is not at hand."""
-        return open_sealed(await self._key_of(workspace, sealed), context, sealed)
+        return open_sealed(await self.key_of(workspace, sealed), context, sealed)
 
-    async def _key_of(self, workspace: WorkspaceId, sealed: bytes) -> SealingKey:
+    async def key_of(self, workspace: WorkspaceId, sealed: bytes) -> SealingKey:
+        """The key that a value of the workspace is sealed with."""
         key_id = key_id_of(sealed)
         if key := self._keyring.cached(workspace, key_id):
             return key
@@ -228,7 +287,7 @@ class Store:
         if row is None:
             raise IntegrityError("A user's value outlived the user.")
         user_key = await self._user_key(workspace, row, user_id)
-        key = (await self._key_of(workspace, sealed)).for_user(user_key)
+        key = (await self.key_of(workspace, sealed)).for_user(user_key)
         return open_sealed(key, context, sealed)
 
     async def owner_key(
@@ -250,9 +309,13 @@ class Store:
         sealed: bytes,
     ) -> bytes:
         """Open one value of a user, where the user's key has just been read with it."""
-        user_key = await self.open(workspace, user_key_context(workspace, user_id), sealed_user_key)
-        key = (await self._key_of(workspace, sealed)).for_user(user_key)
-        return open_sealed(key, context, sealed)
+        owner = await self.owner(workspace, user_id, sealed_user_key)
+        return await owner.open(context, sealed)
+
+    async def owner(self, workspace: WorkspaceId, user_id: str, sealed_user_key: bytes) -> Owner:
+        """What opens a user's values, where the user's key has just been read with them."""
+        context = user_key_context(workspace, user_id)
+        return Owner(self, workspace, await self.open(workspace, context, sealed_user_key))
 
     async def open_with(
         self,
@@ -269,11 +332,11 @@ class Store:
         return await self.open_owned(workspace, user_id, sealed_user_key, context, sealed)
 
     async def profile(
-        self, workspace: WorkspaceId, user_id: str, user_key: bytes, generation: int, sealed: bytes
+        self, owner: Owner, workspace: WorkspaceId, user_id: str, generation: int, sealed: bytes
     ) -> Profile:
         """Open a user's profile, where the user's key has just been read with it."""
         context = profile_context(workspace, UserId(user_id), generation)
-        return _profile_from(await self.open_owned(workspace, user_id, user_key, context, sealed))
+        return _profile_from(await owner.open(context, sealed))
 
     async def user(self, workspace: WorkspaceId, user_id: UserId) -> User | None:
         row = await self._user_row(workspace, user_id)
@@ -301,7 +364,7 @@ class Store:
 
     async def _opened(self, workspace: WorkspaceId, row: _UserRow, user_id: UserId) -> User:
         user_key = await self._user_key(workspace, row, user_id)
-        key = (await self._key_of(workspace, row.profile)).for_user(user_key)
+        key = (await self.key_of(workspace, row.profile)).for_user(user_key)
         context = profile_context(workspace, user_id, row.generation)
         profile = _profile_from(open_sealed(key, context, row.profile))
         return User(user_id, profile, row.created_at, row.updated_at)

@@ -36,10 +36,10 @@ from vault.vault.counting import Counting
 from vault.vault.door import Deployment
 from vault.vault.events import Events
 from vault.vault.guests import Guests
+from vault.vault.looks import Looks
 from vault.vault.provider_apis import ProviderApis
 from vault.vault.rekeying import Rekeying
 from vault.vault.secrets import Secrets
-from vault.vault.surveys import Surveys
 from vault.vault.tenants import Tenants
 from vault.vault.variables import Variables
 
@@ -75,7 +75,7 @@ _bearer_lookup: Final = Query("api_keys", "lookup", _Bearer)
 class Vault(
     Connect,
     ProviderApis,
-    Surveys,
+    Looks,
     Counting,
     Rekeying,
     Events,

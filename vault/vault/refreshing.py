@@ -34,7 +34,7 @@ from vault.lifecycle import endpoint
 from vault.lifecycle.handout import Ask, Handout, hand_out
 from vault.lifecycle.schedule import is_expiring
 from vault.lifecycle.terms import Terms, terms_of
-from vault.model import Caller, WorkspaceId, new_id
+from vault.model import Caller, new_ids
 from vault.oauth.app import App, TokenSet
 from vault.refreshing import DRAIN_SECONDS, Outcome, Refresher
 from vault.refreshing.marks import Marks
@@ -42,7 +42,7 @@ from vault.refreshing.observing import Observe
 from vault.refreshing.page import Place as Lane
 from vault.refreshing.replica import Replica
 from vault.refreshing.spool import Spool
-from vault.store import answers
+from vault.store import Owner, answers
 from vault.store import connections as rows
 from vault.store import refreshing as lives
 from vault.store.answers import AttemptRow
@@ -154,7 +154,7 @@ class Refreshing(Connections):
         ``durable_later``: as of ``Database.run``, for the lines in the record.
         """
         access.permit(caller, "connection.token")
-        ask = _Ask(caller, min_ttl, hold, rejected, look, durable_later)
+        ask = _Ask(caller, min_ttl, hold, rejected, look, durable_later, {})
         read = await self._read(ask, connection_ids)
         decided = {one.connection_id: await self._decided(ask, one) for one in read.values()}
         wanted = [name for name, one in decided.items() if one.begin_refresh]
@@ -329,7 +329,7 @@ class Refreshing(Connections):
         caller, hold = ask.caller, ask.hold
         arguments = {
             "connection_ids": list(connection_ids),
-            "event_ids": [new_id("evt") for _ in connection_ids],
+            "event_ids": new_ids("evt", len(connection_ids)),
             "environments": list(caller.environments),
             "any_that_lives": any_that_lives,
             "rejected": ask.rejected and not any_that_lives,
@@ -385,7 +385,7 @@ class Refreshing(Connections):
         if not row.sure or row.sealed_tokens is None or row.tokens_generation is None:
             reason = _reason(row, handout, outcome)
             return Fresh(connection_id=row.connection_id, reason=reason, generation=row.generation)
-        tokens = await self._tokens_of(ask.caller.workspace, row)
+        tokens = await self._tokens_of(ask, row)
         left = None if row.access_ends is None else row.access_ends - row.now
         missing = set(row.asked_scopes) - set(row.scopes) if row.scopes is not None else set()
         return Fresh(
@@ -406,13 +406,16 @@ class Refreshing(Connections):
             missing_scopes=tuple(sorted(missing)),
         )
 
-    async def _tokens_of(self, workspace: WorkspaceId, row: ReadRow) -> TokenSet:
+    async def _tokens_of(self, ask: "_Ask", row: ReadRow) -> TokenSet:
+        workspace = ask.caller.workspace
+        owner = ask.owners.get(row.user_key)
+        if owner is None:
+            owner = await self._store.owner(workspace, row.user_id, row.user_key)
+            ask.owners[row.user_key] = owner
         context = rows.tokens_context(
             workspace, row.connection_id, row.tokens_generation or 0, row.environment
         )
-        sealed = row.sealed_tokens or b""
-        held = await self._store.open_owned(workspace, row.user_id, row.user_key, context, sealed)
-        return rows.held_from(held).tokens
+        return rows.held_from(await owner.open(context, row.sealed_tokens or b"")).tokens
 
     async def _terms(self, provider: str) -> Terms:
         if provider not in self._terms_of:
@@ -432,6 +435,7 @@ class _Ask(NamedTuple):
     rejected: bool
     look: bool
     durable_later: bool
+    owners: dict[bytes, Owner]  # by the sealed key: mostly it is one user who is asked for
 
 
 def _is_ready(row: ReadRow, handout: Handout) -> bool:

@@ -22,6 +22,7 @@ from vault.oauth import header
 from vault.providers.schema import Provider
 from vault.seal import SealingKey
 from vault.secret import Secret
+from vault.store import Owner
 from vault.store import surveys as rows
 from vault.store.surveys import StandingRow, UserRow
 from vault.vault.refreshing import Fresh, Reason, Refreshing
@@ -41,13 +42,14 @@ class Connected(Struct, frozen=True, kw_only=True):
 class Survey(Struct, frozen=True, kw_only=True):
     """A user, and the connection that counts at each integration.
 
-    ``owner`` seals what belongs to the user.
+    ``owner`` seals what belongs to the user, ``opener`` opens it.
     """
 
     user_id: str
     profile: Profile
     user_ref: str
     owner: SealingKey
+    opener: Owner
     now: datetime  # by the database's clock
     connections: Mapping[str, Connected]
 
@@ -92,13 +94,17 @@ class Surveys(Refreshing):
             return await rows.user(tx, user_id, environment)
 
         row = await self._database.run(caller.workspace, work)
-        if row is None:
-            return None
+        return None if row is None else await self.surveyed(caller, user_id, environment, row)
+
+    async def surveyed(
+        self, caller: Caller, user_id: str, environment: str, row: UserRow
+    ) -> Survey:
+        """The same of a row that another statement has read for this caller."""
+        access.permit(caller, "conversation.prepare")
+        access.permit_environment(caller, environment)
         stored = StoredKey(row.key_id, row.version, row.wrapped, row.root_key_id)
         sealing = await self._store.seal_from(caller.workspace, stored, row.index_key)
-        profile = await self._store.profile(
-            caller.workspace, user_id, row.user_key, row.generation, row.profile
-        )
+        owner = await self._store.owner(caller.workspace, user_id, row.user_key)
         every = zip(row.connection_ids, row.integrations, row.environments, row.states, strict=True)
         found = [
             Connected(
@@ -110,13 +116,18 @@ class Surveys(Refreshing):
             for connection_id, integration, place, state in every
         ]
         # The one that counts comes last: one's own after a shared one, a consent after none.
-        found.sort(key=lambda one: (not one.pending, one.environment == environment))
+        found.sort(
+            key=lambda one: (one.integration, not one.pending, one.environment == environment)
+        )
         return Survey(
             user_id=user_id,
-            profile=profile,
+            profile=await self._store.profile(
+                owner, caller.workspace, user_id, row.generation, row.profile
+            ),
             user_ref=sealing.user_ref(user_id),
             now=row.now,
-            owner=await self._store.owner_key(sealing, user_id, row.user_key),
+            opener=owner,
+            owner=owner.key(sealing.key),
             connections={one.integration: one for one in found},
         )
 

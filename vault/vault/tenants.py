@@ -95,6 +95,7 @@ class Tenants(Door):
 
         await self._database.run(workspace, work)
         self._keyring.forget(workspace)
+        self._store.forget(workspace)
 
     async def is_empty(self) -> bool:
         """Is there no workspace yet?"""

@@ -10,7 +10,7 @@
   replaced, and the one before is dead.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 
 import msgspec
@@ -36,7 +36,7 @@ from broker.conversation import (
     environment_of,
     min_ttl_of,
 )
-from broker.conversations import NewConversation, Times
+from broker.conversations import Bearers, NewConversation, Times
 from broker.delivery import (
     Delivering,
     Issued,
@@ -71,6 +71,9 @@ from vault.secret import Secret
 from vault.vault import Vault
 from vault.vault.refreshing import Fresh, Hold
 from vault.vault.surveys import Survey
+
+# Makes a new conversation durable, with the hashes of what opens it.
+Write = Callable[[NewConversation, Bearers], Awaitable[Times | None]]
 
 
 class Scene(Struct, frozen=True, kw_only=True):
@@ -173,7 +176,7 @@ class Minting:
             raise UpstreamMissing  # before anything is refreshed for nothing
         try:
             found = await self._found(scene, looking=scene.looking)
-            return await self._made(scene, found, once, earlier)
+            return await self.made(scene, found, self._writing(scene, once), earlier)
         except Exception:
             ids = [one.connection_id for one in scene.survey.connections.values()]
             await self._vault.release(scene.itself, ids)
@@ -209,6 +212,19 @@ class Minting:
         survey = await self._vault.survey(asking, wanted.user_id, environment, also=also)
         [(agent, upstream)] = read
         profile = await self._agents.profile_from(caller, agent)
+        return self.scene(caller, wanted, conversation_id, environment, profile, survey, upstream)
+
+    def scene(
+        self,
+        caller: Caller,
+        wanted: Wanted,
+        conversation_id: str,
+        environment: str,
+        profile: Profile | None,
+        survey: Survey | None,
+        upstream: UpstreamRow | None,
+    ) -> Scene:
+        """Who asks for what; raises where that cannot be."""
         runtime, delivery = chosen_delivery(wanted, profile)
         if delivery == "inline" and "tokens:read" not in caller.scopes:
             raise Forbidden("Delivery 'inline' needs the scope tokens:read beside mint.")
@@ -229,7 +245,12 @@ class Minting:
 
     async def _found(self, scene: Scene, *, looking: bool) -> Found:
         """Make tokens last, and say which variable comes from where."""
-        fresh, unusable = await self._fresh(scene, looking=looking)
+        return self.planned(scene, *await self._fresh(scene, looking=looking))
+
+    def planned(
+        self, scene: Scene, fresh: Mapping[str, Fresh], unusable: Mapping[str, Reason]
+    ) -> Found:
+        """Say which variable comes from where."""
         planned = plan(
             scene.profile,
             person_of(scene.survey),
@@ -248,7 +269,7 @@ class Minting:
         asked = [
             one
             for one in scene.survey.connections.values()
-            if _is_asked_for(one.integration, scene.profile, wanted)
+            if is_asked_for(one.integration, scene.profile, wanted)
         ]
         unusable: dict[str, Reason] = {one.integration: "pending" for one in asked if one.pending}
         by_id = {one.connection_id: one.integration for one in asked if not one.pending}
@@ -286,9 +307,10 @@ class Minting:
 
     # What is made of it
 
-    async def _made(
-        self, scene: Scene, found: Found, once: Once | None, earlier: Conversation | None
+    async def made(
+        self, scene: Scene, found: Found, write: Write, earlier: Conversation | None = None
     ) -> Minted:
+        """Make what was found into a conversation. ``write`` makes it durable."""
         missing = await self._missing(scene, found)
         if scene.wanted.on_missing == "fail" and found.plan.required_and_missing:
             raise ConnectionMissing(missing=missing)
@@ -308,7 +330,8 @@ class Minting:
         if not spent:
             start, issued = await self._started(scene, values, issued)
         upstream_id = start.conversation_id if start else None
-        times = await self._kept(scene, found, once, issued, upstream_id)
+        new = self._new(scene, found, upstream_id)
+        times = await write(new, self._delivering.bearers(issued))
         if times is None:  # somebody has begun with what was answered before
             start, issued = None, Issued()
         known = times or earlier
@@ -368,15 +391,8 @@ class Minting:
             return await elevenlabs.conversation_token(client, place), issued
         return await elevenlabs.signed_url(client, place), issued
 
-    async def _kept(
-        self,
-        scene: Scene,
-        found: Found,
-        once: Once | None,
-        issued: Issued,
-        upstream_id: str | None,
-    ) -> Times | None:
-        """Write it down; ``None`` where an earlier one has been begun with."""
+    def _new(self, scene: Scene, found: Found, upstream_id: str | None) -> NewConversation:
+        """What is written down of it."""
         itself, wanted, survey = scene.itself, scene.wanted, scene.survey
         reached = _reached(survey, found.plan)
         kept = Kept(
@@ -389,7 +405,7 @@ class Minting:
             min_ttl=min_ttl_of(wanted, scene.profile),
         )
         context = conversations.context(itself.workspace, itself.actor_id)
-        new = NewConversation(
+        return NewConversation(
             conversation_id=itself.actor_id,
             agent_id=wanted.agent_id,
             user_id=wanted.user_id,
@@ -405,9 +421,14 @@ class Minting:
             upstream_id=upstream_id,
             lasts=wanted.lasts,
         )
-        bearers = self._delivering.bearers(issued)
 
-        async def work(tx: Transaction) -> Times | None:
+    def _writing(self, scene: Scene, once: Once | None) -> Write:
+        """In a transaction of its own; ``None`` where an earlier one has been begun with."""
+
+        async def write(new: NewConversation, bearers: Bearers) -> Times | None:
+            return await self._vault.within(scene.caller, lambda tx: work(tx, new, bearers))
+
+        async def work(tx: Transaction, new: NewConversation, bearers: Bearers) -> Times | None:
             before = await idempotency.claim(tx, scene.caller, once)
             if before is None:
                 made = await conversations.insert(
@@ -415,16 +436,16 @@ class Minting:
                     scene.caller,
                     new,
                     bearers,
-                    user_ref=survey.user_ref,
+                    user_ref=scene.survey.user_ref,
                     start_within=START_WITHIN,
                 )
-                await idempotency.settle(tx, scene.caller, once, itself.actor_id.encode())
+                await idempotency.settle(tx, scene.caller, once, new.conversation_id.encode())
                 return made
-            if before.decode() != itself.actor_id:
+            if before.decode() != new.conversation_id:
                 raise IdempotencyInProgress
             return await conversations.reissue(tx, new, bearers)
 
-        return await self._vault.within(scene.caller, work)
+        return write
 
     async def _sealed(self, scene: Scene, values: Mapping[str, Value]) -> Secret | None:
         key = scene.profile.public_key if scene.profile else None
@@ -441,7 +462,8 @@ class Minting:
         return sealed_token(contents, signing, msgspec.to_builtins(key), scene.survey.now)
 
 
-def _is_asked_for(integration: str, profile: Profile | None, wanted: Wanted) -> bool:
+def is_asked_for(integration: str, profile: Profile | None, wanted: Wanted) -> bool:
+    """Is the conversation about this integration?"""
     if wanted.integrations is not None and integration not in wanted.integrations:
         return False
     if profile is None or profile.integrations is None:
