@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import structlog
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, Message, Receive, ReceiveMessage, Scope, Send
 
 from broker.logs import clean
 from broker.metrics import Metrics
@@ -54,6 +54,12 @@ class Gate:
         started = time.perf_counter()
         status = 500
 
+        async def noticing_who_leaves() -> ReceiveMessage:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                scope["state"]["hung_up"] = True
+            return message
+
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
@@ -66,7 +72,7 @@ class Gate:
 
         self._metrics.in_flight.inc()
         try:
-            await app(scope, receive, send_with_headers)
+            await app(scope, noticing_who_leaves, send_with_headers)
         finally:
             self._metrics.in_flight.dec()
             self._record(scope, status, time.perf_counter() - started, request_id)

@@ -11,7 +11,12 @@ from typing import Any, Final
 
 import structlog
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, SerializationException, ValidationException
+from litestar.exceptions import (
+    HTTPException,
+    InternalServerException,
+    SerializationException,
+    ValidationException,
+)
 from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
 from msgspec.structs import replace
@@ -122,6 +127,9 @@ class Problem(Struct, frozen=True, omit_defaults=True):
     missing: list[MissingConnection] = []
 
 
+# What the access line says of a request whose client left in the middle of it. Nobody gets it.
+HUNG_UP: Final = 499
+
 Dialect = Callable[[Request[Any, Any, Any], Exception, Problem], Response[Any] | None]
 
 
@@ -129,6 +137,8 @@ def handlers(metrics: Metrics, *, dialect: Dialect) -> ExceptionHandlersMap:
     """The exception handlers of the application; ``dialect`` may answer in other words."""
 
     def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+        if _hung_up(request, error):
+            return Response(None, status_code=HUNG_UP)
         problem = problem_of(error, request_id_of(request))
         metrics.problems.labels(problem.code).inc()
         if problem.code == "internal":
@@ -138,6 +148,12 @@ def handlers(metrics: Metrics, *, dialect: Dialect) -> ExceptionHandlersMap:
         return answered
 
     return {VaultError: answer, HTTPException: answer, Exception: answer}
+
+
+def _hung_up(request: Request[Any, Any, Any], error: Exception) -> bool:
+    """Did the client leave before its body was here? The framework calls that our own error."""
+    left = request.scope["state"].get("hung_up", False)
+    return left and isinstance(error, InternalServerException)
 
 
 def request_id_of(request: Request[Any, Any, Any]) -> str:

@@ -241,3 +241,21 @@ async def test_a_running_service_writes_nothing_but_such_lines() -> None:
         assert loggers >= {"keyturn.access", "keyturn.relay", "uvicorn.error"}
         assert CANARY not in replica.stderr + replica.stdout
         assert key not in replica.stderr
+
+
+async def test_a_client_that_hangs_up_is_no_error_of_ours() -> None:
+    with deployment() as made:
+        replica, key = await made.one_replica()
+        _, writer = await asyncio.open_connection("127.0.0.1", replica.port)
+        head = f"PUT /v1/users/ada HTTP/1.1\r\nHost: x\r\nxi-api-key: {key}\r\n"
+        writer.write(
+            f"{head}Content-Type: application/json\r\nContent-Length: 20\r\n\r\n{{".encode()
+        )
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        assert await replica.stop() == 0
+        found = [json.loads(line) for line in replica.stderr.splitlines()]
+        [asked] = [line for line in found if line.get("route") == "/v1/users/{user_id}"]
+        assert asked["status"] == 499
+        assert "unexpected_error" not in {line["event"] for line in found}

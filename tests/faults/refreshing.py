@@ -328,8 +328,9 @@ class Run:
         return sum(one.what == "used" for one in self.provider.state.history.events())
 
     async def until(self, more: int, what: str = "used") -> None:
-        """Wait until the provider's history has so many more events of a kind."""
-        seen, left = self.provider.state.history.page(0, 0).next, more
+        """Wait until the provider's history has so many more events of a kind than now."""
+        so_far = self.provider.state.history.events()
+        seen, left = so_far[-1].seq if so_far else 0, more
         async with asyncio.timeout(PATIENCE):
             while True:
                 page = self.provider.state.history.page(seen, 10_000)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from faults.refreshing import Site, SiteRun, a_run, a_site
-from support.refresh_history import NONE
+from support.refresh_history import NONE, Killed
 
 from broker.sandbox import Faults
 
@@ -39,9 +39,13 @@ async def lose_the_database_for_a_while(site: Site, _: Runs) -> None:
     await site.crash_database(down=4)
 
 
-async def send_one_to_sleep(site: Site, _: Runs) -> None:
+async def send_one_to_sleep(site: Site, runs: Runs) -> None:
+    """Within its grace a provider is asked again; a strict one never."""
     member = await site.busy()
     with site.asleep(member):
+        _, graceful = runs
+        held = frozenset(await site.held(member))
+        graceful.record.killed.append(Killed(at=time.monotonic(), held=held))
         await site.let_leases_end(member)
         await asyncio.sleep(5)
 

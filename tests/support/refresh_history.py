@@ -48,7 +48,10 @@ class Handed(Struct, frozen=True, kw_only=True):
 
 
 class Killed(Struct, frozen=True, kw_only=True):
-    """A process died at once. ``held``: connections whose refresh it had claimed."""
+    """A process died at once, or slept past its lease where a provider forgives a second use.
+
+    ``held``: connections whose refresh it had claimed.
+    """
 
     at: float
     held: frozenset[str]
