@@ -46,6 +46,7 @@ ABANDONED_SECONDS: Final = 60.0
 EVENT_SECONDS: Final = 1.0
 NUMBER_SECONDS: Final = 15.0
 FORGET_SECONDS: Final = 60.0
+CONVERSATION_SECONDS: Final = 600.0
 BOOTSTRAP_SCOPES: Final[tuple[Scope, ...]] = ("manage", "mint", "connect")
 
 _PR_SET_DUMPABLE: Final = 4
@@ -184,6 +185,7 @@ def jobs(house: House) -> list[Job]:
         Job("abandoned", ABANDONED_SECONDS, vault.end_abandoned),
         Job("events", EVENT_SECONDS, house.courier.deliver_due),
         Job("old_events", FORGET_SECONDS, vault.forget_events),
+        Job("old_conversations", CONVERSATION_SECONDS, house.broker.forgetting.conversations),
     ]
 
 

@@ -37,6 +37,7 @@ from broker.cli.events import event_endpoint
 from broker.cli.integration import integration
 from broker.cli.provider import provider
 from broker.cli.rekey import rekey
+from broker.cli.upstream import upstream
 from broker.migrations import PARTS
 from broker.terminal import (
     EVERYTHING,
@@ -74,6 +75,7 @@ main.add_command(env)
 main.add_command(provider)
 main.add_command(integration)
 main.add_command(agent)
+main.add_command(upstream)
 main.add_command(connection)
 main.add_command(event_endpoint)
 main.add_command(rekey)
