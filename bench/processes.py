@@ -35,7 +35,7 @@ START_SECONDS: Final = 90.0
 STOP_SECONDS: Final = 45.0
 POLL_SECONDS: Final = 0.005
 
-Baseline = Literal["hello_raw", "hello_typed"]
+Baseline = Literal["hello_raw", "hello_typed", "minted"]
 LogLevel = Literal["warning", "info"]
 Thread = tuple[int, int]
 
@@ -131,10 +131,13 @@ async def keyturn(
 
 
 @contextlib.asynccontextmanager
-async def baseline(name: Baseline) -> AsyncIterator[Server]:
-    """Run one of the baselines."""
+async def baseline(
+    name: Baseline, settings: Mapping[str, str] | None = None, probe: load.Request = HELLO
+) -> AsyncIterator[Server]:
+    """Run one of the baselines; it is up when ``probe`` is answered."""
     port = free_port()
-    async with _running(("-m", "bench.baselines", name, str(port)), {}, port, HELLO) as server:
+    words = ("-m", "bench.baselines", name, str(port))
+    async with _running(words, settings or {}, port, probe) as server:
         yield server
 
 

@@ -23,7 +23,9 @@ from vault.vault import Vault
 from vault.vault.door import found, written
 
 
-class _Row(Struct, frozen=True):
+class AgentRow(Struct, frozen=True):
+    """An agent as its row has it."""
+
     agent_id: str
     generation: int
     sealed: bytes
@@ -54,9 +56,9 @@ class Agent(Struct, frozen=True, kw_only=True):
     created_by: str
 
 
-_put: Final = Query("agents", "put", _Row, package="broker")
-_get: Final = Query("agents", "get", _Row, package="broker")
-_list: Final = Query("agents", "list", _Row, package="broker")
+_put: Final = Query("agents", "put", AgentRow, package="broker")
+_get: Final = Query("agents", "get", AgentRow, package="broker")
+_list: Final = Query("agents", "list", AgentRow, package="broker")
 _delete: Final = Query("agents", "delete", _Id, package="broker")
 _tools: Final = Query("agents", "tools", PushedTool, package="broker")
 _keep_tool: Final = Query("agents", "keep_tool", Nothing, package="broker")
@@ -87,7 +89,7 @@ class Agents:
             context = _context(caller.workspace, agent_id, generation)
             sealed = await self._vault.seal_for_guest(caller, context, _bytes(profile))
 
-            async def work(tx: Transaction) -> _Row | None:
+            async def work(tx: Transaction) -> AgentRow | None:
                 row = await _put.maybe(
                     tx,
                     workspace_id=tx.workspace,
@@ -131,7 +133,14 @@ class Agents:
 
     async def profile(self, caller: Caller, agent_id: str) -> Profile | None:
         """The agent's profile; ``None`` where nobody wrote one."""
-        row = await self._row(caller, agent_id)
+        return await self.profile_from(caller, await self._row(caller, agent_id))
+
+    async def row(self, tx: Transaction, agent_id: str) -> AgentRow | None:
+        """An agent's row, in a transaction that asks for more."""
+        return await _get.maybe(tx, workspace_id=tx.workspace, agent_id=agent_id)
+
+    async def profile_from(self, caller: Caller, row: AgentRow | None) -> Profile | None:
+        """What it says."""
         return (await self._opened(caller, row)).profile if row else None
 
     async def pushed(self, caller: Caller, agent_id: str) -> dict[str, str]:
@@ -141,12 +150,10 @@ class Agents:
         )
         return {one.name: one.tool_id for one in rows}
 
-    async def _row(self, caller: Caller, agent_id: str) -> _Row | None:
-        return await self._vault.within(
-            caller, lambda tx: _get.maybe(tx, workspace_id=tx.workspace, agent_id=agent_id)
-        )
+    async def _row(self, caller: Caller, agent_id: str) -> AgentRow | None:
+        return await self._vault.within(caller, lambda tx: self.row(tx, agent_id))
 
-    async def _opened(self, caller: Caller, row: _Row) -> Agent:
+    async def _opened(self, caller: Caller, row: AgentRow) -> Agent:
         context = _context(caller.workspace, row.agent_id, row.generation)
         opened = await self._vault.open_for_guest(caller, context, row.sealed)
         return _agent(row, _profile_from(opened))
@@ -174,7 +181,7 @@ def _context(workspace: WorkspaceId, agent_id: str, generation: int) -> Context:
     )
 
 
-def _agent(row: _Row, profile: Profile) -> Agent:
+def _agent(row: AgentRow, profile: Profile) -> Agent:
     return Agent(
         agent_id=row.agent_id,
         profile=profile,

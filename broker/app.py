@@ -17,6 +17,7 @@ from broker.api import ROUTERS
 from broker.api.convai import errors
 from broker.api.gate import Gate
 from broker.api.problems import handlers
+from broker.api.raw import RawMint
 from broker.api.requests import Door, caller_of
 from broker.api.responses import correct
 from broker.broker import Broker
@@ -57,11 +58,12 @@ class Service(Struct, frozen=True):
     gate: Gate
     metrics: Metrics
     relay: Relay
+    raw: RawMint
 
     @property
     def asgi(self) -> ASGIApp:
-        """The application behind its gate."""
-        return self.gate.before(self.app)
+        """The application behind its gate, with the hot route in front."""
+        return self.gate.before(self.raw.before(self.app))
 
 
 def create_service(
@@ -78,7 +80,8 @@ def create_service(
         workspace_sockets=settings.relay_workspace_sockets,
     )
     app = _litestar(vault, broker, settings, metrics, gate, relay)
-    return Service(app, gate, metrics, relay)
+    raw = RawMint(vault, broker, app.state.door)
+    return Service(app, gate, metrics, relay, raw)
 
 
 def _litestar(

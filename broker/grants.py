@@ -14,7 +14,7 @@ from typing import Any
 from broker import conversations
 from broker.admission import Admission
 from broker.conversation import Conversation, Held, Kept, as_conversation
-from broker.conversations import Ended, KeptRow, Lookup
+from broker.conversations import KeptRow, Lookup
 from broker.delivery import Delivering, Issued, issue_grant, revealed
 from broker.runtimes import elevenlabs
 from broker.runtimes.elevenlabs import Place
@@ -150,15 +150,13 @@ class Grants:
 
         async def work(tx: Transaction) -> bool:
             used = await conversations.use_ticket(tx, row.conversation_id, hashed, bearers)
-            if used:
-                target = ("conversation", row.conversation_id)
-                await audit.record(
-                    tx,
-                    only or itself,
-                    "conversation.redeem" if only else "conversation.admit",
-                    target=target,
-                    user_ref=user_ref,
-                    environment=row.environment,
+            if used and only:
+                await _recorded(
+                    tx, only, "conversation.redeem", row.conversation_id, row.environment, user_ref
+                )
+            elif used:
+                await _recorded(
+                    tx, itself, "conversation.admit", row.conversation_id, row.environment, user_ref
                 )
             return used
 
@@ -213,7 +211,9 @@ class Grants:
             ended = await conversations.finish(tx, conversation_id)
             if ended is not None:
                 await surveys.release(tx, conversation_id, ended.connection_ids)
-                await _recorded(tx, caller, "conversation.end", conversation_id, ended, user_ref)
+                await _recorded(
+                    tx, caller, "conversation.end", conversation_id, ended.environment, user_ref
+                )
             return found(await conversations.get(tx, conversation_id))
 
         return await self._vault.within(caller, work)
@@ -230,7 +230,9 @@ class Grants:
             armed = await conversations.arm(tx, conversation_id)
             if armed is None:
                 raise Conflict("This conversation is over.")
-            await _recorded(tx, caller, "conversation.verify", conversation_id, armed, user_ref)
+            await _recorded(
+                tx, caller, "conversation.verify", conversation_id, armed.environment, user_ref
+            )
             return found(await conversations.get(tx, conversation_id))
 
         return await self._vault.within(caller, work)
@@ -296,7 +298,7 @@ async def _recorded(
     caller: Caller,
     action: str,
     conversation_id: str,
-    of: Ended,
+    environment: str,
     user_ref: str,
 ) -> None:
     await audit.record(
@@ -305,5 +307,5 @@ async def _recorded(
         action,
         target=("conversation", conversation_id),
         user_ref=user_ref,
-        environment=of.environment,
+        environment=environment,
     )

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from broker import conversations
 from broker.admission import signed_url
-from broker.agents import Agents
+from broker.agents import AgentRow, Agents
 from broker.conversation import (
     CONNECTABLE,
     START_WITHIN,
@@ -53,7 +53,7 @@ from broker.runtimes import elevenlabs
 from broker.runtimes.elevenlabs import Place, Start
 from broker.runtimes.sealed import Contents, sealed_token
 from broker.signing import SigningKeys
-from broker.upstreams import Upstreams
+from broker.upstreams import UpstreamRow, Upstreams
 from broker.variables import Plan, Reason, Value, plan, refuse_collisions
 from vault import access, idempotency
 from vault.database import Transaction
@@ -63,6 +63,7 @@ from vault.errors import (
     IdempotencyInProgress,
     Missing,
     NotFound,
+    UpstreamMissing,
 )
 from vault.model import Caller, Once, new_id
 from vault.secret import Secret
@@ -82,6 +83,7 @@ class Scene(Struct, frozen=True, kw_only=True):
     delivery: Delivery
     profile: Profile | None
     survey: Survey
+    upstream: UpstreamRow | None
 
     def __repr__(self) -> str:
         return f"Scene({self.itself.actor_id})"
@@ -151,8 +153,8 @@ class Minting:
         earlier = await self._earlier(caller, once)
         conversation_id = earlier.conversation_id if earlier else new_id("kcv")
         scene = await self._scene(caller, wanted, conversation_id)
-        if scene.runtime == "elevenlabs":
-            await self._upstreams.row(scene.itself)  # before anything is refreshed for nothing
+        if scene.runtime == "elevenlabs" and scene.upstream is None:
+            raise UpstreamMissing  # before anything is refreshed for nothing
         try:
             found = await self._found(scene, looking=scene.looking)
             return await self._made(scene, found, once, earlier)
@@ -180,11 +182,18 @@ class Minting:
 
     async def _scene(self, caller: Caller, wanted: Wanted, conversation_id: str) -> Scene:
         environment = environment_of(caller, wanted.environment)
-        profile = await self._agents.profile(caller, wanted.agent_id)
+        read: list[tuple[AgentRow | None, UpstreamRow | None]] = []
+
+        async def also(tx: Transaction) -> None:
+            agent = await self._agents.row(tx, wanted.agent_id)
+            read[:] = [(agent, await self._upstreams.row_in(tx))]
+
+        survey = await self._vault.survey(caller, wanted.user_id, environment, also=also)
+        [(agent, upstream)] = read
+        profile = await self._agents.profile_from(caller, agent)
         runtime, delivery = chosen_delivery(wanted, profile)
         if delivery == "inline" and "tokens:read" not in caller.scopes:
             raise Forbidden("Delivery 'inline' needs the scope tokens:read beside mint.")
-        survey = await self._vault.survey(caller, wanted.user_id, environment)
         if survey is None:
             raise NotFound("There is no such user.")
         places = [environment, *(one.environment for one in survey.connections.values())]
@@ -197,6 +206,7 @@ class Minting:
             delivery=delivery,
             profile=profile,
             survey=survey,
+            upstream=upstream,
         )
 
     async def _found(self, scene: Scene, *, looking: bool) -> Found:
@@ -327,7 +337,9 @@ class Minting:
             return start, issued
         if scene.runtime != "elevenlabs" or scene.delivery == "server":
             return None, issued
-        client = await self._upstreams.client(scene.itself)
+        if scene.upstream is None:
+            raise UpstreamMissing
+        client = await self._upstreams.client_of(scene.itself, scene.upstream)
         place = Place(
             agent_id=scene.wanted.agent_id,
             environment=scene.environment,

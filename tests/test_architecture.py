@@ -80,7 +80,7 @@ STEPS: Final = """
     broker.api.settings broker.api.resolve broker.api.providers
     broker.api.integrations broker.api.connections broker.api.tokens
     broker.api.connect_sessions broker.api.event_endpoints broker.api.agents
-    broker.api.upstreams broker.api.conversations
+    broker.api.upstreams broker.api.conversations broker.api.raw
     broker.api.convai.errors broker.api.convai.messages
     broker.api.convai.environment_variables broker.api.convai.environments
     broker.api.convai.secrets broker.api.convai.auth_connections broker.api.convai.sessions

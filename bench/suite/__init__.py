@@ -2,13 +2,14 @@
 
 from typing import Final
 
-from bench.suite import bloat, crypto, growth_refresh, http, idle, refresh
+from bench.suite import bloat, crypto, growth_refresh, http, idle, mint, refresh
 from bench.suite.benchmark import Benchmark
 
 BENCHMARKS: Final[dict[str, Benchmark]] = {
     one.name: one
     for one in (
         http.BENCHMARK,
+        mint.BENCHMARK,
         idle.BENCHMARK,
         crypto.BENCHMARK,
         refresh.BENCHMARK,

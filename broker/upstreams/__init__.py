@@ -142,8 +142,16 @@ class Upstreams:
 
     async def client(self, caller: Caller) -> UpstreamClient:
         """Speak to the account; raises ``UpstreamMissing``."""
-        opened = await self._opened(caller, await self.row(caller))
+        return await self.client_of(caller, await self.row(caller))
+
+    async def client_of(self, caller: Caller, row: UpstreamRow) -> UpstreamClient:
+        """The same, where its row has just been read."""
+        opened = await self._opened(caller, row)
         return UpstreamClient(self._egress, opened.base_url, opened.api_key)
+
+    async def row_in(self, tx: Transaction) -> UpstreamRow | None:
+        """The account's row, in a transaction that asks for more."""
+        return await _get.maybe(tx, workspace_id=tx.workspace, kind=KIND)
 
     async def runtime_secret_id(self, caller: Caller) -> str | None:
         """Where the runtime key lies in the account's secret store; ``None`` until it does."""

@@ -143,8 +143,48 @@ class Planter:
         line = f'{{"user_id": "u", "access_token": "{both("a line that is cut")}'
         lines = {"Content-Type": "application/x-ndjson"}
         await self.send("POST", "/v1/connections/import", raw=line.encode(), headers=lines)
+        await self.plant_conversations()
         async with visiting() as person:
             await self._connect_by_hand(person)
+
+    async def plant_conversations(self) -> None:
+        """Mint by every delivery, for somebody who stays and for somebody who does not."""
+        grant = "secret__keyturn_authorization"
+        account = {"base_url": "https://eleven.example", "api_key": self.both("an account's key")}
+        made = await self.send("PUT", "/v1/upstreams/elevenlabs", body=account)
+        assert made.status == 201
+        word = self.both("what a caller gives")
+        for user in ("user-id-kept-in-clear", "user-deleted"):
+            asked = {"agent_id": "a", "user_id": user, "dynamic_variables": {"topic": word}}
+            for more in (
+                {},
+                {"runtime": "sealed"},
+                {"runtime": "sealed", "delivery": "inline"},
+                {"runtime": "sealed", "delivery": "handle"},
+            ):
+                body = {"tools": "gateway"} if more.get("delivery") == "handle" else {}
+                await self.send("PUT", "/v1/agents/a", body=body)
+                once = {"Idempotency-Key": f"{user}-{len(self.secrets)}"}
+                for turn in ("once", "again"):
+                    made = await self.send(
+                        "POST", "/v1/conversations", body={**asked, **more}, headers=once
+                    )
+                    assert made.status == 201, made.body
+                    named = f"for {user}, {more}, {turn}"
+                    given = made.json["dynamic_variables"].get(grant, "")
+                    url, token = made.json["signed_url"], made.json["token"]
+                    for what, text in (
+                        ("a grant", given.removeprefix("Bearer ")),
+                        ("a ticket", (url or "").rpartition("conversation_signature=")[2]),
+                        ("a sealed token", token),
+                    ):
+                        if text:
+                            self.remember(f"{what} {named}", text)
+            path = f"/v1/conversations/{made.json['id']}"
+            assert (await self.send("GET", path)).status == 200
+            assert (await self.send("POST", f"{path}/end")).status == 200
+        lost = {"token": self.bearer("a token to redeem")}
+        assert (await self.send("POST", "/v1/conversations/redeem", body=lost)).status == 404
 
     async def _connect_by_hand(self, person: Visitor) -> None:
         both, base = self.both, self._replica.base

@@ -366,7 +366,7 @@ def test_every_action_that_changes_something_is_tested_here() -> None:
         "agent.push",
         "upstream.write",
         "upstream.delete",
-        "conversation.mint",
+        "conversation.mint",  # these, in tests/flows/test_mint*.py
         "conversation.prepare",
         "conversation.end",
         "conversation.verify",

@@ -3,9 +3,9 @@
 * A route, an id in a path, a query parameter or a field of a body that is not here fails
   ``test_isolation.py`` with a sentence.
 * In a request ``{id}`` stands for what is attacked, ``{cursor}`` for a page after it, ``{fresh}``
-  for a name that is new, ``{agent}`` for an agent of the caller's own, ``{mine}`` for a variable of the caller's own, ``{outside}`` for a server
-  that tools may call, ``{integration}``, ``{user}``, ``{session}`` and ``{endpoint}`` for an
-  integration, a user, a connect session and an event endpoint of the caller's own.
+  for a name that is new, ``{outside}`` for a server that tools may call, and ``{mine}``,
+  ``{agent}``, ``{integration}``, ``{user}``, ``{session}`` and ``{endpoint}`` for a variable, an
+  agent, an integration, a user, a connect session and an event endpoint of the caller's own.
 """
 
 from collections.abc import Mapping
@@ -29,6 +29,7 @@ Kind = Literal[
     "connect_session",
     "event_endpoint",
     "agent",
+    "conversation",
     "news",  # an event that the side's own endpoint hears of
 ]
 # The platform chooses the names of these, so that one may stand in both workspaces.
@@ -78,6 +79,8 @@ PLAIN: Final = {
     # What an agent's profile and an upstream are made of
     *("runtime", "delivery", "public_key", "tools", "inbound_trust", "overrides"),
     *("base_url", "webhook_secrets"),
+    # What a conversation is made of
+    *("channel", "branch_id", "on_missing", "connect_links"),
     # What an event endpoint is made of
     *("url", "events", "enabled", "since"),
 }
@@ -154,6 +157,32 @@ _IMPORTS: Final[tuple[tuple[Kind, dict[str, object]], ...]] = (
         {"user_id": "{user}", "integration": "{integration}", "environment": "{id}"},
     ),
 )
+
+
+def _minted(status: int) -> tuple[Attack, ...]:
+    """A mint that names a user, an agent, an integration, an environment; no upstream is needed."""
+    body: dict[str, object] = {"agent_id": "{agent}", "user_id": "{user}", "runtime": "sealed"}
+    missing = 409 if status == 201 else status  # who prepares is told what is missing
+    return (
+        Attack(success=status, kind="user", body={**body, "user_id": "{id}"}),
+        Attack(success=status, missing=status, kind="agent", body={**body, "agent_id": "{id}"}),
+        Attack(
+            success=status,
+            missing=missing,
+            kind="connected",
+            body={**body, "integrations": ["{id}"]},
+        ),
+        Attack(
+            success=status, missing=status, kind="environment", body={**body, "environment": "{id}"}
+        ),
+    )
+
+
+_CONVERSATION: Final = "/v1/conversations/{conversation_id:str}"
+_READY: Final = {"agent_id": "{agent}", "user_ids": ["{user}"]}
+_SESSION: Final = "/v1/convai/conversation"
+_FOR_USER: Final = "agent_id={agent}&user_id={id}"
+_SOMEWHERE: Final = "agent_id={agent}&user_id={user}&environment={id}"
 
 ATTACKS: Final[dict[str, tuple[Attack, ...]]] = {
     "POST /v1/workspaces": (Attack(success=201, body={"name": "made"}),),
@@ -382,6 +411,39 @@ ATTACKS: Final[dict[str, tuple[Attack, ...]]] = {
     ),
     f"GET {_UPSTREAM}": (Attack(success=404),),
     f"DELETE {_UPSTREAM}": (Attack(success=404),),
+    "POST /v1/conversations": _minted(201),
+    "POST /v1/conversations/prepare": _minted(202),
+    "POST /v1/conversations/redeem": (Attack(success=404, body={"token": "kts_x"}),),
+    "GET /v1/conversations": (
+        *_walked("conversation"),
+        _listed("user", "user_id={id}"),
+        _listed("agent", "agent_id={id}"),
+        _listed("environment", "environment={id}"),
+    ),
+    f"GET {_CONVERSATION}": (Attack(success=200, kind="conversation"),),
+    f"POST {_CONVERSATION}/end": (Attack(success=200, kind="conversation"),),
+    f"POST {_CONVERSATION}/verify": (Attack(success=200, kind="conversation"),),
+    "POST /v1/readiness": (
+        Attack(success=200, missing=200, kind="user", body={**_READY, "user_ids": ["{id}"]}),
+        Attack(success=200, missing=200, kind="agent", body={**_READY, "agent_id": "{id}"}),
+        Attack(
+            success=200, missing=200, kind="environment", body={**_READY, "environment": "{id}"}
+        ),
+    ),
+    # Neither side has an upstream: whoever gets as far is told so.
+    **{
+        f"GET {_SESSION}/{path}": (
+            Attack(success=409, kind="user", query=_FOR_USER),
+            Attack(success=409, missing=409, kind="agent", query="agent_id={id}"),
+            Attack(success=409, missing=409, kind="environment", query=_SOMEWHERE),
+        )
+        for path in ("get-signed-url", "get_signed_url")
+    },
+    f"GET {_SESSION}/token": (
+        Attack(success=400, missing=400, kind="user", query=_FOR_USER),
+        Attack(success=409, missing=409, kind="agent", query="agent_id={id}"),
+        Attack(success=409, missing=409, kind="environment", query="agent_id=x&environment={id}"),
+    ),
     "POST /v1/event-endpoints": (Attack(success=201, body={"url": "https://a.example/"}),),
     "GET /v1/event-endpoints": _walked("event_endpoint"),
     f"GET {_ENDPOINT}": (Attack(success=200, kind="event_endpoint"),),

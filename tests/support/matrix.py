@@ -61,6 +61,7 @@ PREFIXES: Final[dict[Kind, str]] = {
     "connect_session": "cs",
     "event_endpoint": "ep",
     "news": "evt",
+    "conversation": "kcv",
 }
 ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
 
@@ -161,6 +162,9 @@ class Side(Struct, frozen=True):
             return await self.api.post("/v1/convai/environment-variables", body)
         if kind in {"integration", "connected", "connection", "connect_session"}:
             return await self._made_to_connect(kind, wanted)
+        if kind == "conversation":
+            asked = {"agent_id": self.own["agent"], "user_id": self.own["user"]}
+            return await self.api.post("/v1/conversations", {**asked, "runtime": "sealed"})
         if kind == "agent":
             tier = {"value": f"tier {self.mark}"}
             return await self.api.put(f"/v1/agents/{wanted}", {"variables": {"tier": tier}})

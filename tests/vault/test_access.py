@@ -76,7 +76,16 @@ POLICY: Final[dict[Scope | None, set[Action]]] = {
 # Whoever holds one of these gets at credentials, or has them used.
 GIVES_AWAY: Final[set[Scope]] = {"mint", "tokens:read", "tools:invoke", "redeem", "runtime"}
 # What a key that can only mint may reach beside the routes that ask for no key.
-MINT_ONLY: Final[set[str]] = {"GET /v1/agents/{agent_id:str}/tools"}
+MINT_ONLY: Final[set[str]] = {
+    "GET /v1/agents/{agent_id:str}/tools",
+    *("POST /v1/conversations", "POST /v1/conversations/prepare", "GET /v1/conversations"),
+    "GET /v1/conversations/{conversation_id:str}",
+    "POST /v1/conversations/{conversation_id:str}/end",
+    "POST /v1/conversations/{conversation_id:str}/verify",
+    "POST /v1/readiness",
+    "GET /v1/convai/conversation/token",
+    *(f"GET /v1/convai/conversation/get{by}signed{by}url" for by in "-_"),
+}
 
 WORKSPACE = WorkspaceId("ws_" + "0" * 26)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

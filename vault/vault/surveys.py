@@ -5,7 +5,7 @@
 * One's own connection in an environment comes before a shared one; a pending one is none yet.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Final
@@ -23,7 +23,7 @@ from vault.providers.schema import Provider
 from vault.seal import SealingKey
 from vault.secret import Secret
 from vault.store import surveys as rows
-from vault.store.surveys import StandingRow
+from vault.store.surveys import StandingRow, UserRow
 from vault.vault.refreshing import Fresh, Reason, Refreshing
 
 AT_ONCE: Final = 2_000  # users, in one statement
@@ -71,13 +71,27 @@ class Standing(Struct, frozen=True, kw_only=True):
 class Surveys(Refreshing):
     """What there is of users."""
 
-    async def survey(self, caller: Caller, user_id: str, environment: str) -> Survey | None:
-        """What minting has to know of a user; ``None`` where there is none. One statement."""
+    async def survey(
+        self,
+        caller: Caller,
+        user_id: str,
+        environment: str,
+        *,
+        also: Callable[[Transaction], Awaitable[None]] | None = None,
+    ) -> Survey | None:
+        """What minting has to know of a user; ``None`` where there is none. One statement.
+
+        ``also``: what else is to be read in the same transaction, which may run more than once.
+        """
         access.permit(caller, "conversation.prepare")
         access.permit_environment(caller, environment)
-        row = await self._database.run(
-            caller.workspace, lambda tx: rows.user(tx, user_id, environment)
-        )
+
+        async def work(tx: Transaction) -> UserRow | None:
+            if also is not None:
+                await also(tx)
+            return await rows.user(tx, user_id, environment)
+
+        row = await self._database.run(caller.workspace, work)
         if row is None:
             return None
         stored = StoredKey(row.key_id, row.version, row.wrapped, row.root_key_id)

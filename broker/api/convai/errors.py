@@ -74,11 +74,12 @@ _ALWAYS: Final = ("unauthenticated", "forbidden", "internal", "not_ready")
 
 def declared(*codes: str) -> dict[int, ResponseSpec]:
     """What OpenAPI says that may go wrong, by our codes; 422 may at every route."""
-    found = {422: _spec(BrokenRules, "The request breaks the schema")}
+    by_status: dict[int, list[str]] = {}
     for one in (*_ALWAYS, *codes):
         _, code, status = _KINDS[one]
-        found[status] = _spec(ErrorOut, f"`{code}`: {TITLES[one]}")
-    return found
+        by_status.setdefault(status, []).append(f"`{code}`: {TITLES[one]}")
+    found = {status: _spec(ErrorOut, "; ".join(said)) for status, said in by_status.items()}
+    return {**found, 422: _spec(BrokenRules, "The request breaks the schema")}
 
 
 def _spec(kind: type[Struct], description: str) -> ResponseSpec:
