@@ -9,10 +9,12 @@ from broker.admission import Admission
 from broker.agents import Agents
 from broker.conversation import Conversation, Held
 from broker.delivery import Delivering
+from broker.gateway.calls import Gateway
+from broker.gateway.renewals import Renewals
 from broker.grants import Grants
 from broker.mint import Minting
 from broker.readiness import Readiness
-from broker.signing import SigningKeys
+from broker.runtimes.signing import SigningKeys
 from broker.tools.pushing import AgentTools
 from broker.upstreams import Upstreams
 from vault.egress import Egress
@@ -28,9 +30,12 @@ class Broker:
         self.upstreams = Upstreams(vault, egress)
         self.tools = AgentTools(vault, self.agents, self.upstreams)
         delivering = Delivering(vault)
-        self.minting = Minting(vault, delivering, SigningKeys(vault), self.agents, self.upstreams)
+        self.signing = SigningKeys(vault)
+        self.minting = Minting(vault, delivering, self.signing, self.agents, self.upstreams)
         self.grants = Grants(vault, delivering, self.upstreams)
         self.readiness = Readiness(vault, self.agents)
+        self.renewals = Renewals(vault)
+        self.gateway = Gateway(vault, self.renewals)
 
     # For whoever carries a conversation: the relay, the gateway, the refresh tool
 

@@ -52,7 +52,7 @@ from broker.profile import Profile, Runtime
 from broker.runtimes import elevenlabs
 from broker.runtimes.elevenlabs import Place, Start
 from broker.runtimes.sealed import Contents, sealed_token
-from broker.signing import SigningKeys
+from broker.runtimes.signing import SigningKeys
 from broker.upstreams import UpstreamRow, Upstreams
 from broker.variables import Plan, Reason, Value, plan, refuse_collisions
 from vault import access, idempotency

@@ -19,6 +19,7 @@ from support.api import Api, Running, running
 from support.browser import MISSING, REASON, Browser, browsing
 from support.journeys import Clock
 from support.sandbox import Provider, providing
+from support.talking import Stage, api_listens
 from support.visitor import Visitor, visiting
 from support.wire import wired
 
@@ -238,6 +239,21 @@ def make_tenant(vault: Vault, anyone: Api) -> MakeTenant:
 async def tenant(make_tenant: MakeTenant) -> Tenant:
     """Ada's workspace."""
     return await make_tenant()
+
+
+@pytest.fixture
+async def stage(
+    tenant: Tenant, anyone: Api, service: Running, provider: Provider
+) -> AsyncIterator[Stage]:
+    """Where Ada's workspace begins conversations."""
+    async with api_listens() as listens:
+        yield Stage(
+            api=tenant.api,
+            anyone=anyone,
+            base=service.base,
+            provider=provider,
+            listens=listens,
+        )
 
 
 @pytest.fixture

@@ -63,14 +63,17 @@ STEPS: Final = """
 
     broker broker.migrations broker.settings broker.logs broker.admission broker.frames
     broker.events broker.metrics
-    broker.runtimes broker.runtimes.sealed broker.runtimes.livekit broker.signing
-    broker.gateway broker.gateway.paths broker.gateway.headers
+    broker.runtimes broker.runtimes.sealed broker.runtimes.livekit broker.runtimes.signing
+    broker.masking
     broker.resolve.templates broker.resolve.meanings broker.resolve.urls
     broker.resolve.bodies broker.resolve.configs broker.resolve broker.invoke
     broker.profile broker.variables broker.upstreams.client broker.agents broker.upstreams
     broker.tools.lint broker.tools broker.tools.pushing
     broker.runtimes.elevenlabs broker.conversation broker.conversations broker.delivery
-    broker.mint broker.grants broker.readiness broker.broker broker.relay
+    broker.mint broker.grants broker.readiness
+    broker.gateway broker.gateway.limits broker.gateway.renewal_rules broker.gateway.renewals
+    broker.gateway.paths broker.gateway.headers broker.gateway.calls
+    broker.broker broker.relay
     broker.api.messages broker.api.provider_messages broker.api.resolve_messages
     broker.api.connect_messages broker.api.token_messages broker.api.event_messages
     broker.api.agent_messages broker.api.conversation_messages
@@ -80,7 +83,8 @@ STEPS: Final = """
     broker.api.settings broker.api.resolve broker.api.providers
     broker.api.integrations broker.api.connections broker.api.tokens
     broker.api.connect_sessions broker.api.event_endpoints broker.api.agents
-    broker.api.upstreams broker.api.conversations broker.api.raw
+    broker.api.upstreams broker.api.conversations broker.api.raw broker.api.signing_keys
+    broker.api.refresh_tool broker.api.gateway
     broker.api.convai.errors broker.api.convai.messages
     broker.api.convai.environment_variables broker.api.convai.environments
     broker.api.convai.secrets broker.api.convai.auth_connections broker.api.convai.sessions
@@ -164,7 +168,8 @@ REVEALING: Final = {
     "vault.vault.invitations": "the code that completes goes back with the person's browser",
     "broker.runtimes.sealed": "a token is signed with the workspace's private key",
     "broker.runtimes.livekit": "a token is signed with the project's secret, and holds a handle",
-    "broker.signing": "a private key just made is sealed",
+    "broker.gateway.calls": "a credential may be a part of the base URL; an answer is masked",
+    "broker.runtimes.signing": "a private key just made is sealed",
     "broker.admission": "a ticket stands in the URL that a client opens",
     "broker.delivery": "a bearer becomes a header's value; values go to who they are delivered to",
     "broker.upstreams": "an account's API key is hashed, and sealed with its webhook secrets",
@@ -182,6 +187,7 @@ REVEALING: Final = {
     "broker.api.event_messages": "a secret just made is answered, once",
     "broker.api.conversation_messages": "what a client starts with is answered, once",
     "broker.api.convai.sessions": "what a client starts with is answered, once",
+    "broker.api.refresh_tool": "a token is answered, to the conversation that holds it",
     "broker.api.token_messages": "a token is answered, to who may read it",
     "broker.web.people": "a browser's cookie is set; the state stands in the page's own form",
     "broker.cli": "a key just made is printed, once",

@@ -12,6 +12,8 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import HeaderParameter, QueryParameter
 from litestar.types import Guard
 
+from broker.broker import Broker
+from broker.conversation import Held
 from vault import access, bearer
 from vault.errors import Forbidden, Invalid, Unauthenticated
 from vault.model import Caller, Once, Page
@@ -109,6 +111,23 @@ async def caller_of(request: Request[Any, Any, Any]) -> Caller:
     """Who asks, as the guard found out."""
     caller: Caller = request.scope["state"]["caller"]
     return caller
+
+
+async def held_of(request: Request[Any, Any, Any], broker: Broker, runtime_key: str | None) -> Held:
+    """What the grant or handle of this request opens; it alone decides whose that is."""
+    held = await broker.held(
+        _unverified_bearer(request),
+        runtime_key,
+        request_id=request.scope["state"].get("request_id", ""),
+    )
+    request.scope["state"]["caller"] = held.caller
+    return held
+
+
+def header_of(request: Request[Any, Any, Any], name: str) -> str | None:
+    """A header that is there once; twice is as good as none."""
+    values = request.headers.getall(name, [])
+    return values[0].strip(_SPACE) if len(values) == 1 else None
 
 
 def page_of(limit: int, cursor: str | None) -> Page:

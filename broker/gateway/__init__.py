@@ -1,1 +1,6 @@
-"""The credential-injecting proxy: a conversation calls an API, and never sees the token."""
+"""What a conversation does with what it holds: it renews it, and calls APIs with it.
+
+* ``renewals``: one refresh where one is called for; ``renewal_rules`` decides.
+* ``calls``: the credential-injecting proxy; ``paths`` and ``headers`` say what passes.
+* ``limits``: how often.
+"""

@@ -45,6 +45,7 @@ NOT_ATTACKED: Final = {
     "GET /docs",
     "GET /static/pico.min.css",
     "GET /static/connect.css",
+    "GET /v1/jwks/{workspace_id:str}",  # public keys, for whoever verifies with them
 }
 # Pages for people, which no key opens: what they show hangs on a link or a state that only who it
 # was given to has. test_isolation.py takes what was begun in one workspace to the other.
@@ -56,6 +57,16 @@ PAGES: Final = {
     "GET /oauth/{provider:str}/{integration:str}/callback",
     "POST /oauth/{provider:str}/{integration:str}/callback",
     *("POST /oauth/choice", "POST /oauth/confirm"),
+}
+# What no key opens, but what a conversation holds: test_gateway.py and test_refresh_tool.py take it
+# to others' things.
+HELD: Final = {
+    "POST /tokens/refresh",
+    *(
+        f"{method} /gateway/{{integration:str}}{path}"
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+        for path in ("", "/{path:path}")
+    ),
 }
 # Routes that ask for no key. Everything else has a guard.
 PUBLIC: Final = {"GET /livez", "GET /readyz", "GET /metrics"}
@@ -75,7 +86,7 @@ PLAIN: Final = {
     *("client_auth", "authorize_params", "redirect_uri", "share_connections", "return_origins"),
     *("access_token", "refresh_token", "expires_in", "refresh", "verify", "api_key", "state"),
     *("values", "return_url", "confirm", "replace_account", "account", "refresh_policy"),
-    *("min_ttl", "max_wait_ms", "rejected"),
+    *("min_ttl", "max_wait_ms", "rejected", "compromised"),
     # What an agent's profile and an upstream are made of
     *("runtime", "delivery", "public_key", "tools", "inbound_trust", "overrides"),
     *("base_url", "webhook_secrets"),
@@ -263,6 +274,7 @@ ATTACKS: Final[dict[str, tuple[Attack, ...]]] = {
         Attack(success=200, kind="auth_connection", body={"token": "written"}),
     ),
     f"DELETE {_AUTH}/{{auth_connection_id:str}}": (Attack(success=200, kind="auth_connection"),),
+    "POST /v1/signing-keys": (Attack(success=201, body={"compromised": True}),),
     "GET /v1/settings": (Attack(success=200),),
     "PUT /v1/settings": (Attack(success=200, body={"secret_fallback": False}),),
     "GET /v1/settings/warnings": (Attack(success=200),),

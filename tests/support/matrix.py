@@ -25,7 +25,7 @@ from msgspec import Struct
 from broker.migrations import PARTS
 from broker.settings import Settings
 from support.api import Api, Reply, running
-from support.attacks import NAMED, NOT_ATTACKED, PAGES, Attack, Kind
+from support.attacks import HELD, NAMED, NOT_ATTACKED, PAGES, Attack, Kind
 from support.loopback import Listener, listening, saying
 from vault.access import RULES, Action
 from vault.bearer import generate
@@ -86,7 +86,9 @@ def actions_of(app: Litestar) -> dict[str, Action | None]:
             guards = [getattr(one, "action", None) for one in handler.resolve_guards()]
             for method in handler.http_methods - {"OPTIONS"}:
                 found[f"{method} {route.path}"] = guards[0] if guards else None
-    return {name: action for name, action in found.items() if name not in NOT_ATTACKED | PAGES}
+    return {
+        name: action for name, action in found.items() if name not in NOT_ATTACKED | PAGES | HELD
+    }
 
 
 def inputs_of(app: Litestar) -> dict[str, set[str]]:
