@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import asyncpg
+import pytest
 from conftest import Tenant
 from support.api import Api
 
@@ -19,7 +20,7 @@ PROFILE: dict[str, Any] = {
     "integrations": [{"integration": "google", "scopes": ["mail"], "required": False}],
     "variables": {"secret__cal": TOKEN, "mood": {"from": "client", "default": "calm"}},
 }
-EMPTY = {
+EMPTY: dict[str, Any] = {
     "runtime": None,
     "delivery": None,
     "min_ttl": None,
@@ -126,9 +127,5 @@ async def test_a_profile_that_was_swapped_in_the_database_does_not_open(
     )
     await connection.close()
     assert (await tenant.api.get("/v1/agents/agent_1")).status == 500
-    broker = Broker(vault, vault.egress)
-    try:
-        await broker.agents.profile(tenant.caller, "agent_1")
-    except IntegrityError:
-        return
-    raise AssertionError("it opened")
+    with pytest.raises(IntegrityError):
+        await Broker(vault, vault.egress).agents.profile(tenant.caller, "agent_1")

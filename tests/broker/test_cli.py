@@ -329,6 +329,43 @@ def test_keys_are_generated_with_no_configuration_at_all() -> None:
         assert kind_of(done.stdout.removesuffix("\n")) == kind
 
 
+async def test_an_agents_profile_is_written_shown_and_deleted(run: Run) -> None:
+    await run("workspace", "create", "of agents")
+    here = ("-w", "of agents")
+    profile = '{"tools":"gateway","integrations":[{"integration":"google"}]}'
+    assert (
+        await run("agent", "put", "agent_1", "-", *here, stdin=profile)
+    ).out == "agent_1: made\n"
+    replaced = await run("agent", "put", "agent_1", "-", *here, stdin=profile)
+    assert replaced.out == "agent_1: replaced\n"
+    assert (await run("agent", "list", *here)).out.split() == ["agent_1", "google"]
+    [listed] = (await run("agent", "list", "--json", *here)).json
+    assert listed == (await run("agent", "show", "agent_1", "--json", *here)).json
+    assert 'tools: "gateway"' in (await run("agent", "show", "agent_1", *here)).lines
+    tools = (await run("agent", "tools", "agent_1", *here)).json
+    assert {one["rule"] for one in tools["findings"]} == {"no_runtime_key"}
+    wrong = await run("agent", "put", "agent 1", "-", *here, stdin="{}")
+    assert (wrong.code, wrong.err) == (1, "keyturn: This is no agent's id.\n")
+    garbage = await run("agent", "put", "agent_1", "-", *here, stdin='{"nothing":"hunter22"}')
+    assert garbage.code == 2
+    assert "hunter22" not in garbage.err
+    assert (await run("agent", "delete", "agent_1", *here)).out == "agent_1: deleted\n"
+    assert (await run("agent", "delete", "agent_1", *here)).code == 1
+
+
+async def test_a_tools_configuration_is_linted_without_asking_anybody(run: Run) -> None:
+    assignment: dict[str, Any] = {"dynamic_variable": "secret__x", "value_path": "x"}
+    tool = {"tool_config": {"name": "mine", "assignments": [assignment]}}
+    done = await run("agent", "lint", "-", stdin=json.dumps(tool), kek="file:///nowhere")
+    assert done.code == 1
+    assert done.out.startswith("/assignments/0/sanitize: secret_not_sanitized: ")
+    [fault] = (await run("agent", "lint", "-", "--json", stdin=json.dumps(tool))).json
+    assert (fault["tool"], fault["rule"]) == ("mine", "secret_not_sanitized")
+    assignment["sanitize"] = True
+    assert (await run("agent", "lint", "-", stdin=json.dumps(tool))).code == 0
+    assert (await run("agent", "lint", "-", stdin="[1]")).code == 2
+
+
 async def test_a_generated_root_key_opens_a_deployment(run: Run, made: Deployment) -> None:
     line = await run("key", "generate", "--root")
     assert re.fullmatch(r"[0-9A-Za-z+/]{43}=\n", line.out)

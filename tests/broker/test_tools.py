@@ -129,12 +129,13 @@ def through_gateway() -> dict[str, Any]:
 def put(tool: dict[str, Any], path: str, value: Any) -> None:
     """Write one place of a configuration; ``...`` takes it away."""
     *parts, last = path.split("/")[1:]
+    place: Any = tool
     for part in parts:
-        tool = tool[int(part)] if isinstance(tool, list) else tool[part]
+        place = place[int(part)] if isinstance(place, list) else place[part]
     if value is ...:
-        del tool[last]
+        del place[last]
     else:
-        tool[last] = value
+        place[last] = value
 
 
 BODY = "/api_schema/request_body_schema/properties"
