@@ -36,6 +36,7 @@ from broker.cli_env import env
 from broker.cli_events import event_endpoint
 from broker.cli_integration import integration
 from broker.cli_provider import provider
+from broker.demo import Transcript, perform
 from broker.migrations import PARTS
 from broker.terminal import (
     EVERYTHING,
@@ -101,6 +102,14 @@ def serve(*, no_scheduler: bool) -> None:
                 await server.run(service, settings)
 
     run(work())
+
+
+@main.command()
+def demo() -> None:
+    """Tell the whole story on this machine, beside a pretend provider; leaves nothing behind."""
+    boot.harden_process()
+    colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    sys.exit(run(perform(Transcript(sys.stdout, colours=colours))))
 
 
 @main.command("work")

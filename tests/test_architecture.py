@@ -114,6 +114,8 @@ STEPS: Final = """
     broker.environment_file.writing broker.environment_file.plan broker.environment_file.values
     broker.environment_file.showing broker.environment_file
     broker.targets broker.targets.own broker.targets.remote
+    broker.demo.world broker.demo.browser broker.demo.talk broker.demo.transcript
+    broker.demo.stage broker.demo.story broker.demo
     broker.terminal broker.cli_agent broker.cli_env broker.cli_provider broker.cli_integration
     broker.cli_connection broker.cli_events broker.cli
 """
