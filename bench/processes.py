@@ -113,11 +113,19 @@ def postmaster(folder: Path) -> int:
 
 @contextlib.asynccontextmanager
 async def keyturn(
-    folder: Path, *, key: str, log_level: LogLevel = "warning"
+    folder: Path,
+    *,
+    key: str,
+    log_level: LogLevel = "warning",
+    more: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Server]:
-    """Run Keyturn on a data folder; the first one on it makes a workspace with this key."""
+    """Run Keyturn on a data folder; the first one on it makes a workspace with this key.
+
+    ``more``: settings that stand beside ours.
+    """
     port = free_port()
     settings = {
+        **(more or {}),
         "KEYTURN_MODE": "development",
         "KEYTURN_DATA_DIR": str(folder),
         "KEYTURN_PORT": str(port),
@@ -138,6 +146,17 @@ async def baseline(
     port = free_port()
     words = ("-m", "bench.baselines", name, str(port))
     async with _running(words, settings or {}, port, probe) as server:
+        yield server
+
+
+@contextlib.asynccontextmanager
+async def handwritten_read(
+    environ: Mapping[str, str], probe: load.Request
+) -> AsyncIterator[Server]:
+    """Run the read of a token that is written by hand, until it answers ``probe``."""
+    port = free_port()
+    words = ("-m", "bench.baselines", "handwritten_read", str(port))
+    async with _running(words, environ, port, probe) as server:
         yield server
 
 

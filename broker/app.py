@@ -58,8 +58,8 @@ class Service(Struct, frozen=True):
     app: Litestar
     gate: Gate
     metrics: Metrics
-    relay: Relay
     raw: RawMint
+    relay: Relay
 
     @property
     def asgi(self) -> ASGIApp:
@@ -82,7 +82,7 @@ def create_service(
     )
     app = _litestar(vault, broker, settings, metrics, gate, relay)
     raw = RawMint(vault, broker, app.state.door)
-    return Service(app, gate, metrics, relay, raw)
+    return Service(app, gate, metrics, raw, relay)
 
 
 def _litestar(

@@ -21,13 +21,14 @@ from msgspec import Struct
 
 from broker.broker import Broker
 from broker.events import Courier
+from broker.metrics import Metrics
 from broker.migrations import PARTS
 from broker.settings import Settings
 from vault.database import Database, hosts_of
 from vault.egress import Egress, Endpoint, parse_allow
 from vault.embedded import Embedded
 from vault.errors import IdempotencyInProgress, Misconfigured
-from vault.kms import RootKey, open_root_key
+from vault.kms import RootKey, folder_of, open_root_key
 from vault.kms.file import create as create_key_file
 from vault.migrations import Login, migrate
 from vault.model import SCOPES, Caller, NewKey, Once, Scope
@@ -42,6 +43,7 @@ SPOOL_SECONDS: Final = 10.0
 REVOCATION_SECONDS: Final = 30.0
 ABANDONED_SECONDS: Final = 60.0
 EVENT_SECONDS: Final = 1.0
+NUMBER_SECONDS: Final = 15.0
 FORGET_SECONDS: Final = 60.0
 BOOTSTRAP_SCOPES: Final[tuple[Scope, ...]] = ("manage", "mint", "connect")
 
@@ -101,6 +103,7 @@ async def house(settings: Settings) -> AsyncIterator[House]:
                 worker=worker,
                 loopback_returns=settings.development,
                 spool_dir=spool_dir(settings),
+                key_dir=key_dir(settings),
             )
         except BaseException:
             if worker is not None:
@@ -184,16 +187,37 @@ def jobs(house: House) -> list[Job]:
     ]
 
 
+def counting(vault: Vault, metrics: Metrics) -> Job:
+    """Numbers of the deployment, for the process that shows them."""
+
+    async def count() -> int:
+        if (counted := await vault.count()) is not None:
+            metrics.counted(counted)
+        return 0
+
+    return Job("numbers", NUMBER_SECONDS, count)
+
+
 def root_key(settings: Settings) -> RootKey:
     """Open the root key; development makes one on its first start."""
-    if settings.kek is not None:
-        return open_root_key(settings.kek)
+    if settings.kek is None and create_key_file(_own_root_key(settings)):
+        _log.warning("development_root_key_made", hint="production needs a root key of its own")
+    return open_root_key(_root_key_address(settings))
+
+
+def key_dir(settings: Settings) -> Path | None:
+    """The root key's folder, where it has one that is ours to write to."""
+    return folder_of(_root_key_address(settings))
+
+
+def _root_key_address(settings: Settings) -> str | Secret:
+    return settings.kek or _own_root_key(settings).as_uri()
+
+
+def _own_root_key(settings: Settings) -> Path:
     if not settings.development:
         raise Misconfigured("KEYTURN_KEK is not set.")
-    file = data_dir(settings) / "root.key"
-    if create_key_file(file):
-        _log.warning("development_root_key_made", hint="production needs a root key of its own")
-    return open_root_key(file.as_uri())
+    return data_dir(settings) / "root.key"
 
 
 def open_egress(settings: Settings) -> Egress:

@@ -94,11 +94,9 @@ def serve(*, no_scheduler: bool) -> None:
             if first_key is not None:
                 say("Workspace 'default' is made. Its key, shown this once:")
                 say(first_key.reveal())
-            if no_scheduler:
-                await server.run(service, settings)
-                return
-            async with ticking(boot.jobs(house)) as ticks:
-                service.app.state.ticks = ticks
+            work = [] if no_scheduler else boot.jobs(house)
+            async with ticking([*work, boot.counting(house.vault, service.metrics)]) as ticks:
+                service.app.state.ticks = None if no_scheduler else ticks
                 await server.run(service, settings)
 
     run(work())

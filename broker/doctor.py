@@ -42,6 +42,7 @@ async def examine(environ: Mapping[str, str]) -> list[Finding]:
     try:
         async with boot.house(settings) as house:
             found.append(Finding("deployment", ok=True, text=house.vault.deployment_id))
+            found.append(_mark(settings))
             found.append(await _check("database", house.vault.check_database(), "it answers"))
             found.append(await _check("schema", house.vault.check_schema(PARTS), "it is current"))
             found.append(await _check("root key", house.vault.check_root_key(), "it works"))
@@ -76,6 +77,13 @@ def _advice(settings: Settings) -> list[Finding]:
         Finding("operator key", ok=True, text=operator),
         Finding("spool", ok=True, text=kept, warning=spool is None),
     ]
+
+
+def _mark(settings: Settings) -> Finding:
+    folders = [one for one in (boot.key_dir(settings), boot.spool_dir(settings)) if one]
+    kept = " and in ".join(str(one) for one in dict.fromkeys(folders))
+    text = f"in {kept}" if kept else "nowhere: a database that was rolled back is not noticed"
+    return Finding("high-water mark", ok=True, text=text, warning=not kept)
 
 
 async def _fallbacks(vault: Vault) -> list[Finding]:

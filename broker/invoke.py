@@ -15,10 +15,10 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from broker.masking import basic_parts, written
 from broker.resolve import Kind, Outgoing, permit_host, plan, resolve
 from broker.resolve.bodies import ABSENT
 from broker.resolve.configs import AUTHORIZATION
+from broker.resolve.masking import basic_parts, written
 from broker.resolve.meanings import MASK
 from broker.resolve.templates import ENVIRONMENT_PREFIX
 from vault.auth_kinds import YIELDS_BEARER

@@ -1,12 +1,15 @@
 """Numbers for Prometheus: few labels, none of which names a workspace, a user or a path's ids."""
 
+from collections import Counter as Tally
+from collections.abc import Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from broker.events import Attempt
 from vault import __version__
-from vault.refreshing import Observed
+from vault.refreshing.observing import Observed
+from vault.vault.counting import Counts
 
 FREE_CODES: Final = 3000  # RFC 6455 section 7.4.2
 CONTENT_TYPE: Final = "text/plain; version=0.0.4"  # Litestar adds the charset
@@ -48,45 +51,36 @@ class Metrics:
             ("state",),
             registry=self.registry,
         )
-        self.refreshes = Counter(
-            "keyturn_refreshes_total",
-            "Calls of token endpoints that have ended, by provider and outcome.",
-            ("provider", "outcome"),
-            registry=self.registry,
-        )
-        self.refresh_seconds = Histogram(
-            "keyturn_refresh_duration_seconds",
-            "Time that a token endpoint took.",
-            ("provider",),
-            buckets=SECONDS,
-            registry=self.registry,
-        )
-        self.refresh_lag = Histogram(
-            "keyturn_refresh_lag_seconds",
-            "How long after its due time a refresh began.",
-            buckets=(0.5, 1, 2, 5, 10, 30, 60, 300, 1800),
-            registry=self.registry,
-        )
-        self.refreshes_under_way = Gauge(
-            "keyturn_refreshes_under_way",
-            "Refreshes of this process that have not ended.",
-            registry=self.registry,
-        )
         self.relays = Relays(self.registry)
+        self._refreshes = _Refreshes(self.registry)
         self._deliveries = _Deliveries(self.registry)
+        self._deployment = _Deployment(self.registry)
         info = ("keyturn_build_info", "Always 1; the version.", ("version",))
         Gauge(*info, registry=self.registry).labels(__version__).set(1)
 
     def refreshed(self, seen: Observed) -> None:
         """Count a call of a token endpoint."""
-        self.refreshes.labels(seen.provider, seen.outcome).inc()
-        self.refresh_seconds.labels(seen.provider).observe(seen.seconds)
-        self.refresh_lag.observe(seen.late_by)
+        self._refreshes.ended.labels(seen.provider, seen.outcome).inc()
+        self._refreshes.seconds.labels(seen.provider).observe(seen.seconds)
+        self._refreshes.lag.labels(seen.provider).observe(seen.late_by)
+
+    def refreshing(self, under_way: int) -> None:
+        """Show how many refreshes have not ended."""
+        self._refreshes.under_way.set(under_way)
 
     def delivered(self, seen: Attempt) -> None:
         """Count an attempt to deliver an event."""
         self._deliveries.attempts.labels(seen.outcome).inc()
         self._deliveries.seconds.observe(seen.seconds)
+
+    def counted(self, seen: Counts) -> None:
+        """Show the deployment in the numbers that were just counted."""
+        self._deployment.show(seen)
+
+    def ticked(self, ages: Mapping[str, float]) -> None:
+        """Show for how long what is done in the background has not been done."""
+        for job, seconds in ages.items():
+            self._deployment.tick_age.labels(job).set(seconds)
 
     def text(self) -> bytes:
         """Write all of it in Prometheus' format."""
@@ -132,6 +126,37 @@ class Relays:
         self._closed.labels(by, str(code) if code < FREE_CODES else "private").inc()
 
 
+class _Refreshes:
+    """What is counted of refreshes."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.ended = Counter(
+            "keyturn_refreshes_total",
+            "Calls of token endpoints that have ended, by provider and outcome.",
+            ("provider", "outcome"),
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "keyturn_refresh_duration_seconds",
+            "Time that a token endpoint took.",
+            ("provider",),
+            buckets=(*SECONDS, 30, 75),
+            registry=registry,
+        )
+        self.lag = Histogram(
+            "keyturn_refresh_lag_seconds",
+            "How long after its due time a refresh began.",
+            ("provider",),
+            buckets=(0.5, 1, 2, 5, 10, 30, 60, 300, 1800),
+            registry=registry,
+        )
+        self.under_way = Gauge(
+            "keyturn_refreshes_under_way",
+            "Refreshes of this process that have not ended.",
+            registry=registry,
+        )
+
+
 class _Deliveries:
     """What is counted of events on their way."""
 
@@ -148,3 +173,56 @@ class _Deliveries:
             buckets=SECONDS,
             registry=registry,
         )
+
+
+class _Deployment:
+    """What is counted now and then: the same at every replica, but for its spool and its ticks."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=registry)
+
+        self.connections = gauge(
+            "keyturn_connections", "Connections, by provider and state.", "provider", "state"
+        )
+        self.endpoints = gauge(
+            "keyturn_token_endpoints",
+            "Token endpoints as app registrations reach them, by provider and standing.",
+            "provider",
+            "standing",
+        )
+        self.broken = gauge(
+            "keyturn_token_endpoints_broken",
+            "Token endpoints whose circuit is open, by provider.",
+            "provider",
+        )
+        self.oldest_due = gauge(
+            "keyturn_refresh_oldest_due_seconds",
+            "For how long what is due has waited, at the most.",
+        )
+        self.spooled = gauge(
+            "keyturn_spool_answers", "Answers that wait in this replica's spool for the database."
+        )
+        self.spool_writable = gauge(
+            "keyturn_spool_writable", "1: this replica's spool can be written. 0: it cannot."
+        )
+        self.tick_age = gauge(
+            "keyturn_tick_age_seconds", "Time since a background job of this replica ended.", "job"
+        )
+
+    def show(self, seen: Counts) -> None:
+        """Replace all of it: what there is none of any more is not shown as it was."""
+        for gauge in (self.connections, self.endpoints, self.broken):
+            gauge.clear()
+        for one in seen.connections:
+            self.connections.labels(one.provider, one.state).set(one.number)
+        standing: Tally[tuple[str, str]] = Tally()
+        for each in seen.endpoints:
+            standing[each.provider, each.standing] += each.number
+            self.broken.labels(each.provider).inc(each.number if each.broken else 0)
+        for (provider, how), number in standing.items():
+            self.endpoints.labels(provider, how).set(number)
+        self.oldest_due.set(seen.oldest_due)
+        self.spooled.set(seen.spooled)
+        # Where there is none, it can be written no more than a full one.
+        self.spool_writable.set(bool(seen.spool_writable))

@@ -186,7 +186,8 @@ class Minting:
 
         async def also(tx: Transaction) -> None:
             agent = await self._agents.row(tx, wanted.agent_id)
-            read[:] = [(agent, await self._upstreams.row_in(tx))]
+            needed = wanted.runtime in (None, "elevenlabs")
+            read[:] = [(agent, await self._upstreams.row_in(tx) if needed else None)]
 
         survey = await self._vault.survey(caller, wanted.user_id, environment, also=also)
         [(agent, upstream)] = read
@@ -244,6 +245,7 @@ class Minting:
             wait=wanted.max_wait_ms / 1000,
             hold=None if looking else Hold(scene.itself.actor_id, until),
             look=looking,
+            durable_later=True,  # with the conversation, before anything is answered
         )
         fresh = {by_id[one.connection_id]: one for one in every if one.reason is None}
         for one in every:

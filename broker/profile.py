@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Final, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct, field, to_builtins
 
+from broker.runtimes.sealed import check_public_key
 from vault.consent import INTEGRATION_PATTERN
 from vault.errors import DeliveryNotPossible, Invalid
 from vault.model import LABEL_PATTERN, AttributeName, AttributeValue
@@ -189,6 +190,7 @@ def _check_public_key(key: PublicKey | None) -> None:
         raise Invalid("This curve is not of that type of key.", pointer="/public_key/crv")
     if (key.y is None) == (key.kty == "EC"):
         raise Invalid("EC keys have a y, and OKP keys have none.", pointer="/public_key/y")
+    check_public_key(to_builtins(key))
 
 
 def _check_integrations(profile: Profile) -> None:

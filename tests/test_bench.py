@@ -13,14 +13,19 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
 
 from bench import load, processes, report, suite
 from bench.baselines import ANSWER, HELLO, QUESTION
 from bench.baselines.provider import tokens
-from bench.refreshers import Settings
+from bench.refreshers import IN_FLIGHT, Settings
 from bench.report import Bar, Column, Options, Outcome, Pair
+from bench.suite import mint, token
+from bench.world import world
+from vault.bearer import generate
+from vault.refreshing.room import ALONE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bench reads Linux's /proc")
 
@@ -118,6 +123,42 @@ async def test_bloat_counts_one_update_of_the_ciphertext_a_refresh() -> None:
     assert after["updates"] >= 3 * 150
     assert 0 < after["hot_percent"] <= 100
     assert after["heap_kb"] >= outcome.rounds["tokens before"][0]["heap_kb"]
+
+
+async def test_handing_out_is_measured_against_hello_world_and_a_read_by_hand() -> None:
+    outcome = await suite.BENCHMARKS["token"].run(Options(rounds=1, quick=True))
+    assert set(outcome.rounds) == {"hello_raw", "hello_typed", "keyturn", "handwritten"}
+    assert all(one["postgres_us"] > 0 for one in outcome.rounds["keyturn"])
+    assert all(one["postgres_us"] > 0 for one in outcome.rounds["handwritten"])
+
+
+async def test_the_read_by_hand_gives_the_same_answer_to_the_same_people() -> None:
+    async with world(2, lasting=True) as made, token.servers(made) as both:
+        name = made.settings.names[0]
+        asked = [
+            (made.key, name),
+            (made.key, "conn_" + "0" * 26),
+            (generate("api_key").reveal(), name),
+        ]
+        found = [[await answer(server.port, *one) for one in asked] for server in both]
+    statuses = [[status for status, _ in answers] for answers in found]
+    assert statuses == [[200, 404, 401], [200, 404, 401]]
+    [ours, theirs] = [answers[0][1] for answers in found]
+    assert theirs["access_token"].startswith(f"a.{name}.0.")
+    assert abs(theirs.pop("expires_in") - ours["expires_in"]) <= 60
+    assert theirs == {key: ours[key] for key in theirs}
+
+
+async def answer(port: int, key: str, name: str) -> tuple[int, dict[str, Any]]:
+    url = f"http://{load.HOST}:{port}/v1/connections/{name}/token"
+    headers = {"Authorization": f"Bearer {key}"}
+    async with aiohttp.ClientSession() as session, session.post(url, headers=headers) as reply:
+        found: dict[str, Any] = await reply.json(content_type=None)
+        return reply.status, found
+
+
+def test_the_call_alone_has_as_many_under_way_as_a_sweep() -> None:
+    assert ALONE["due"] == IN_FLIGHT, "the floor has as many calls under way as we"
 
 
 async def test_a_refresh_token_that_was_used_is_refused() -> None:
@@ -373,3 +414,37 @@ def test_a_terminated_run_leaves_nothing(tmp_path: Path) -> None:
     assert b"stopped" in said
     assert not alive(seen)
     assert list(tmp_path.iterdir()) == []
+
+
+async def answer_of(port: int, wire: bytes) -> dict[str, Any]:
+    """The body of the answer to a request as the generator writes it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(wire)
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 201 "), head
+    [length] = [
+        int(line.partition(b":")[2])
+        for line in head.split(b"\r\n")
+        if line.lower().startswith(b"content-length:")
+    ]
+    found: dict[str, Any] = json.loads(await reader.readexactly(length))
+    writer.close()
+    await writer.wait_closed()
+    return found
+
+
+async def test_a_mint_written_by_hand_gives_what_ours_gives() -> None:
+    of_one = {"keyturn_conversation_id", "secret__keyturn_authorization"}
+    async with mint.bench(2) as running:
+        for _ in range(2):  # each user
+            ours, by_hand = [
+                await answer_of(one.server.port, next(one.requests).wire)
+                for one in (running.variants["mint"], running.variants["by hand"])
+            ]
+    given, wanted = ours["dynamic_variables"], by_hand["dynamic_variables"]
+    assert given.keys() == wanted.keys()
+    assert {n: v for n, v in given.items() if n not in of_one} == {
+        n: v for n, v in wanted.items() if n not in of_one
+    }
+    assert all(given[name] and given[name] != wanted[name] for name in of_one)
+    assert len([name for name in given if name.startswith("secret__user_")]) == 10

@@ -51,6 +51,8 @@ REFERENCE = ROOT / "docs" / "reference"
 BACKGROUND = {"OPTIONS", "HEAD"}
 # Litestar's own, for what is not there: it answers 404.
 NOT_OURS = {"/schema/{path}"}
+# A route that takes all of these is documented once, as ANY.
+ANY = {"GET", "POST", "PUT", "PATCH", "DELETE"}
 # The launcher reads this one and takes it away before the service starts.
 OF_THE_LAUNCHER = {"KEYTURN_VENV"}
 
@@ -152,13 +154,13 @@ def nobodys_service() -> Service:
 
 def routes() -> set[str]:
     """Every method and address of the service."""
-    app = nobodys_service().app
-    return {
-        f"{method} {route.path_format}"
-        for route in app.routes
-        for method in getattr(route, "methods", ())
-        if method not in BACKGROUND and route.path_format not in NOT_OURS
-    }
+    found = set()
+    for route in nobodys_service().app.routes:
+        methods = set(getattr(route, "methods", ())) - BACKGROUND
+        if route.path_format not in NOT_OURS:
+            named = {"ANY"} if methods >= ANY else methods
+            found |= {f"{method} {route.path_format}" for method in named}
+    return found
 
 
 def commands(command: click.Command, words: str = "keyturn") -> Iterator[tuple[str, click.Command]]:

@@ -59,6 +59,7 @@ Action = Literal[
     "connection.delete",
     "connection.token",
     "connection.refresh",
+    "connection.expect",
     "connect_session.list",
     "connect_session.read",
     "connect_session.write",
@@ -151,6 +152,8 @@ RULES: Final[dict[Action, Rule]] = {
     "connection.delete": Rule("manage", operator=True, others=("connect",)),
     "connection.token": Rule("tokens:read", operator=False, grant=True),
     "connection.refresh": Rule("manage", operator=True, others=("connect",)),
+    # Announcing a conversation gives nothing away, and whoever may begin one may announce it.
+    "connection.expect": Rule("mint", operator=False),
     "connect_session.write": Rule("connect", operator=False, others=("manage",)),
     "connect_session.complete": Rule("connect", operator=False, others=("manage",)),
     "connect_session.list": Rule("connect", operator=True, others=("manage",)),

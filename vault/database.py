@@ -152,9 +152,28 @@ class Database:
             raise
         return database
 
-    async def run(self, workspace: str, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        """Run ``work`` in one transaction as ``workspace``. It may run more than once."""
-        return await _retrying(lambda: self._once(workspace, work))
+    async def run(
+        self,
+        workspace: str,
+        work: Callable[[Transaction], Awaitable[T]],
+        *,
+        planned_once: bool = False,
+        durable_later: bool = False,
+    ) -> T:
+        """Run ``work`` in one transaction as ``workspace``. It may run more than once.
+
+        ``planned_once``: the server keeps the plan of each statement, whatever the values are. It
+        is for what is found by its key, again and again: there planning costs more than running.
+        (A filter that is mostly empty is better planned for the values at hand.)
+        ``durable_later``: do not wait for the disk; the caller's next transaction does, and with
+        it everything before it is durable, too. Nothing of this may leave before that.
+        """
+        begin = f"begin; {_as_workspace(workspace)}"
+        if planned_once:
+            begin += "; set local plan_cache_mode = force_generic_plan"
+        if durable_later:
+            begin += "; set local synchronous_commit = off"
+        return await _retrying(lambda: self._once(begin, workspace, work))
 
     async def lookup(self, sql: str, values: Sequence[object]) -> Sequence[Row]:
         """Run one read that belongs to no workspace: a global table, or a bearer's hash."""
@@ -230,8 +249,9 @@ class Database:
     def open_connections(self) -> int:
         return int(self._pool.get_size())
 
-    async def _once(self, workspace: str, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        begin = f"begin; {_as_workspace(workspace)}"
+    async def _once(
+        self, begin: str, workspace: str, work: Callable[[Transaction], Awaitable[T]]
+    ) -> T:
         connection = await self._acquire()
         try:
             with _driver_errors_hidden():

@@ -4,6 +4,7 @@
   find different things.
 * A tick that is late is made up for once and not repeated. One that fails says so in the log, by
   the error's class, and the next one comes as ever.
+* At the end, what runs has a few seconds to finish; cut short, it says so, and that is no error.
 * apscheduler goes by the wall clock, and sleeps for an hour if that goes back by one. A watch that
   goes by the monotonic clock wakes it.
 """
@@ -22,6 +23,8 @@ from msgspec import Struct
 WATCH_SECONDS: Final = 1.0
 # A tick that is later than so many of its intervals has been forgotten.
 LATE_TICKS: Final = 3
+# As long as a tick has at the end to finish what it began.
+STOP_SECONDS: Final = 5.0
 
 _log = structlog.get_logger("keyturn.scheduler")
 
@@ -41,13 +44,19 @@ class Ticks:
         self._scheduler = AsyncIOScheduler(timezone=UTC)
         self._jobs = {job.name: job for job in jobs}
         self._last = dict.fromkeys(self._jobs, time.monotonic())
-        self._running: set[str] = set()
+        self._running: dict[str, asyncio.Task[Any]] = {}
 
     @property
     def late_by(self) -> float:
         """Seconds by which the latest job is later than its interval says."""
         now = time.monotonic()
         return max(now - self._last[name] - job.seconds for name, job in self._jobs.items())
+
+    @property
+    def ages(self) -> dict[str, float]:
+        """Seconds since each job was last done."""
+        now = time.monotonic()
+        return {name: now - last for name, last in self._last.items()}
 
     def start(self) -> None:
         for job in self._jobs.values():
@@ -64,8 +73,11 @@ class Ticks:
             )
         self._scheduler.start()
 
-    def stop(self) -> None:
-        """Tick no more; what runs is finished by its own deadline."""
+    async def stop(self) -> None:
+        """Tick no more, and let what runs end; what takes too long is cut short."""
+        self._scheduler.pause()
+        if tasks := set(self._running.values()):
+            await asyncio.wait(tasks, timeout=STOP_SECONDS)
         self._scheduler.shutdown(wait=False)
 
     async def watch(self) -> None:
@@ -84,16 +96,19 @@ class Ticks:
         return self._scheduler.get_job(name)
 
     async def _tick(self, job: Job) -> None:
-        self._running.add(job.name)
+        if task := asyncio.current_task():
+            self._running[job.name] = task
         try:
             done = await job.work()
+        except asyncio.CancelledError:  # apscheduler would call it an error
+            _log.warning("tick_cut_short", job=job.name)
         except Exception as error:  # noqa: BLE001 - apscheduler would log its text, which may hold anything
             _log.warning("tick_failed", job=job.name, error=type(error).__name__)
         else:
             if done:
                 _log.info("tick", job=job.name, number=done)
         finally:
-            self._running.discard(job.name)
+            self._running.pop(job.name, None)
             self._last[job.name] = time.monotonic()
 
 
@@ -108,4 +123,4 @@ async def ticking(jobs: Sequence[Job]) -> AsyncIterator[Ticks]:
     finally:
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
-        ticks.stop()
+        await ticks.stop()

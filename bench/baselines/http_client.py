@@ -1,7 +1,8 @@
-"""The least that a refresh can cost here: our HTTP client's own work, and nothing else.
+"""What the call alone costs with a good client for everything, and nothing else.
 
 One shared ``aiohttp`` session posts the form and decodes the answer. Nothing is looked up, checked,
-opened, sealed or stored; the tokens are kept in a dictionary.
+opened, sealed or stored; the tokens are kept in a dictionary. As many calls are under way as a
+sweep of ours has at most. (``vault.egress`` speaks HTTP itself, for less than this.)
 """
 
 import contextlib
@@ -11,9 +12,14 @@ import aiohttp
 import msgspec
 
 from bench.baselines.provider import Tokens, tokens
-from bench.refreshers import CLIENT_ID, CLIENT_SECRET, Refresh, Settings, side_by_side
-
-CONCURRENCY = 64
+from bench.refreshers import (
+    CLIENT_ID,
+    CLIENT_SECRET,
+    IN_FLIGHT,
+    Refresh,
+    Settings,
+    side_by_side,
+)
 
 _decode = msgspec.json.Decoder(Tokens).decode
 
@@ -22,7 +28,7 @@ _decode = msgspec.json.Decoder(Tokens).decode
 async def opened(settings: Settings) -> AsyncIterator[Refresh]:
     """Ready to refresh."""
     held = {name: tokens(f"{name}-bare", 0).refresh_token for name in settings.names}
-    connector = aiohttp.TCPConnector(limit=CONCURRENCY)
+    connector = aiohttp.TCPConnector(limit=IN_FLIGHT)
     async with aiohttp.ClientSession(
         connector=connector, cookie_jar=aiohttp.DummyCookieJar()
     ) as session:
@@ -39,7 +45,7 @@ async def opened(settings: Settings) -> AsyncIterator[Refresh]:
                 held[name] = _decode(await response.read()).refresh_token
 
         async def refresh(names: Sequence[str]) -> int:
-            await side_by_side(names, one, CONCURRENCY)
+            await side_by_side(names, one, IN_FLIGHT)
             return len(names)
 
         yield refresh

@@ -12,7 +12,7 @@ from typing import Final
 
 from bench.refreshers import Refresh, Settings
 from broker import boot, settings
-from vault.refreshing import Observed
+from vault.refreshing.observing import Observed
 
 POLL_SECONDS: Final = 0.005
 PATIENCE: Final = 120.0

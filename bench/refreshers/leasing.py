@@ -14,6 +14,7 @@ from broker import boot, settings
 from vault.database import Database
 from vault.keyring import Keyring
 from vault.refreshing.lane import Lane
+from vault.refreshing.marks import Marks
 from vault.refreshing.page import Granted, Outlet, Place, Wanted
 from vault.refreshing.replica import Replica
 from vault.store import Store
@@ -30,7 +31,8 @@ async def opened(given: Settings) -> AsyncIterator[Refresh]:
         database = await Database.open(addresses.application, size=2, statement_cache=200)
         worker = await Database.open(addresses.worker, size=1, statement_cache=200)
         store = Store(database, Keyring(boot.root_key(read), house.vault.deployment_id))
-        replica = Replica(database, house.vault.deployment_id, None)
+        nowhere = Marks((), house.vault.deployment_id)
+        replica = Replica(database, house.vault.deployment_id, nowhere)
         await replica.join()
 
         async def lease(names: Sequence[str]) -> int:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from bench.suite import bloat, crypto, growth_refresh, http, idle, mint, refresh
+from bench.suite import bloat, crypto, growth_refresh, http, idle, mint, refresh, token
 from bench.suite.benchmark import Benchmark
 
 BENCHMARKS: Final[dict[str, Benchmark]] = {
@@ -10,6 +10,7 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {
     for one in (
         http.BENCHMARK,
         mint.BENCHMARK,
+        token.BENCHMARK,
         idle.BENCHMARK,
         crypto.BENCHMARK,
         refresh.BENCHMARK,

@@ -55,10 +55,14 @@ async def readyz(vault: NamedDependency[Vault], state: State) -> Response[Readin
 
 
 @get("/metrics", summary="Numbers for Prometheus", media_type=CONTENT_TYPE, responses=problems())
-async def metrics(vault: NamedDependency[Vault], metrics: NamedDependency[Metrics]) -> bytes:
-    """Counters and histograms of this replica."""
+async def metrics(
+    vault: NamedDependency[Vault], metrics: NamedDependency[Metrics], state: State
+) -> bytes:
+    """Counters and histograms of this replica, and what it last counted of all of them."""
+    if state.ticks is not None:
+        metrics.ticked(state.ticks.ages)
     idle, size = vault.connections()
-    metrics.refreshes_under_way.set(vault.refreshes_under_way)
+    metrics.refreshing(vault.refreshes_under_way)
     metrics.connections.labels("idle").set(idle)
     metrics.connections.labels("busy").set(size - idle)
     return metrics.text()

@@ -44,7 +44,7 @@ class RotatedOut(Message, frozen=True, kw_only=True):
 @get(
     "/v1/jwks/{workspace_id:str}",
     responses=problems(),
-    security=[],
+    security=[{}],
     tags=["signing-keys"],
     summary="Get a workspace's public keys",
 )

@@ -7,7 +7,8 @@ from msgspec import Meta
 from broker.api.connect_messages import ConnectionOut
 from broker.api.messages import Instant, Message
 from vault.store.answers import AttemptRow
-from vault.vault.refreshing import Explanation, Fresh, Reason
+from vault.vault.explaining import Explanation
+from vault.vault.refreshing import Fresh, Reason
 
 
 class TokenIn(Message, frozen=True, kw_only=True):

@@ -24,7 +24,7 @@ from broker.gateway import headers, paths
 from broker.gateway.limits import Limits, Rate
 from broker.gateway.paths import Rule, Target
 from broker.gateway.renewals import Renewals
-from broker.masking import Masking, of_header
+from broker.resolve.masking import Masking, of_header
 from vault import access
 from vault.egress import Answer, Request, Timeouts, Upload
 from vault.errors import Conflict, Forbidden, NotFound, TooLarge, Unreachable, UpstreamFailed

@@ -46,7 +46,7 @@ select c.conversation_id, c.agent_id, c.user_id, c.environment, c.runtime, c.cha
        c.branch_id, c.key_id, c.state, c.armed, c.upstream_id, c.created_at, c.start_by,
        c.started_at, c.expires_at, c.ended_at, c.expires_at <= now() as expired
   from vault.conversations c
- where c.workspace_id = :workspace_id and c.upstream_id = :upstream_id
+ where c.workspace_id = :workspace_id and :upstream_id = c.upstream_id
  order by c.conversation_id desc
  limit 1;
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -294,6 +295,7 @@ async def test_a_deed_whose_line_cannot_be_written_is_not_done(
         lambda: vault.import_connection(tenant.caller, UserId("ada"), "unused", typed),
         lambda: vault.delete_connection(tenant.caller, used.connection_id),
         lambda: vault.fresh_tokens(tenant.caller, [used.connection_id]),
+        lambda: vault.expect(tenant.caller, [used.connection_id], datetime.now(UTC)),
         lambda: vault.create_connect_session(tenant.caller, invited),
         lambda: vault.cancel_connect_session(tenant.caller, session.session_id),
         lambda: vault.use_configuration(tenant.caller, set(), {secret}, "production"),
@@ -352,7 +354,8 @@ def test_every_action_that_changes_something_is_tested_here() -> None:
         "connection.write",
         "connection.delete",
         "connection.token",
-        "connection.refresh",  # in tests/flows/test_refreshing.py, where there is a provider
+        "connection.refresh",
+        "connection.expect",  # in tests/flows/test_refreshing.py, where there is a provider
         "connect_session.write",
         "connect_session.complete",
         "connect_session.delete",

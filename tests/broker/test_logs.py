@@ -230,7 +230,8 @@ async def test_a_running_service_writes_nothing_but_such_lines() -> None:
             UPGRADE.format(f"/v1/nowhere?conversation_signature={CANARY}"),
         ):
             reader, writer = await asyncio.open_connection("127.0.0.1", replica.port)
-            writer.write(f"{request}Host: x\r\nConnection: close\r\n\r\n{{}}".encode())
+            end = "\r\n" if "Upgrade" in request else "Connection: close\r\n\r\n{}"
+            writer.write(f"{request}Host: x\r\n{end}".encode())
             await asyncio.wait_for(reader.read(), 10)
             writer.close()
         assert await replica.stop() == 0

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.masking import Masking, of_header
+from broker.resolve.masking import Masking, of_header
 
 TOKEN = 'ya29."a/b\\c'
 

@@ -19,7 +19,7 @@ from vault import __version__
 from vault.embedded import Embedded
 from vault.secret import Secret
 
-NO_KEY_NEEDED = {"/livez", "/readyz", "/metrics"}
+NO_KEY_NEEDED = {"/livez", "/readyz", "/metrics", "/v1/jwks/{workspace_id}"}
 # The routes whose bodies and errors are ElevenLabs'.
 COMPATIBLE = ("/v1/convai/", "/v1/workspace/")
 # What is right depends on what is stored, and on what is inside a configuration that is not ours

@@ -4,11 +4,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from joserfc.jwk import ECKey, OKPKey
 
 from broker.profile import DELIVERIES, OURS, Profile, check
 from vault.errors import DeliveryNotPossible, Invalid
 
-EC = {"kty": "EC", "crv": "P-256", "x": "a" * 43, "y": "b" * 43}
+EC = dict(ECKey.generate_key("P-256").as_dict(private=False))
 TOKEN = {"from": "connection", "integration": "google", "field": "token"}
 
 
@@ -27,7 +28,7 @@ def with_variable(name: str, variable: dict[str, Any]) -> dict[str, Any]:
     [
         {},
         {"runtime": "sealed", "public_key": EC, "delivery": "sealed"},
-        {"public_key": {"kty": "OKP", "crv": "X25519", "x": "a" * 43}},
+        {"public_key": dict(OKPKey.generate_key("X25519").as_dict(private=False))},
         {"tools": "gateway", "delivery": "handle", "min_ttl": 0},
         {"integrations": [{"integration": "google", "scopes": ["mail.read"], "required": False}]},
         {
@@ -132,6 +133,8 @@ def test_what_is_not_in_the_form_of_a_profile_is_not_read(written: dict[str, Any
             "/integrations/2/integration",
         ),
         ({"public_key": {**EC, "crv": "X25519"}}, "/public_key/crv"),
+        ({"public_key": {**EC, "x": "a" * 43}}, "/public_key"),
+        ({"public_key": {"kty": "OKP", "crv": "X25519", "x": "A" * 43}}, "/public_key"),
         ({"public_key": {"kty": "EC", "crv": "P-256", "x": "a"}}, "/public_key/y"),
         ({"public_key": {"kty": "OKP", "crv": "X25519", "x": "a", "y": "b"}}, "/public_key/y"),
         *((with_variable(name, {"value": "x"}), f"/variables/{name}") for name in sorted(OURS)),

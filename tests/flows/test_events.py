@@ -19,7 +19,7 @@ from broker.events import Attempt, Courier
 from broker.sandbox import Faults, Issuing
 from vault.egress import Egress, parse_allow
 from vault.embedded import Embedded
-from vault.events.deliveries import Waiting
+from vault.events.deliveries import Tried, Waiting
 from vault.vault import Vault
 
 ENDPOINTS = "/v1/event-endpoints"
@@ -312,6 +312,39 @@ async def test_what_fails_is_sent_again_under_its_own_id(
     assert second.verified(endpoint.secret)
     assert await endpoint.states() == ["delivered"]
     assert (await endpoint.shown())["failing_since"] is None
+
+
+async def test_who_changes_an_endpoint_does_not_wait_for_the_next_try(
+    tenant: Tenant, platform: Receiver, courier: Courier
+) -> None:
+    assert courier is not None
+    platform.status, platform.extra = 503, b"Retry-After: 3600\r\n"
+    endpoint = await listen(tenant, platform.url)
+    await happen(tenant, "ada")
+    await until(lambda: _attempts(endpoint, 1))
+    platform.status, platform.extra = 200, b""
+    changed = await tenant.api.call("PATCH", endpoint.path, body={"url": platform.url + "/anew"})
+    assert changed.status == 200, changed.body
+    await until(endpoint.is_done, 5)
+    assert await endpoint.states() == ["delivered"]
+
+
+async def test_what_a_turn_finds_out_of_a_former_address_puts_nothing_off(
+    tenant: Tenant, platform: Receiver, vault: Vault
+) -> None:
+    """Changed in the middle of an attempt, which then fails."""
+    endpoint = await listen(tenant, platform.url)
+    await happen(tenant, "ada")
+    turn = await vault.begin_turn(Waiting(tenant.id, endpoint.id, 0))
+    assert turn is not None
+    assert (await tenant.api.call("PATCH", endpoint.path, body={"enabled": True})).status == 200
+    [delivery] = turn.deliveries
+    tried = Tried(delivery=delivery, status=503, problem="It failed.", retry_after=3600)
+    await vault.end_turn(turn, [tried])
+    platform.status = 200
+    async with delivering(vault):
+        await until(endpoint.is_done, 5)
+    assert await endpoint.states() == ["delivered"]
 
 
 async def _attempts(endpoint: Endpoint, number: int) -> bool:

@@ -3,15 +3,14 @@ root key's service, or the database's memory of what was done.
 """
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 from support.alive import Alive
 from support.api import Api, running
+from support.losing import full, until_spooled
 
 from broker.doctor import examine
 from broker.sandbox import Faults
@@ -19,32 +18,6 @@ from broker.settings import Settings
 from vault.errors import NotReady
 from vault.kms import KeyInfo, RootKey, WrapContext, Wrapped, open_root_key
 from vault.refreshing.replica import RolledBack
-
-FULL = "53100"  # disk_full
-
-
-@contextlib.asynccontextmanager
-async def full(alive: Alive, table: str) -> AsyncIterator[None]:
-    """No room for what is written to this table."""
-    admin = alive.over.admin
-    await admin.execute(
-        f"create function vault.full() returns trigger language plpgsql as"
-        f" $$ begin raise exception 'no space' using errcode = '{FULL}'; end $$"
-    )
-    await admin.execute(
-        f"create trigger full_disk before insert or update on vault.{table}"
-        f" for each row execute function vault.full()"
-    )
-    try:
-        yield
-    finally:
-        await admin.execute("drop function vault.full() cascade")
-
-
-async def until_spooled(alive: Alive) -> None:
-    async with asyncio.timeout(10):
-        while not alive.over.spooled():  # noqa: ASYNC110 - a folder tells nobody
-            await asyncio.sleep(0.05)
 
 
 async def test_an_answer_that_cannot_be_saved_is_on_the_disk_until_it_is(alive: Alive) -> None:
@@ -96,6 +69,7 @@ async def test_another_replica_brings_in_what_a_dead_one_has_spooled(alive: Aliv
 
 async def test_a_spool_that_is_not_ours_or_not_readable_harms_nobody(alive: Alive) -> None:
     folder = alive.over.spool
+    folder.mkdir(exist_ok=True)
     (folder / "conn_x.1.answer").write_bytes(b"half of a f")
     assert await alive.left.replay_spool() == 0
     aside = list(folder.glob("*.unreadable"))
@@ -278,7 +252,8 @@ async def test_why_nothing_is_refreshed_is_said_where_machines_and_people_look(
 ) -> None:
     mark = await alive.over.admin.fetchval("select mark from vault.high_water")
     written = {"deployment": alive.left.deployment_id, "mark": mark + 1_000}
-    (tmp_path / "high-water.json").write_text(json.dumps(written))
+    file = tmp_path / f"high-water-{alive.left.deployment_id}.json"
+    file.write_text(json.dumps(written))
     async with (
         alive.over.another(spool=tmp_path) as behind,
         running(behind, settings) as service,

@@ -43,13 +43,22 @@ async def test_one_that_was_rejected_is_refreshed_once(stage: Stage) -> None:
     assert talk.refreshes == 1
 
 
-async def test_each_generation_is_refreshed_for_a_rejection_only_once(stage: Stage) -> None:
+async def test_each_generation_is_refreshed_for_a_rejection_only_once(
+    stage: Stage, clock: Clock
+) -> None:
     talk = await stage.begin()
     talk.provider.misbehave(Faults(status=500))
     first = await talk.refresh({"integration": "acme", "generation": 1, "rejected": True})
     assert first.json["status"] == "degraded"
     calls = await talk.attempts()
     assert calls > 0
+    # Nothing is in the way of another try, but that there was one.
+    talk.provider.misbehave(None)
+    await clock.do(
+        "update vault.connection_lives set next_try_at = null, failures = 0, state = 'active'"
+        " where connection_id = $1",
+        talk.connection,
+    )
     for _ in range(3):
         reply = await talk.refresh({"integration": "acme", "rejected": True})
         assert reply.json["status"] == "degraded"

@@ -347,7 +347,7 @@ async def test_a_database_that_is_older_than_what_was_done_refreshes_nothing(
         await other.refresh_connection(ada.tenant.caller, ada.connection)
         await asyncio.sleep(1.5)
     calls = ada.calls
-    file = tmp_path / "high-water.json"
+    file = tmp_path / f"high-water-{other.deployment_id}.json"
     written = json.loads(file.read_text())
     file.write_text(json.dumps({**written, "mark": written["mark"] + 1_000}))
     async with another(migrated, root_key_file, spool_dir=tmp_path) as other:

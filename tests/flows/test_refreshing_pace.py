@@ -11,6 +11,7 @@ from support.sandbox import Provider
 
 from broker.sandbox import Faults, Issuing
 from vault.embedded import Embedded
+from vault.refreshing import room
 from vault.vault import Vault
 
 LEASED = """
@@ -27,7 +28,8 @@ async def test_what_waits_for_its_turn_is_not_claimed_yet(
     migrated: Embedded,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vault.refreshing.lane.SWEEPING", 2)
+    monkeypatch.setitem(room.ALONE, "due", 2)
+    monkeypatch.setitem(room.SHARED, "due", 2)
     provider.state.issuing = Issuing(rotation="strict", replay_revokes=True)
     callback = f"{service.base}/oauth/oidc/acme/callback"
     await integrate(tenant.api, provider, callback, refresh_policy="eager")

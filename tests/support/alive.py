@@ -36,7 +36,8 @@ from vault.providers import Catalogue
 from vault.secret import Secret
 from vault.store.refreshing import endpoint_from
 from vault.vault import Vault
-from vault.vault.refreshing import Explanation, Fresh
+from vault.vault.explaining import Explanation
+from vault.vault.refreshing import Fresh
 
 # What is said of a provider's refresh tokens, by the provider's name.
 PROVIDERS: Final[dict[str, str]] = {
@@ -135,6 +136,7 @@ async def opened(
     root: RootKey | None = None,
     size: int = 5,
     spool: Path | None = None,
+    key_dir: Path | None = None,
 ) -> Vault:
     """Open one replica's vault."""
     application = address(postgres, name, "keyturn_app")
@@ -146,6 +148,7 @@ async def opened(
         catalogue=Catalogue(folder / "providers"),
         worker=await Database.open(worker, size=1, statement_cache=10),
         spool_dir=spool or folder / "spool",
+        key_dir=key_dir,
     )
 
 
@@ -374,8 +377,9 @@ async def workspace_in(over: Replicas, name: str) -> Caller:
 
 
 async def leave_nothing_due(over: Replicas, callers: Sequence[Caller]) -> None:
-    """The next test's sweeps find what it made, and no more."""
-    await over.admin.execute(
-        "delete from vault.connection_lives where workspace_id = any($1::text[])",
-        [caller.workspace for caller in callers],
-    )
+    """The next test's sweeps and counts find what it made, and no more."""
+    for table in ("connection_lives", "token_endpoints"):
+        await over.admin.execute(
+            f"delete from vault.{table} where workspace_id = any($1::text[])",  # noqa: S608 - two names
+            [caller.workspace for caller in callers],
+        )

@@ -35,6 +35,8 @@ OTHER_POLICIES: Final = {
     # What is due is found in all workspaces; no ciphertext is in that table.
     "vault.revocations: worker for keyturn_worker",
     "vault.connection_lives: worker for keyturn_worker",
+    # How endpoints stand is counted; what is learned of one is no ciphertext, and not shown.
+    "vault.token_endpoints: worker for keyturn_worker",
     "vault.connect_sessions: worker for keyturn_worker",
     # Who has events waiting, and where some are too old; neither holds ciphertext.
     "vault.event_endpoints: worker for keyturn_worker",
@@ -82,8 +84,12 @@ WORKER_MAY: Final = {
         f"vault.connection_lives.{column}"
         for column in (
             *("workspace_id", "connection_id", "integration", "environment"),
-            *("used_at", "access_ends", "due_at", "lease_owner"),
+            *("used_at", "access_ends", "due_at", "lease_owner", "provider", "state"),
         )
+    ),
+    *(
+        f"vault.token_endpoints.{column}"
+        for column in ("workspace_id", "provider", "standing", "broken")
     ),
     *(
         f"vault.event_endpoints.{column}"

@@ -174,6 +174,17 @@ async def test_a_workspace_is_forgotten_with_its_transaction(
         assert await alone.lookup(EVERYTHING, ()) == []
 
 
+async def test_plans_are_kept_in_the_transactions_that_ask_for_it_and_in_no_other(
+    alone: Database, two: tuple[Tenant, Tenant]
+) -> None:
+    asked = "select current_setting('plan_cache_mode'), current_setting('keyturn.workspace')"
+    for planned_once, mode in ((False, "auto"), (True, "force_generic_plan"), (False, "auto")):
+        [row] = await alone.run(
+            two[0].id, lambda tx: tx.fetch(asked, ()), planned_once=planned_once
+        )
+        assert tuple(row) == (mode, two[0].id)
+
+
 async def test_no_text_but_a_workspaces_id_opens_a_transaction(alone: Database) -> None:
     async def work(_tx: Transaction) -> None:
         raise AssertionError("it was opened")

@@ -320,9 +320,32 @@ def test_who_waits_comes_first_then_who_is_in_use_and_workspaces_take_turns() ->
 
     crowd = [one("a", number) for number in range(5)]
     found = in_turn(
-        [*crowd, one("b", 1), one("c", 1, used_at=NOW), one("d", 1, waiting=True)], 5, now=NOW
+        [*crowd, one("b", 1), one("c", 1, used_at=NOW), one("d", 1, waiting=True)],
+        5,
+        now=NOW,
+        flying={},
+        of=100,
     )
     assert [each.connection for each in found] == ["d1", "c1", "a0", "b1", "a1"]
+
+
+@pytest.mark.parametrize(
+    ("others", "flying", "mine"),
+    [
+        (0, {}, 10),  # alone: half
+        (1, {}, 5),  # with another that is due: a quarter
+        (0, {"b": 1}, 5),  # or under way
+        (0, {"b": 0}, 10),
+        (1, {"a": 4}, 1),
+        (1, {"a": 5}, 0),
+    ],
+)
+def test_no_workspace_takes_all_of_the_room(others: int, flying: dict[str, int], mine: int) -> None:
+    crowd = [Candidate(workspace="a", connection=f"a{number}") for number in range(30)]
+    rest = [Candidate(workspace="b", connection=f"b{number}") for number in range(others)]
+    found = in_turn([*crowd, *rest], 20, now=NOW, flying=flying, of=20)
+    assert sum(one.workspace == "a" for one in found) == mine
+    assert sum(one.workspace == "b" for one in found) == others
 
 
 def test_every_provider_has_terms() -> None:

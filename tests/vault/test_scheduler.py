@@ -3,6 +3,9 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
+from vault import scheduler
 from vault.scheduler import Job, ticking
 
 
@@ -60,3 +63,34 @@ async def test_no_tick_begins_before_the_last_has_ended() -> None:
     async with ticking([Job("slow", 0.05, slow)]):
         await asyncio.sleep(0.7)
     assert most == 1
+
+
+async def test_a_tick_that_runs_at_the_end_is_finished() -> None:
+    ended: list[str] = []
+
+    async def slow() -> int:
+        await asyncio.sleep(0.3)
+        ended.append("finished")
+        return 0
+
+    async with ticking([Job("slow", 60, slow)]):
+        await asyncio.sleep(0.1)
+        assert ended == []
+    assert ended == ["finished"]
+
+
+async def test_a_tick_that_would_never_end_is_cut_short_without_an_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(scheduler, "STOP_SECONDS", 0.1)
+    began = asyncio.Event()
+
+    async def endless() -> int:
+        began.set()
+        await asyncio.sleep(3600)
+        return 0
+
+    async with ticking([Job("endless", 60, endless)]):
+        await began.wait()
+    await asyncio.sleep(0.05)
+    assert [one.getMessage() for one in caplog.records if one.levelname == "ERROR"] == []

@@ -171,7 +171,7 @@ class Egress:
         ca_file: Path | None = None,
         resolver: Resolver | None = None,
         max_connections: int = 256,
-        max_per_host: int = 128,
+        max_per_host: int = 192,
         max_sockets: int = 4_096,
     ) -> None:
         self._allow = tuple(allow)

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vault.events import Type
 from vault.model import WorkspaceId
@@ -187,6 +188,11 @@ def settled(tried: Tried, now: datetime, luck: float) -> Settled:
         again = now + pause(delivery.attempts + 1, luck, tried.retry_after)
         due_at = min(again, give_up_at)  # the last try is made when the day is over
     return Settled(delivery.event_id, state, due_at, tried.status, tried.problem)
+
+
+def not_put_off(after: Settled, now: datetime) -> Settled:
+    """The same; what waits may be tried at once."""
+    return replace(after, due_at=now) if after.state == "waiting" else after
 
 
 def health(turn: Turn, tried: Sequence[Tried], now: datetime, luck: float) -> Health:

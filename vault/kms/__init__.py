@@ -18,7 +18,10 @@ The context, each part after its length as u32, big-endian::
 
 import hashlib
 import hmac
+import os
+import stat
 from collections.abc import Callable
+from pathlib import Path
 from struct import pack
 from typing import Final, Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -104,6 +107,19 @@ def unbind(bound: bytes, context: WrapContext) -> bytes:
     if not hmac.compare_digest(bound[:_HASH_SIZE], expected):
         raise IntegrityError("This wrapped key belongs somewhere else.")
     return bound[_HASH_SIZE:]
+
+
+def folder_of(uri: str | Secret) -> Path | None:
+    """The folder of a root key that is a file, if nobody else can write to it and we can."""
+    parts = urlsplit(uri if isinstance(uri, str) else uri.reveal())
+    if parts.scheme != "file":
+        return None
+    folder = Path(unquote(parts.path)).parent
+    try:
+        others_write = stat.S_IMODE(folder.stat().st_mode) & (stat.S_IWGRP | stat.S_IWOTH)
+    except OSError:
+        return None
+    return None if others_write or not os.access(folder, os.W_OK | os.X_OK) else folder
 
 
 def _file(uri: SplitResult) -> RootKey:

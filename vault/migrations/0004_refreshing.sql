@@ -13,6 +13,7 @@ create table vault.connection_lives (
     connection_id text not null,
     integration text not null,
     environment text not null,
+    provider text not null, -- for whoever counts
     state text not null check (state in (
         'pending', 'active', 'refreshing', 'backoff', 'uncertain', 'suspect', 'needs_reauth',
         'revoking', 'revoked')), -- states of docs/reference/connections.md
@@ -43,6 +44,7 @@ create table vault.connection_lives (
     policy text not null default 'active' check (policy in ('eager', 'active', 'lazy')),
     noticed integer, -- seconds before the end, of the last notice that was given
     used_at timestamptz, -- to the quarter of an hour
+    expected_at timestamptz, -- a conversation was announced for then
     promised integer not null default 0, -- seconds that a token has to last when it is handed out
     due_at timestamptz,
     user_ref text not null default '', -- the user's pseudonym in the audit record
@@ -62,10 +64,10 @@ create index connection_lives_leased on vault.connection_lives (lease_owner)
     where lease_owner is not null;
 
 insert into vault.connection_lives
-       (workspace_id, connection_id, integration, environment, state, generation, issued_at,
-        consented_at, access_ends, consent_ends, renewable, due_at)
-select workspace_id, connection_id, integration, environment, state, generation, updated_at,
-       consented_at, expires_at, refresh_expires_at, refresh_by = 'keyturn' and expires_at is not null,
+       (workspace_id, connection_id, integration, environment, provider, state, generation,
+        issued_at, consented_at, access_ends, consent_ends, renewable, due_at)
+select workspace_id, connection_id, integration, environment, provider, state, generation,
+       updated_at, consented_at, expires_at, refresh_expires_at, refresh_by = 'keyturn' and expires_at is not null,
        case when state = 'active' then now() end
   from vault.connections;
 
@@ -126,7 +128,9 @@ create table vault.token_endpoints (
     workspace_id text not null,
     integration text not null,
     environment text not null,
+    provider text not null, -- for whoever counts
     standing text not null check (standing in ('open', 'held', 'paused')),
+    broken boolean not null, -- its circuit is open: it does not answer, and is left alone
     resting_until timestamptz, -- nobody calls before
     learned bytea not null, -- msgpack of vault.lifecycle.endpoint.Endpoint; no secret
     primary key (workspace_id, integration, environment),
@@ -194,6 +198,10 @@ grant select (workspace_id, connection_id, integration, environment, used_at, ac
               lease_owner)
     on vault.connection_lives to keyturn_worker;
 create policy worker on vault.connection_lives for select to keyturn_worker using (true);
+-- And it counts, by provider and state.
+grant select (provider, state) on vault.connection_lives to keyturn_worker;
+grant select (workspace_id, provider, standing, broken) on vault.token_endpoints to keyturn_worker;
+create policy worker on vault.token_endpoints for select to keyturn_worker using (true);
 
 -- What waits in a session for a choice or a confirmation is given back when nobody comes any more.
 alter table vault.connect_sessions add column waits boolean not null default false;

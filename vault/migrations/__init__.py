@@ -13,9 +13,10 @@
 import asyncio
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from importlib import resources
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import structlog
@@ -34,6 +35,8 @@ _RACE_TRIES: Final = 8
 # Two sessions that make the same role or schema: duplicate object, unique violation,
 # "tuple concurrently updated", deadlock.
 _RACES: Final = {"42710", "42P06", "42P07", "23505", "XX000", "40P01", "40001"}
+
+T = TypeVar("T")
 
 _log = structlog.get_logger("keyturn.migrations")
 
@@ -87,12 +90,12 @@ async def migrate(
     try:
         await _racing(connection, _prepare)
         for login in logins:
-            await _racing(connection, lambda it, login=login: _ensure_login(it, login))
+            await _racing(connection, partial(_ensure_login, login=login))
         applied = []
         newest = newest_versions(parts)
         for migration in all_migrations(parts):
             # Who comes second prepares beside us, and that touches the schema's rights, too.
-            if await _racing(connection, lambda it, one=migration: _apply(it, one, newest)):
+            if await _racing(connection, partial(_apply, migration=migration, newest=newest)):
                 applied.append(migration)
                 _log.info(
                     "migration_applied",
@@ -122,16 +125,18 @@ async def pending(owner: Secret, *, parts: Sequence[str] = OWN) -> list[Migratio
         await connection.close(timeout=5)
 
 
-async def _racing(connection: Any, step: Any) -> Any:
-    for attempt in range(_RACE_TRIES):
+async def _racing(connection: Any, step: Callable[[Any], Awaitable[T]]) -> T:
+    """Run a step in a transaction of its own; again, where another migrator came in between."""
+    tries = 0
+    while True:
+        tries += 1
         try:
             async with connection.transaction():
                 return await step(connection)
         except DriverError as error:
-            if sqlstate_of(error) not in _RACES or attempt == _RACE_TRIES - 1:
+            if sqlstate_of(error) not in _RACES or tries == _RACE_TRIES:
                 raise _explained(error) from None
             await asyncio.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - spreads the racers
-    raise AssertionError("the last try has returned or raised")
 
 
 async def _prepare(connection: Any) -> None:
@@ -185,26 +190,25 @@ async def _ensure_login(connection: Any, login: Login) -> None:
 
 async def _apply(connection: Any, migration: Migration, newest: Mapping[str, int]) -> bool:
     """Apply one file unless it is there already. The lock's row is held while it runs."""
-    async with connection.transaction():
-        await connection.execute("set local role keyturn_owner")
-        await connection.execute("select from vault.schema_lock for update")
-        recorded = await _recorded(connection)
-        _refuse_newer(recorded, newest)
-        if _already(migration, recorded):
-            return False
-        await connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
-        await connection.execute(f"set local statement_timeout = '{STATEMENT_TIMEOUT}'")
-        await connection.execute(migration.sql)
-        await connection.execute(
-            "insert into vault.schema_migrations (part, version, name, sha256, app_version)"
-            " values ($1, $2, $3, $4, $5)",
-            migration.part,
-            migration.version,
-            migration.name,
-            migration.sha256,
-            __version__,
-        )
-        return True
+    await connection.execute("set local role keyturn_owner")
+    await connection.execute("select from vault.schema_lock for update")
+    recorded = await _recorded(connection)
+    _refuse_newer(recorded, newest)
+    if _already(migration, recorded):
+        return False
+    await connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
+    await connection.execute(f"set local statement_timeout = '{STATEMENT_TIMEOUT}'")
+    await connection.execute(migration.sql)
+    await connection.execute(
+        "insert into vault.schema_migrations (part, version, name, sha256, app_version)"
+        " values ($1, $2, $3, $4, $5)",
+        migration.part,
+        migration.version,
+        migration.name,
+        migration.sha256,
+        __version__,
+    )
+    return True
 
 
 async def _recorded(connection: Any) -> dict[tuple[str, int], str]:

@@ -38,6 +38,7 @@ _PLACE: Final = re.compile(
     r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9._~-]+)*", re.ASCII | re.IGNORECASE
 )
 _WHOLE_URL: Final = re.compile(r"https?://(?P<place>[^?#\x00-\x20\x7f]*?)/?", re.ASCII)
+_UNRESERVED: Final = re.compile(r"[A-Za-z0-9_.~-]*", re.ASCII)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 # What no extra may look like, once it stands in a path: it would lead somewhere else.
 _DOTS: Final = frozenset({"", ".", ".."})
@@ -50,11 +51,21 @@ class _LeftOut(Exception):
 
 
 class Filling:
-    """All that may stand in the templates of one provider's file, for one connection."""
+    """All that may stand in the templates of one provider's file, for one connection.
 
-    def __init__(self, provider: Provider, values: Mapping[str, Value]) -> None:
-        self._provider = provider
-        self._values = values
+    A value is looked up when a template asks for it: most ask for few.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        tokens: TokenSet | None = None,
+        engine: Mapping[str, Value | None] | None = None,
+    ) -> None:
+        self._app = app
+        self._provider = app.provider
+        self._tokens = tokens
+        self._engine = engine or {}
 
     def __repr__(self) -> str:
         return f"Filling({self._provider.id})"
@@ -117,6 +128,48 @@ class Filling:
             return None
         return start + paths + mark + queries
 
+    def asked_scopes(self) -> tuple[str, ...]:
+        """The scopes to ask for: the app's or else the file's, and what brings a refresh token."""
+        scopes = self._provider.scopes
+        chosen = self._app.scopes or tuple(
+            _shown(filled) for one in scopes.default if (filled := self.text(one)) is not None
+        )
+        return tuple(dict.fromkeys((*chosen, *(scopes.offline if chosen else ()))))
+
+    # What fills a name
+
+    def _found(self, name: str) -> Value | None:
+        """What the engine knows comes first; then what was told, typed, configured, the default."""
+        if name == "scope" and name not in self._engine:
+            unscoped = Filling(self._app, self._tokens, {**self._engine, "scope": None})
+            return self._provider.scopes.separator.join(unscoped.asked_scopes())
+        if known := self._of_the_engine(name):
+            return known
+        tokens, variable = self._tokens, self._provider.variables.get(name)
+        if tokens is not None:
+            told = tokens.extras.get(name)
+            if (
+                told is not None
+                and name in captured(self._provider)
+                and is_told(self._provider, name)
+            ):
+                return told
+            if name in tokens.values:
+                return _typed(self._provider, name, tokens.values[name])
+        return self._app.values.get(name) or (variable.default if variable else None)
+
+    def _of_the_engine(self, name: str) -> Value | None:
+        app, tokens = self._app, self._tokens
+        if name in self._engine:
+            return self._engine[name]
+        if name in ("client_id", "redirect_uri"):
+            return app.client_id if name == "client_id" else app.redirect_uri
+        if name == "client_secret":
+            return app.client_secrets[0] if app.client_secrets else None
+        if tokens is not None and name in ("access_token", "refresh_token"):
+            return tokens.access_token if name == "access_token" else tokens.refresh_token
+        return None
+
     # One placeholder
 
     def _filled(self, template: str, write: Callable[[str, Value], str]) -> str | None:
@@ -134,7 +187,7 @@ class Filling:
 
     def _value(self, name: str) -> Value:
         variable = self._provider.variables.get(name)
-        value = self._values.get(name)
+        value = self._found(name)
         if value:
             if variable is not None:
                 check_value(name, variable, value)
@@ -207,31 +260,7 @@ def _shown(value: Value) -> str:
 
 def filling(app: App, tokens: TokenSet | None = None, **engine: Value | None) -> Filling:
     """All values of an app and, where there are some, of its tokens."""
-    provider = app.provider
-    values: Params = {
-        name: variable.default for name, variable in provider.variables.items() if variable.default
-    }
-    values |= {name: value for name, value in app.values.items() if value}
-    if tokens is not None:
-        values |= {name: _typed(provider, name, value) for name, value in tokens.values.items()}
-        if tokens.extras:
-            values |= {
-                name: tokens.extras[name]
-                for name in captured(provider) & tokens.extras.keys()
-                if is_told(provider, name)
-            }
-    known: dict[str, Value | None] = {
-        "client_id": app.client_id,
-        "client_secret": app.client_secrets[0] if app.client_secrets else None,
-        "redirect_uri": app.redirect_uri,
-        "access_token": tokens.access_token if tokens else None,
-        "refresh_token": tokens.refresh_token if tokens else None,
-        **engine,
-    }
-    values |= {name: value for name, value in known.items() if value}
-    if "scope" not in engine:
-        values["scope"] = provider.scopes.separator.join(_asked(app, Filling(provider, values)))
-    return Filling(provider, values)
+    return Filling(app, tokens, engine)
 
 
 def is_plain(provider: Provider, name: str) -> bool:
@@ -247,15 +276,7 @@ def _typed(provider: Provider, name: str, value: Value) -> Value:
 
 def asked_scopes(app: App) -> tuple[str, ...]:
     """The scopes to ask for: the app's or else the file's, and what brings a refresh token."""
-    return _asked(app, filling(app, scope=None))
-
-
-def _asked(app: App, known: Filling) -> tuple[str, ...]:
-    scopes = app.provider.scopes
-    chosen = app.scopes or tuple(
-        _shown(filled) for one in scopes.default if (filled := known.text(one)) is not None
-    )
-    return tuple(dict.fromkeys((*chosen, *(scopes.offline if chosen else ()))))
+    return filling(app, scope=None).asked_scopes()
 
 
 def is_told(provider: Provider, name: str) -> bool:
@@ -283,7 +304,13 @@ def check_value(name: str, variable: Variable, value: Value) -> None:
 
 def form_body(params: Mapping[str, Value]) -> Secret:
     """As a form."""
-    return Secret(urlencode({name: _shown(value) for name, value in params.items()}))
+    pairs = (f"{_in_form(name)}={_in_form(_shown(value))}" for name, value in params.items())
+    return Secret("&".join(pairs))
+
+
+def _in_form(text: str) -> str:
+    # Most names and tokens need no escaping; to find that out costs a tenth of escaping.
+    return text if _UNRESERVED.fullmatch(text) else quote_plus(text)
 
 
 def json_body(params: Mapping[str, Value]) -> Secret:

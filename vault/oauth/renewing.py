@@ -24,6 +24,8 @@ def can_refresh(provider: Provider, tokens: TokenSet) -> bool:
 
 def further_tokens(app: App, tokens: TokenSet) -> tuple[str, ...]:
     """The names of the further tokens that ``refresh`` can renew, or get for the first time."""
+    if not app.provider.reply.more:
+        return ()
     known = filling(app, tokens)
 
     def can(more: MoreTokens) -> bool:

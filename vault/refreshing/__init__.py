@@ -15,7 +15,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
@@ -23,10 +22,9 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from vault.consent import Held
 from vault.database import Database
 from vault.dialogue import Dialogue
-from vault.errors import Invalid, Misconfigured, NotReady, Unresolved, VaultError
+from vault.errors import IntegrityError, Invalid, Misconfigured, NotReady, Unresolved, VaultError
 from vault.lifecycle.takeover import LEASE, SEND_WITHIN
 from vault.lifecycle.turns import Candidate, in_turn
 from vault.model import UserId, WorkspaceId
@@ -34,11 +32,13 @@ from vault.oauth.app import App
 from vault.oauth.renewing import further_tokens
 from vault.oauth.replies import Failure, NoToken, failure_of
 from vault.oauth.typed import as_given
-from vault.refreshing.lane import Lane, replay_of
+from vault.refreshing.batches import done_or_late
+from vault.refreshing.lane import Lane, replay_of, to_spool
+from vault.refreshing.observing import Observe, observed
 from vault.refreshing.page import Ending, Granted, Outlet, Place, Settled, Wanted, unused
 from vault.refreshing.replica import Replica
+from vault.refreshing.room import Room
 from vault.refreshing.spool import Spool, Spooled
-from vault.seal import seal
 from vault.store import Store, answers
 from vault.store import connections as connection_rows
 from vault.store import refreshing as rows
@@ -63,16 +63,6 @@ UNUSABLE_SECONDS: Final = 60
 _log = structlog.get_logger("keyturn.refreshing")
 
 
-class Observed(Struct, frozen=True, kw_only=True):
-    """One call that has ended, for whoever counts. ``late_by``: seconds after it was due."""
-
-    provider: str
-    outcome: str
-    seconds: float
-    late_by: float
-
-
-Observe = Callable[[Observed], None]
 AppOf = Callable[[Place], Awaitable[App]]
 
 
@@ -111,6 +101,7 @@ class Refresher:
         self._deployment = deployment
         self._lanes: dict[Place, Lane] = {}
         self._outlets: dict[Place, tuple[float, asyncio.Task[Outlet]]] = {}
+        self._room = Room()
         self._flights: dict[tuple[str, str], asyncio.Task[Outcome]] = {}
         self._waiting: dict[str, int] = {}  # the generation that is not good enough
         self._waiters: Counter[str] = Counter()
@@ -134,6 +125,7 @@ class Refresher:
         self._waiters[connection_id] += 1
         until = time.monotonic() + wait
         self._patience[connection_id] = max(until, self._patience.get(connection_id, 0))
+        self._room.hurry(place.workspace, connection_id)
         try:
             await asyncio.wait({task}, timeout=wait)
         finally:
@@ -162,12 +154,12 @@ class Refresher:
         left = await rows.left_by_the_dead(self._worker, living, SWEEP_ROWS)
         by_id = {one.connection_id: one for one in (*due, *left) if self._is_new(one)}
         dead = {one.connection_id for one in left}
-        room = max(0, MAX_FLIGHTS - len(self._flights))
-        for candidate in self._ordered(list(by_id.values()), room):
+        begun = self._ordered(list(by_id.values()))
+        for candidate in begun:
             one = by_id[candidate.connection]
             place = Place(one.workspace_id, one.integration, one.environment)
             self._flight(place, one.connection_id, left=one.connection_id in dead)
-        return min(len(by_id), room)
+        return len(begun)
 
     async def replay(self) -> int:
         """Bring what was spooled into the database; returns how many answers that were."""
@@ -177,10 +169,20 @@ class Refresher:
         for file, answer in await asyncio.to_thread(
             lambda: list(self._spool.answers(self._deployment)) if self._spool else []
         ):
-            with suppress(VaultError):  # it stays where it is
+            try:
                 await self._replayed(answer)
-                self._spool.remove(file)
-                done += 1
+            except NotReady:
+                continue  # it stays where it is, until the database takes it
+            except IntegrityError:
+                _log.error("answer_is_not_what_was_spooled", file=file.name)
+                self._spool.put_aside(file)
+                continue
+            except VaultError as error:
+                # It stays, too: nobody knows who will be able to open it.
+                _log.warning("answer_not_replayed", file=file.name, error=type(error).__name__)
+                continue
+            self._spool.remove(file)
+            done += 1
         return done
 
     async def drain(self, seconds: float = DRAIN_SECONDS) -> None:
@@ -193,6 +195,13 @@ class Refresher:
             await asyncio.gather(*late, return_exceptions=True)
         await self.replica.leave()
 
+    async def check(self) -> None:
+        """Raise why nothing can be kept alive now."""
+        if self._spool is not None:
+            await asyncio.to_thread(self._spool.probe)
+        await self.replica.check_database()
+        self.replica.check_marks()
+
     def forget(self, workspace: WorkspaceId, integration: str) -> None:
         """An app registration was changed."""
         for place in [one for one in self._outlets if one[:2] == (workspace, integration)]:
@@ -202,19 +211,28 @@ class Refresher:
     def under_way(self) -> int:
         return len(self._flights)
 
-    @property
-    def spooled(self) -> int:
-        """Answers that are not in the database yet."""
-        return len(self._spool) if self._spool is not None else 0
+    async def spool_state(self) -> tuple[int, bool | None]:
+        """How many answers wait in the spool, and can it take more? ``None``: there is none."""
+        if self._spool is None:
+            return 0, None
+        waiting = await asyncio.to_thread(len, self._spool)
+        try:
+            await asyncio.to_thread(self._spool.probe)
+        except NotReady:
+            return waiting, False
+        return waiting, True
 
     # Flights
 
     def _is_new(self, one: Due) -> bool:
         return (one.workspace_id, one.connection_id) not in self._flights
 
-    def _ordered(self, due: list[Due], room: int) -> list[Candidate]:
+    def _ordered(self, due: list[Due]) -> list[Candidate]:
+        """Whom there is room for, in their order."""
         if not due:
             return []
+        room = max(0, MAX_FLIGHTS - len(self._flights))
+        flying = Counter(workspace for workspace, _ in self._flights)
         newest = max(one.due_at for one in due if one.due_at is not None)
         candidates = [
             Candidate(
@@ -225,7 +243,7 @@ class Refresher:
             )
             for one in due
         ]
-        return in_turn(candidates, room, now=newest)
+        return in_turn(candidates, room, now=newest, flying=flying, of=MAX_FLIGHTS)
 
     def _flight(
         self, place: Place, connection_id: str, *, left: bool = False
@@ -266,12 +284,9 @@ class Refresher:
         self, place: Place, connection_id: str, outlet: Outlet, *, left: bool
     ) -> Outcome:
         lane = self._lane(place)
-        # Who is waited for does not stand in line behind what is merely due.
-        turn = nullcontext() if connection_id in self._waiting else lane.sweeping
         lane.flights += 1
         try:
-            async with turn:
-                return await self._until_granted(lane, connection_id, outlet, left=left)
+            return await self._until_granted(lane, connection_id, outlet, left=left)
         finally:
             lane.flights -= 1
 
@@ -281,16 +296,18 @@ class Refresher:
         give_up = time.monotonic() + GIVE_UP_SECONDS
         pause, longest = POLL_SECONDS
         while True:
-            wanted = Wanted(
-                connection_id=connection_id,
-                outlet=outlet,
-                waiting=connection_id in self._waiting,
-                left=left,
-                generation=self._waiting.get(connection_id),
-            )
-            granted = await lane.claims.do(wanted)
-            if isinstance(granted, Granted):
-                return await self._main_and_further(lane, granted, wanted)
+            waited_for = connection_id in self._waiting
+            async with self._room.place(lane.place.workspace, connection_id, waited_for=waited_for):
+                wanted = Wanted(
+                    connection_id=connection_id,
+                    outlet=outlet,
+                    waiting=connection_id in self._waiting,
+                    left=left,
+                    generation=self._waiting.get(connection_id),
+                )
+                granted = await lane.claims.do(wanted)
+                if isinstance(granted, Granted):
+                    return await self._main_and_further(lane, granted, wanted)
             again = granted.why in ("busy", "no_room", "not_due") and not self._draining
             in_time = time.monotonic() + granted.seconds < self._patience.get(connection_id, 0)
             if not again or not in_time or time.monotonic() > give_up:
@@ -326,11 +343,13 @@ class Refresher:
             raise
         began = time.monotonic()
         ending = await self._ended(granted, ending, name)
-        self.observe(_observed(ending, granted, time.monotonic() - began))
+        seen = observed(ending, granted, time.monotonic() - began)
         if name is not None and ending.tokens is None:
             # The consent is judged by its main token alone.
             ending = replace(ending, failure=None, unread=None)
-        return ending, await self._kept(lane, ending)
+        settled = await self._kept(lane, ending)
+        self.observe(seen)
+        return ending, settled
 
     async def _opened(self, place: Place, granted: Granted, ending: Ending) -> Ending:
         stored = granted.refreshable
@@ -371,54 +390,45 @@ class Refresher:
 
     async def _kept(self, lane: Lane, ending: Ending) -> Settled:
         """Store how a call ended, also when the database has to come back first."""
-        began, file = time.monotonic(), None
+        on_disk: list[Path] = []
+        try:
+            settled = await self._stored(lane, ending, on_disk)
+        except BaseException:
+            # Cancelled at any point, or what no second try would mend: the answer itself stays.
+            await self._spooled_once(lane.place, ending, on_disk)
+            raise
+        for file in on_disk:
+            file.unlink(missing_ok=True)
+        return settled
+
+    async def _stored(self, lane: Lane, ending: Ending, on_disk: list[Path]) -> Settled:
+        began = time.monotonic()
         pause, longest = POLL_SECONDS
         while True:
-            task = asyncio.create_task(lane.endings.do(ending))
-            patience = SPOOL_AFTER - (time.monotonic() - began)
+            stored = lane.endings.put(ending)
+            if ending.tokens is not None and not on_disk:
+                await done_or_late(stored, SPOOL_AFTER - (time.monotonic() - began))
+                if not stored.done():
+                    await self._spooled_once(lane.place, ending, on_disk)
             try:
-                if ending.tokens is not None and file is None:
-                    await asyncio.wait({task}, timeout=max(patience, 0))
-                    if not task.done():
-                        file = await self._spooled(lane.place, ending)
-                settled = await task
+                return await stored
             except NotReady:
-                if file is None and time.monotonic() - began >= SPOOL_AFTER:
-                    file = await self._spooled(lane.place, ending)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, longest)
-                continue
-            except BaseException:
-                if file is None:
-                    await self._spooled(lane.place, ending)
-                raise
-            if file is not None and self._spool is not None:
-                self._spool.remove(file)
-            return settled
+                if time.monotonic() - began >= SPOOL_AFTER:
+                    await self._spooled_once(lane.place, ending, on_disk)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, longest)
+
+    async def _spooled_once(self, place: Place, ending: Ending, on_disk: list[Path]) -> None:
+        if not on_disk and (file := await self._spooled(place, ending)) is not None:
+            on_disk.append(file)
 
     async def _spooled(self, place: Place, ending: Ending) -> Path | None:
         if self._spool is None or ending.tokens is None:
             return None
-        context = answers.answer_context(
-            place.workspace, ending.connection_id, ending.fence, place.environment
-        )
-        held = connection_rows.packed(
-            replace(ending.held, tokens=ending.tokens)
-            if ending.held
-            else Held(tokens=ending.tokens)
-        )
-        answer = Spooled(
-            deployment=self._deployment,
-            workspace=place.workspace,
-            connection_id=ending.connection_id,
-            user_id=ending.user_id,
-            integration=place.integration,
-            environment=place.environment,
-            fence=ending.fence,
-            sealed=seal(ending.outlet.sealing.key, context, held),
-        )
         try:
-            file = await asyncio.to_thread(self._spool.keep, answer)
+            file = await asyncio.to_thread(
+                self._spool.keep, to_spool(self._deployment, place, ending, ending.tokens)
+            )
         except NotReady as error:
             _log.error("answer_not_spooled", reason=error.message)
             return None
@@ -463,7 +473,7 @@ class Refresher:
             }
             task = asyncio.create_task(self._resolved(place))
             self._outlets[place] = (time.monotonic(), task)
-        return await asyncio.shield(task)
+        return task.result() if task.done() else await asyncio.shield(task)
 
     async def _resolved(self, place: Place) -> Outlet:
         app, sealing = await asyncio.gather(
@@ -473,21 +483,11 @@ class Refresher:
 
     def _lane(self, place: Place) -> Lane:
         if place not in self._lanes:
-            self._lanes[place] = Lane(place, self._database, self._store, self.replica)
+            waits = self._spool.has if self._spool is not None else None
+            self._lanes[place] = Lane(place, self._database, self._store, self.replica, waits)
         return self._lanes[place]
 
     async def _put_off(self, place: Place, connection_id: str) -> None:
         await self._database.run(
             place.workspace, lambda tx: rows.put_off(tx, [connection_id], UNUSABLE_SECONDS)
         )
-
-
-def _observed(ending: Ending, granted: Granted, seconds: float) -> Observed:
-    failure, due = ending.failure, granted.due_at
-    outcome = "refreshed" if ending.tokens is not None else "unused"
-    return Observed(
-        provider=ending.outlet.app.provider.id,
-        outcome=failure.outcome if failure else outcome,
-        seconds=seconds,
-        late_by=max(0.0, (granted.claim.at - due).total_seconds()) if due else 0.0,
-    )

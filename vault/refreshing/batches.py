@@ -27,13 +27,17 @@ class Batches(Generic[I, O]):
     def idle(self) -> bool:
         return self._running is None
 
-    async def do(self, item: I) -> O:
-        """Have this done with the next batch."""
+    def put(self, item: I) -> asyncio.Future[O]:
+        """Have this done with the next batch. Who cancels what is returned just does not hear."""
         done: asyncio.Future[O] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, done))
         if self._running is None:
             self._running = asyncio.create_task(self._run())
-        return await done
+        return done
+
+    async def do(self, item: I) -> O:
+        """The same, and wait for it."""
+        return await self.put(item)
 
     async def _run(self) -> None:
         try:
@@ -56,6 +60,24 @@ class Batches(Generic[I, O]):
         for (_, done), result in zip(batch, results, strict=True):
             if not done.done():
                 done.set_result(result)
+
+
+async def done_or_late(future: asyncio.Future[O], seconds: float) -> None:
+    """Wait for it, but so long at the most; mostly one timer that never rings is all it costs."""
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
+
+    def wake(_: object = None) -> None:
+        if not over.done():
+            over.set_result(None)
+
+    timer = loop.call_later(max(seconds, 0), wake)
+    future.add_done_callback(wake)
+    try:
+        await over
+    finally:
+        timer.cancel()
+        future.remove_done_callback(wake)
 
 
 def _fail(done: asyncio.Future[O], error: Exception) -> None:

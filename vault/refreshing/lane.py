@@ -7,12 +7,10 @@
 * Everything that seals is at hand before the call: sealing an answer asks nobody.
 """
 
-import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Final
 
 from msgspec.structs import replace
 
@@ -33,7 +31,7 @@ from vault.lifecycle.intents import (
     Save,
     TellIntegration,
 )
-from vault.lifecycle.life import GONE
+from vault.lifecycle.life import GONE, Life
 from vault.lifecycle.machine import step
 from vault.model import new_id
 from vault.oauth.app import TokenSet
@@ -53,6 +51,7 @@ from vault.refreshing.page import (
     scheduled,
 )
 from vault.refreshing.replica import NOBODY, Moment, Peers, Replica, moment
+from vault.refreshing.spool import Spooled
 from vault.seal import Context, seal
 from vault.store import Store, answers
 from vault.store import connections as connection_rows
@@ -60,25 +59,27 @@ from vault.store import refreshing as rows
 from vault.store.answers import Attempt
 from vault.store.refreshing import LifeRow, Refreshable
 
-# A million tokens of an hour at one endpoint are 278 in a second: 84 at a time, if it takes 0.3 s
-# to answer. Fewer than the connections that ``vault.egress`` opens to one host.
-SWEEPING: Final = 100
-
 
 class Lane:
     """The claims and endings of one place, in this process. ``flights``: who is on it.
 
-    ``sweeping``: what is merely due goes ahead so many at a time, and is claimed only then. A claim
-    has to be sent at once; one that waits for a free connection would be given back, or sent late.
+    ``is_spooled``: does the answer to a connection's call, by its fence, wait in the spool?
     """
 
-    def __init__(self, place: Place, database: Database, store: Store, replica: Replica) -> None:
+    def __init__(
+        self,
+        place: Place,
+        database: Database,
+        store: Store,
+        replica: Replica,
+        is_spooled: Callable[[str, int], bool] | None = None,
+    ) -> None:
+        self._is_spooled = is_spooled
         self.place = place
         self._database = database
         self._store = store
         self._replica = replica
         self.flights = 0
-        self.sweeping = asyncio.Semaphore(SWEEPING)
         self.claims: Batches[Wanted, Granted | Refused] = Batches(self._claim)
         self.endings: Batches[Ending, Settled] = Batches(self._end)
 
@@ -97,8 +98,9 @@ class Lane:
     async def _claimed(
         self, tx: Transaction, wanted: Sequence[Wanted]
     ) -> tuple[list[Granted | Refused], Endpoint]:
+        seen = self._replica.seen
         at = await moment.one(tx)
-        self._replica.check(at.mark)
+        self._replica.check(at.mark, seen)
         page = Page(self.place, wanted[0].outlet, at.now)
         known = await self._endpoint(tx, wanted[0].outlet, at.now)
         self._replica.check_place(self.place, known)
@@ -137,7 +139,7 @@ class Lane:
         dead = holder != self._replica.id and holder not in peers.living
         if not (one.waiting or dead) and (refused := page.not_due(row, stored, one.outlet)):
             return refused
-        if refused := _nothing_to_do(page, one, row, stored):
+        if refused := self._spooled(life, one) or _nothing_to_do(page, one, row, stored):
             return refused
         event = Claimed(
             at=at.now,
@@ -161,6 +163,13 @@ class Lane:
         if call is None or after.claim is None:
             return _refused(intents)
         return Granted(begun=0.0, claim=after.claim, due_at=row.due_at, refreshable=stored)
+
+    def _spooled(self, life: Life, one: Wanted) -> Refused | None:
+        """Whether its holder is gone or not: a call whose answer is in the spool has ended."""
+        if life.claim is None or self._is_spooled is None:
+            return None
+        waits = self._is_spooled(one.connection_id, life.claim.fence)
+        return Refused(why="busy") if waits else None
 
     async def _endpoint(self, tx: Transaction, outlet: Outlet, now: datetime) -> Endpoint:
         found = await rows.lock_endpoint(tx, self.place.integration, self.place.environment)
@@ -318,6 +327,24 @@ def _ended_attempt(one: Ending, generation: int) -> Attempt:
         return replace(one.attempt, outcome="unused")
     return replace(
         one.attempt, outcome="refreshed" if generation else "orphan", generation=generation or None
+    )
+
+
+def to_spool(deployment: str, place: Place, ending: Ending, tokens: TokenSet) -> Spooled:
+    """An answer as it is kept on the disk; sealing it asks nobody."""
+    held = replace(ending.held, tokens=tokens) if ending.held else Held(tokens=tokens)
+    context = answers.answer_context(
+        place.workspace, ending.connection_id, ending.fence, place.environment
+    )
+    return Spooled(
+        deployment=deployment,
+        workspace=place.workspace,
+        connection_id=ending.connection_id,
+        user_id=ending.user_id,
+        integration=place.integration,
+        environment=place.environment,
+        fence=ending.fence,
+        sealed=seal(ending.outlet.sealing.key, context, connection_rows.packed(held)),
     )
 
 

@@ -142,6 +142,7 @@ class Page:
     def __init__(self, place: Place, outlet: Outlet, now: datetime) -> None:
         self.place = place
         self.now = now
+        self._provider = outlet.app.provider.id
         self.endpoint: Endpoint = endpoints.begun(now, ceiling=outlet.ceiling)
         self.changed: dict[str, LifeRow] = {}
         self.tokens: dict[str, tuple[int, bytes]] = {}
@@ -250,7 +251,8 @@ class Page:
         await rows.replace_tokens(tx, self.tokens)
         await rows.write_lives(tx, list(self.changed.values()))
         await answers.note_attempts(tx, self.attempts)
-        await rows.write_endpoint(tx, self.place.integration, self.place.environment, self.endpoint)
+        _, integration, environment = self.place
+        await rows.write_endpoint(tx, integration, environment, self._provider, self.endpoint)
         await events.record(tx, self.news)
         if self.tidied:
             await answers.forget_attempts(tx, self.tidied)

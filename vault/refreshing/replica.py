@@ -15,18 +15,16 @@ import secrets
 from collections import OrderedDict
 from contextlib import suppress
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Final
 
-import msgspec
 import structlog
 from msgspec import Struct
 
 from vault.database import Database, SessionLock, Transaction
-from vault.errors import Misconfigured, NotReady, VaultError
+from vault.errors import NotReady, VaultError
 from vault.lifecycle.endpoint import Endpoint
 from vault.model import new_id
-from vault.refreshing.spool import write_durably
+from vault.refreshing.marks import Mark, Marks
 from vault.sql import Query
 
 BEAT_SECONDS: Final = 1.0
@@ -75,14 +73,6 @@ class _Mark(Struct, frozen=True):
     mark: int
 
 
-class _Written(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the file beside the root key holds."""
-
-    deployment: str
-    mark: int
-    behind: bool = False  # a database was found to be older, and nobody has restored it since
-
-
 moment: Final = Query("replicas", "moment", Moment)
 _join: Final = Query("replicas", "join", _Id)
 _beat: Final = Query("replicas", "beat", _Id)
@@ -93,18 +83,18 @@ _advance: Final = Query("replicas", "advance", _Mark)
 
 
 class Replica:
-    """This process. ``file``: where the mark is kept outside of the database, if anywhere."""
+    """This process. ``marks``: where the mark is kept outside of the database."""
 
-    def __init__(self, database: Database, deployment: str, file: Path | None) -> None:
+    def __init__(self, database: Database, deployment: str, marks: Marks) -> None:
         self.id = new_id("rep")
         self._database = database
         self._deployment = deployment
-        self._file = file
+        self._marks = marks
         self._key = 0
         self._lock: SessionLock | None = None
         self._task: asyncio.Task[None] | None = None
-        written = self._written()
-        self._seen, self._behind = written.mark, written.behind
+        found = marks.read()
+        self._seen, self._behind = found.mark, found.behind
         self._claims: OrderedDict[tuple[str, str, str], Endpoint] = OrderedDict()
         self._moved = False
         self._joining = asyncio.Lock()
@@ -115,6 +105,8 @@ class Replica:
 
     async def join(self) -> None:
         """Be seen by the others; at the first refresh, or before."""
+        if self.joined:
+            return
         async with self._joining:
             if self._task is not None:
                 return
@@ -151,26 +143,41 @@ class Replica:
 
     # The mark
 
-    def check(self, mark: int) -> None:
-        """Refuse a database that is behind what has been done; asked in each claim."""
-        if self._behind or mark < self._seen:
+    @property
+    def seen(self) -> int:
+        """The mark that a database has to have reached which is asked from now on."""
+        return self._seen
+
+    def check(self, mark: int, seen: int) -> None:
+        """Refuse a database that is behind what had been ``seen`` when it was asked.
+
+        Once behind, it stays so: others may bring its mark up again, and it is no less old for it.
+        """
+        if mark < seen:
+            self._falls_behind()
+        if self._behind:
             raise RolledBack
-        self._seen = mark
+        self._seen = max(self._seen, mark)
 
     def check_place(self, place: tuple[str, str, str], found: Endpoint) -> None:
         """Refuse a token endpoint's row that has forgotten what was claimed there."""
         known = self._claims.get(place)
         if known is None or known.born != found.born or known.claims <= found.claims:
             return
-        self._behind = True
-        self._write()  # a few bytes, once: whoever starts next has to know
+        self._falls_behind()
         raise RolledBack
 
     async def check_database(self) -> None:
         """The same, outside of a claim."""
+        seen = self._seen
         found = await moment.lookup(self._database)
         if found is not None:
-            self.check(found.mark)
+            self.check(found.mark, seen)
+
+    def check_marks(self) -> None:
+        """Raise if what was done is written down nowhere. No reason to let tokens end, though."""
+        if self._marks.failed:
+            raise NotReady("The high-water mark cannot be written.")
 
     def moves(self, place: tuple[str, str, str], found: Endpoint) -> None:
         """Claims were committed: the mark has to grow."""
@@ -181,40 +188,32 @@ class Replica:
             self._claims.popitem(last=False)
 
     async def _advance_mark(self) -> None:
+        if self._marks.failed:
+            await asyncio.to_thread(self._write)
         if not self._moved:
             return
         self._moved = False
+        seen = self._seen
         found = await moment.lookup(self._database)
         if found is None:
             return
-        self.check(found.mark)
+        self.check(found.mark, seen)
         advanced = await _advance.lookup(self._database)
         if advanced is not None:
             self._seen = max(self._seen, advanced.mark)
             await asyncio.to_thread(self._write)
 
-    def _written(self) -> _Written:
-        nothing = _Written(self._deployment, 0)
-        if self._file is None or not self._file.exists():
-            return nothing
-        try:
-            found = msgspec.json.decode(self._file.read_bytes(), type=_Written)
-        except (OSError, msgspec.DecodeError):
-            raise Misconfigured(f"{self._file} cannot be read as a high-water mark.") from None
-        # Of another deployment on the same disk: it says nothing of this one.
-        return found if found.deployment == self._deployment else nothing
+    def _falls_behind(self) -> None:
+        if not self._behind:
+            self._behind = True
+            self._write()  # a few bytes, once: whoever starts next has to know
 
     def _write(self) -> None:
-        """Write down what is known here, and learn what others who share the file have written."""
-        if self._file is None:
-            return
-        others = self._written()
+        """Write down what is known here, and learn what others who share a file have written."""
+        others = self._marks.read()
         self._behind = self._behind or others.behind
-        written = _Written(self._deployment, max(self._seen, others.mark), self._behind)
-        try:
-            write_durably(self._file, msgspec.json.encode(written))
-        except OSError as error:
-            _log.error("high_water_mark_not_written", reason=error.strerror)
+        mark = max(self._seen, others.mark)
+        self._marks.write(Mark(self._deployment, mark, self._behind))
 
     # The beat
 

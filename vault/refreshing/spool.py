@@ -4,10 +4,12 @@
 * What is in it is sealed; its name says nothing but an id of ours.
 * A file goes when its answer is in the database. What cannot be read is put aside, never deleted.
 * Many processes may share the folder: working an answer off twice changes nothing.
+* Whether there is room is tried out, by writing; a full disk is known before an answer needs it.
 """
 
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -21,6 +23,9 @@ SUFFIX: Final = ".answer"
 _ASIDE: Final = ".unreadable"
 # A sealed token set is some kilobytes; more would be no file of ours.
 MAX_FILE: Final = 4 * 1024 * 1024
+# What was found out is believed for so long. Trouble is looked at anew each time.
+PROBED_SECONDS: Final = 10.0
+_PROBE: Final = b"\0" * 16 * 1024  # as much as a large answer
 
 
 class Spooled(Struct, frozen=True, kw_only=True, array_like=True):
@@ -45,16 +50,40 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._fine_at = -PROBED_SECONDS
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def keep(self, answer: Spooled) -> Path:
         """Write an answer down; it is on the disk when this returns."""
-        file = self._folder / f"{answer.connection_id}.{answer.fence}{SUFFIX}"
-        try:
-            write_durably(file, _bytes(answer))
-        except OSError as error:
-            raise NotReady(f"The spool cannot be written: {error.strerror}.") from None
+        file = self._file(answer.connection_id, answer.fence)
+        self._write(file, _bytes(answer))
         return file
+
+    def probe(self) -> None:
+        """Raise why no answer could be kept now."""
+        if time.monotonic() - self._fine_at >= PROBED_SECONDS:
+            file = self._folder / f".probe-{secrets.token_hex(8)}"
+            self._write(file, _PROBE)
+            file.unlink(missing_ok=True)
+            self._fine_at = time.monotonic()
+
+    def _write(self, file: Path, content: bytes) -> None:
+        try:
+            write_durably(file, content)
+        except OSError as error:
+            self._fine_at = -PROBED_SECONDS
+            raise NotReady(f"The spool cannot be written: {error.strerror}.") from None
+
+    def has(self, connection_id: str, fence: int) -> bool:
+        """Does the answer to this call wait here?"""
+        return self._file(connection_id, fence).exists()
+
+    def put_aside(self, file: Path) -> None:
+        """Nothing can be done with it; somebody may want to look."""
+        file.rename(file.with_suffix(_ASIDE))
+
+    def _file(self, connection_id: str, fence: int) -> Path:
+        return self._folder / f"{connection_id}.{fence}{SUFFIX}"
 
     def remove(self, file: Path) -> None:
         file.unlink(missing_ok=True)
@@ -69,7 +98,7 @@ class Spool:
             except FileNotFoundError:
                 continue  # another process was faster
             except (OSError, msgspec.DecodeError):
-                file.rename(file.with_suffix(_ASIDE))
+                self.put_aside(file)
                 continue
             if answer.deployment == deployment:
                 yield file, answer

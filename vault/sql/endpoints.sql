@@ -8,10 +8,12 @@ select standing, learned
 
 -- name: write
 insert into vault.token_endpoints
-       (workspace_id, integration, environment, standing, resting_until, learned)
-values (:workspace_id, :integration, :environment, :standing, :resting_until, :learned)
+       (workspace_id, integration, environment, provider, standing, broken, resting_until, learned)
+values (:workspace_id, :integration, :environment, :provider, :standing, :broken, :resting_until,
+        :learned)
 on conflict (workspace_id, integration, environment) do update
-   set standing = excluded.standing, resting_until = excluded.resting_until, learned = excluded.learned;
+   set provider = excluded.provider, standing = excluded.standing, broken = excluded.broken,
+       resting_until = excluded.resting_until, learned = excluded.learned;
 
 -- name: of_integration
 select environment, standing, resting_until, learned

@@ -46,6 +46,12 @@ update vault.event_deliveries d
  where d.workspace_id = :workspace_id and d.endpoint_id = :endpoint_id
    and d.event_id = n.event_id and d.state = 'waiting';
 
+-- name: hurry
+-- What was put off for the sake of what has just been changed is tried now.
+update vault.event_deliveries
+   set due_at = now()
+ where workspace_id = :workspace_id and endpoint_id = :endpoint_id and due_at > now();
+
 -- name: give_up
 update vault.event_deliveries
    set state = 'failed', due_at = null, problem = coalesce(problem, :problem)

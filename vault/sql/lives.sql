@@ -6,8 +6,8 @@ select l.connection_id, l.integration, l.environment, l.state, l.generation, l.f
        l.consented, l.lease_owner, l.lease_attempt, l.lease_generation, l.lease_at, l.lease_until,
        l.doubt_since, l.suspect_since, l.suspect_lost, l.orphan, l.failures, l.last_failure,
        l.next_try_at, l.verdict, l.told, l.issued_at, l.consented_at, l.access_ends, l.idle_ends,
-       l.consent_ends, l.renewable, l.policy, l.noticed, l.used_at, l.promised, l.due_at,
-       l.user_ref,
+       l.consent_ends, l.renewable, l.policy, l.noticed, l.used_at, l.expected_at,
+       l.promised, l.due_at, l.user_ref,
        (select max(h.held_until)
           from vault.connection_holds h
          where h.workspace_id = :workspace_id and h.connection_id = l.connection_id
@@ -23,8 +23,8 @@ select l.connection_id, l.integration, l.environment, l.state, l.generation, l.f
        l.consented, l.lease_owner, l.lease_attempt, l.lease_generation, l.lease_at, l.lease_until,
        l.doubt_since, l.suspect_since, l.suspect_lost, l.orphan, l.failures, l.last_failure,
        l.next_try_at, l.verdict, l.told, l.issued_at, l.consented_at, l.access_ends, l.idle_ends,
-       l.consent_ends, l.renewable, l.policy, l.noticed, l.used_at, l.promised, l.due_at,
-       l.user_ref,
+       l.consent_ends, l.renewable, l.policy, l.noticed, l.used_at, l.expected_at,
+       l.promised, l.due_at, l.user_ref,
        (select max(h.held_until)
           from vault.connection_holds h
          where h.workspace_id = :workspace_id and h.connection_id = l.connection_id
@@ -38,9 +38,10 @@ select l.connection_id, l.integration, l.environment, l.state, l.generation, l.f
 -- name: insert
 -- A life begins with its connection.
 insert into vault.connection_lives
-       (workspace_id, connection_id, integration, environment, state, generation, policy, user_ref)
-select :workspace_id, :connection_id, :integration, :environment, 'pending', 0, i.refresh_policy,
-       :user_ref
+       (workspace_id, connection_id, integration, environment, provider, state, generation, policy,
+        user_ref)
+select :workspace_id, :connection_id, :integration, :environment, i.provider, 'pending', 0,
+       i.refresh_policy, :user_ref
   from vault.integrations i
  where i.workspace_id = :workspace_id and i.integration = :integration
 on conflict (workspace_id, connection_id) do nothing;
@@ -66,6 +67,16 @@ update vault.connection_lives l
            timestamptz, access_ends timestamptz, idle_ends timestamptz, consent_ends timestamptz,
            renewable boolean, policy text, noticed integer, promised integer, due_at timestamptz)
  where l.workspace_id = :workspace_id and l.connection_id = n.connection_id;
+
+-- name: expect
+-- The nearest that is still to come counts. What is under way is scheduled when it ends.
+update vault.connection_lives
+   set expected_at = case when expected_at > now() then least(expected_at, :at) else :at end,
+       due_at = case when lease_owner is null and state not in ('pending', 'needs_reauth')
+                     then now() else due_at end
+ where workspace_id = :workspace_id and connection_id = any(:connection_ids::text[])
+   and (:environments::text[] = '{}' or environment = any(:environments::text[]))
+returning connection_id, environment, user_ref;
 
 -- name: put_off
 -- What there is no room for now.

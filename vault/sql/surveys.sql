@@ -25,28 +25,30 @@ select u.generation, u.profile, k.sealed as user_key, w.key_id, w.version, w.wra
  where u.workspace_id = :workspace_id and u.user_id = :user_id
  group by u.generation, u.profile, k.sealed, w.key_id, w.version, w.wrapped, w.root_key_id, x.sealed;
 
+-- name: present
+-- Which of these users there are.
+select u.user_id
+  from vault.users u
+ where u.workspace_id = :workspace_id and u.user_id = any(:user_ids::text[]);
+
 -- name: standings
--- How the connections of many users stand. Users who are not there are not in the answer; one who
--- is connected nowhere is there once, without a connection.
-select n.user_id, c.connection_id, c.integration, c.environment, c.provider, c.asked_scopes,
-       c.scopes, l.state, l.generation, l.lease_until, l.verdict, l.issued_at, l.consented_at,
-       l.access_ends, l.idle_ends, l.consent_ends, l.renewable, now() as now,
+-- How the connections of many users stand.
+select c.user_id, c.connection_id, c.integration, c.environment, c.scopes, l.state, l.generation,
+       l.verdict, l.issued_at, l.consented_at, l.access_ends, l.idle_ends, l.consent_ends,
+       l.renewable, now() as now,
        coalesce((select e.standing
                    from vault.token_endpoints e
                   where e.workspace_id = :workspace_id and e.integration = c.integration
                     and e.environment = c.environment), 'open') as standing
-  from unnest(:user_ids::text[]) as n(user_id)
-  join vault.users u on u.workspace_id = :workspace_id and u.user_id = n.user_id
-  left join vault.connections c
-    on c.workspace_id = u.workspace_id and c.user_id = u.user_id
+  from vault.connections c
+  join vault.connection_lives l
+    on l.workspace_id = c.workspace_id and l.connection_id = c.connection_id
+ where c.workspace_id = :workspace_id and c.user_id = any(:user_ids::text[])
    and (c.environment = :environment
         or (c.environment = 'production'
             and exists (select from vault.integrations i
                          where i.workspace_id = :workspace_id and i.integration = c.integration
-                           and i.share_connections)))
-  left join vault.connection_lives l
-    on l.workspace_id = c.workspace_id and l.connection_id = c.connection_id
- where u.workspace_id = :workspace_id;
+                           and i.share_connections)));
 
 -- name: release
 -- Whoever held them has let go.

@@ -107,6 +107,7 @@ _release: Final = Query("event_endpoints", "release", Nothing)
 _due: Final = Query("event_deliveries", "due", Waiting)
 _waiting: Final = Query("event_deliveries", "waiting", Delivery)
 _settle_deliveries: Final = Query("event_deliveries", "settle", Nothing)
+_hurry: Final = Query("event_deliveries", "hurry", Nothing)
 _give_up: Final = Query("event_deliveries", "give_up", Nothing)
 _queue: Final = Query("event_deliveries", "queue", Nothing)
 _deliveries: Final = Query("event_deliveries", "list", Attempted)
@@ -264,6 +265,11 @@ async def settle_turn(tx: Transaction, turn: Turn, health: Health, now: datetime
     if done is None:
         await _release.run(tx, **mine, claimed_until=turn.until)
     return done is not None
+
+
+async def hurry(tx: Transaction, endpoint_id: str) -> None:
+    """What waits for its next try waits no longer."""
+    await _hurry.run(tx, workspace_id=tx.workspace, endpoint_id=endpoint_id)
 
 
 async def give_up(tx: Transaction, endpoint_id: str, problem: str) -> None:

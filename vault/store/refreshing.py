@@ -57,6 +57,7 @@ class LifeRow(Struct, frozen=True):
     policy: Policy
     noticed: int | None
     used_at: datetime | None
+    expected_at: datetime | None
     promised: int
     due_at: datetime | None
     user_ref: str
@@ -91,6 +92,7 @@ class LifeRow(Struct, frozen=True):
         return Use(
             used_at=self.used_at,
             hold_until=self.held_until,
+            expected_at=self.expected_at,
             promise=timedelta(seconds=self.promised),
         )
 
@@ -257,6 +259,14 @@ class ReadRow(Struct, frozen=True):
         return clocks_of(self)
 
 
+class Expected(Struct, frozen=True):
+    """A connection that somebody will need."""
+
+    connection_id: str
+    environment: str
+    user_ref: str
+
+
 class EndpointRow(Struct, frozen=True):
     standing: Literal["open", "held", "paused"]
     learned: bytes
@@ -275,6 +285,7 @@ _insert: Final = Query("lives", "insert", Nothing)
 _lock: Final = Query("lives", "lock", LifeRow)
 _lock_due: Final = Query("lives", "lock_due", LifeRow)
 _write: Final = Query("lives", "write", Nothing)
+_expect: Final = Query("lives", "expect", Expected)
 _put_off: Final = Query("lives", "put_off", Nothing)
 _set_policy: Final = Query("lives", "set_policy", Nothing)
 _due: Final = Query("lives", "due", Due)
@@ -339,6 +350,19 @@ async def lock_due(tx: Transaction, connection_ids: Sequence[str]) -> dict[str, 
 async def write_lives(tx: Transaction, rows: Sequence[LifeRow]) -> None:
     if rows:
         await _write.run(tx, workspace_id=tx.workspace, rows=_json(rows).decode())
+
+
+async def expect(
+    tx: Transaction, connection_ids: Sequence[str], at: datetime, environments: Sequence[str]
+) -> list[Expected]:
+    """Somebody will need these then; look at them now, to be fresh in time."""
+    return await _expect.all(
+        tx,
+        workspace_id=tx.workspace,
+        connection_ids=list(connection_ids),
+        at=at,
+        environments=list(environments),
+    )
 
 
 async def put_off(tx: Transaction, connection_ids: Sequence[str], seconds: int) -> None:
@@ -420,7 +444,7 @@ async def lock_endpoint(tx: Transaction, integration: str, environment: str) -> 
 
 
 async def write_endpoint(
-    tx: Transaction, integration: str, environment: str, endpoint: Endpoint
+    tx: Transaction, integration: str, environment: str, provider: str, endpoint: Endpoint
 ) -> None:
     resting = [endpoint.rate.rest_until, endpoint.breaker.rest_until]
     await _endpoint_write.run(
@@ -428,7 +452,9 @@ async def write_endpoint(
         workspace_id=tx.workspace,
         integration=integration,
         environment=environment,
+        provider=provider,
         standing=endpoint.standing.why or "open",
+        broken=endpoint.breaker.opened_at is not None,
         resting_until=max((at for at in resting if at is not None), default=None),
         learned=_endpoint_bytes(endpoint),
     )

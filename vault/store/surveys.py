@@ -35,22 +35,19 @@ class StandingRow(Struct, frozen=True):
     """One connection of one user, as far as one can tell without opening it."""
 
     user_id: str
-    connection_id: str | None
-    integration: str | None
-    environment: str | None
-    provider: str | None
-    asked_scopes: list[str] | None
+    connection_id: str
+    integration: str
+    environment: str
     scopes: list[str] | None
-    state: State | None
-    generation: int | None
-    lease_until: datetime | None
+    state: State
+    generation: int
     verdict: Verdict | None
     issued_at: datetime | None
     consented_at: datetime | None
     access_ends: datetime | None
     idle_ends: datetime | None
     consent_ends: datetime | None
-    renewable: bool | None
+    renewable: bool
     now: datetime
     standing: Literal["open", "held", "paused"]
 
@@ -64,11 +61,18 @@ class StandingRow(Struct, frozen=True):
             access_ends=self.access_ends,
             idle_ends=self.idle_ends,
             consent_ends=self.consent_ends,
-            renewable=bool(self.renewable),
+            renewable=self.renewable,
         )
 
 
 _user: Final = Query("surveys", "user", UserRow)
+
+
+class _UserId(Struct, frozen=True):
+    user_id: str
+
+
+_present: Final = Query("surveys", "present", _UserId)
 _standings: Final = Query("surveys", "standings", StandingRow)
 _release: Final = Query("surveys", "release", Nothing)
 
@@ -77,6 +81,12 @@ async def user(tx: Transaction, user_id: str, environment: str) -> UserRow | Non
     return await _user.maybe(
         tx, workspace_id=tx.workspace, user_id=user_id, environment=environment
     )
+
+
+async def present(tx: Transaction, user_ids: Sequence[str]) -> list[str]:
+    """Those of them who are there."""
+    every = await _present.all(tx, workspace_id=tx.workspace, user_ids=list(user_ids))
+    return [one.user_id for one in every]
 
 
 async def standings(

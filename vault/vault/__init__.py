@@ -31,11 +31,11 @@ from vault.vault.authentication import Authentication
 from vault.vault.calls import Calls
 from vault.vault.catalogue import Providers
 from vault.vault.connect import Connect
+from vault.vault.counting import Counting
 from vault.vault.door import Deployment
 from vault.vault.events import Events
 from vault.vault.guests import Guests
 from vault.vault.provider_apis import ProviderApis
-from vault.vault.refreshing import Refreshing
 from vault.vault.secrets import Secrets
 from vault.vault.surveys import Surveys
 from vault.vault.tenants import Tenants
@@ -74,7 +74,7 @@ class Vault(
     Connect,
     ProviderApis,
     Surveys,
-    Refreshing,
+    Counting,
     Events,
     Tenants,
     Variables,
@@ -99,13 +99,15 @@ class Vault(
         worker: Database | None = None,
         loopback_returns: bool = False,
         spool_dir: Path | None = None,
+        key_dir: Path | None = None,
     ) -> Self:
         """Open the vault of this database; the first process to come makes its pepper.
 
         Without an ``egress`` it calls public hosts only. ``origin`` is where people and providers
         reach us. ``worker`` is a second login, which finds what is due in all workspaces; without
         one nothing is done by itself. In ``spool_dir`` answers of providers survive a database that
-        is away. ``close`` closes what it was given, too.
+        is away; there and in ``key_dir`` is the mark by which one that was rolled back is known.
+        ``close`` closes what it was given, too.
         """
         found = await _deployment_get.lookup(database)
         if found is None:
@@ -142,6 +144,7 @@ class Vault(
             ),
             worker,
             spool_dir,
+            key_dir,
         )
 
     async def close(self) -> None:

@@ -59,6 +59,7 @@ class Door:
         deployment: Deployment,
         worker: Database | None,
         spool_dir: Path | None = None,
+        key_dir: Path | None = None,
     ) -> None:
         self.deployment_id = deployment.deployment_id
         self.origin = deployment.origin
@@ -70,6 +71,7 @@ class Door:
         self._loopback_returns = deployment.loopback_returns
         self._worker = worker
         self._spool_dir = spool_dir
+        self._key_dir = key_dir
         self._store = Store(database, keyring)
 
     @property

@@ -38,6 +38,7 @@ from vault.events.deliveries import (
     Turn,
     Waiting,
     health,
+    not_put_off,
     settled,
 )
 from vault.model import Caller, Once, Page, WorkspaceId, new_id
@@ -123,7 +124,9 @@ class Events(Door):
                     return None
                 kept = row.types if types is None else types
                 await rows.set_endpoint(tx, endpoint_id, kept, enabled=is_on)
-                if not is_on:
+                if is_on:
+                    await rows.hurry(tx, endpoint_id)
+                else:
                     await rows.give_up(tx, endpoint_id, "The endpoint was disabled.")
                 await _recorded(tx, caller, "event_endpoint.write", endpoint_id)
                 return True
@@ -262,8 +265,10 @@ class Events(Door):
         every = [settled(one, now, _luck()) for one in tried]
 
         async def work(tx: Transaction) -> bool:
-            await rows.settle_deliveries(tx, turn.endpoint_id, every)
             mine = await rows.settle_turn(tx, turn, after, now)
+            # What was found out of an endpoint that was changed meanwhile puts nothing off.
+            told = every if mine else [not_put_off(one, now) for one in every]
+            await rows.settle_deliveries(tx, turn.endpoint_id, told)
             if mine and after.disabled_why is not None:
                 await rows.give_up(tx, turn.endpoint_id, "The endpoint was disabled.")
                 worker = Caller(kind="worker", actor_id="events", workspace=turn.workspace)

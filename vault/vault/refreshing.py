@@ -9,7 +9,6 @@
 """
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -20,7 +19,15 @@ from msgspec import Struct
 from vault import access, audit, events
 from vault.consent import Connection, Integration, Registration
 from vault.database import Transaction
-from vault.errors import Conflict, NeedsReauth, NotFound, NotReady, ProviderUnavailable, VaultError
+from vault.errors import (
+    Conflict,
+    Invalid,
+    NeedsReauth,
+    NotFound,
+    NotReady,
+    ProviderUnavailable,
+    VaultError,
+)
 from vault.events import News
 from vault.lifecycle import endpoint
 from vault.lifecycle.handout import Ask, Handout, hand_out
@@ -28,7 +35,9 @@ from vault.lifecycle.schedule import is_expiring
 from vault.lifecycle.terms import Terms, terms_of
 from vault.model import Caller, WorkspaceId, new_id
 from vault.oauth.app import App, TokenSet
-from vault.refreshing import Observe, Outcome, Refresher
+from vault.refreshing import DRAIN_SECONDS, Outcome, Refresher
+from vault.refreshing.marks import Marks
+from vault.refreshing.observing import Observe
 from vault.refreshing.page import Place as Lane
 from vault.refreshing.replica import Replica
 from vault.refreshing.spool import Spool
@@ -39,11 +48,13 @@ from vault.store.answers import AttemptRow
 from vault.store.refreshing import ReadRow
 from vault.vault.connections import Connections
 from vault.vault.door import found
+from vault.vault.explaining import Explanation, why
 
 MIN_TTL: Final = timedelta(seconds=60)
 MAX_WAIT: Final = 3.0  # seconds, where nobody says how long
 REFRESH_WAIT: Final = 30.0
 MAX_ATTEMPTS: Final = 100
+MAX_AHEAD: Final = timedelta(days=7)
 
 Reason = Literal[
     "not_connected",
@@ -92,29 +103,14 @@ class Fresh(Struct, frozen=True, kw_only=True):
         return f"Fresh({self.connection_id})"
 
 
-class Explanation(Struct, frozen=True, kw_only=True):
-    """Why a connection is as it is. ``expiring``: before long only the person can help."""
-
-    connection: Connection
-    state: str
-    expiring: bool
-    why: str
-    due_at: datetime | None
-    next_try_at: datetime | None
-    idle_ends: datetime | None
-    consent_ends: datetime | None
-    failures: int
-    held_until: datetime | None
-    attempts: list[AttemptRow]
-
-
 class Refreshing(Connections):
     """Tokens that are refreshed before they expire."""
 
     @cached_property
     def _replica(self) -> Replica:
-        mark = self._spool_dir / "high-water.json" if self._spool_dir else None
-        return Replica(self._database, self.deployment_id, mark)
+        folders = [one for one in (self._key_dir, self._spool_dir) if one is not None]
+        marks = Marks(folders, self.deployment_id)
+        return Replica(self._database, self.deployment_id, marks)
 
     @cached_property
     def _refresher(self) -> Refresher:
@@ -139,14 +135,16 @@ class Refreshing(Connections):
         hold: Hold | None = None,
         rejected: bool = False,
         look: bool = False,
+        durable_later: bool = False,
     ) -> list[Fresh]:
         """Tokens that last ``min_ttl``, in the order asked for; refreshed first where needed.
 
         ``hold`` says who will have them and until when. ``rejected``: the provider's API did not
         take the present ones. ``look``: make sure that they are there, and hand nothing out.
+        ``durable_later``: as of ``Database.run``, for the lines in the record.
         """
         access.permit(caller, "connection.token")
-        ask = _Ask(caller, min_ttl, hold, rejected, look)
+        ask = _Ask(caller, min_ttl, hold, rejected, look, durable_later)
         read = await self._read(ask, connection_ids)
         decided = {one.connection_id: await self._decided(ask, one) for one in read.values()}
         wanted = [name for name, one in decided.items() if one.begin_refresh]
@@ -160,6 +158,32 @@ class Refreshing(Connections):
             else Fresh(connection_id=one, reason="not_connected")
             for one in connection_ids
         ]
+
+    async def expect(
+        self, caller: Caller, connection_ids: Sequence[str], at: datetime
+    ) -> list[str]:
+        """Announce that these tokens will be needed then, so that they are fresh; which there are.
+
+        It is for the policy ``active``: ``eager`` ones are fresh anyway, ``lazy`` ones never are.
+        """
+        access.permit(caller, "connection.expect")
+        if at > await self._time() + MAX_AHEAD:
+            raise Invalid("That is too far ahead: a week at the most.", pointer="/at")
+
+        async def work(tx: Transaction) -> list[str]:
+            every = await lives.expect(tx, connection_ids, at, caller.environments)
+            for one in every:
+                await audit.record(
+                    tx,
+                    caller,
+                    "connection.expect",
+                    target=("connection", one.connection_id),
+                    user_ref=one.user_ref,
+                    environment=one.environment,
+                )
+            return [one.connection_id for one in every]
+
+        return await self._database.run(caller.workspace, work)
 
     async def refresh_connection(self, caller: Caller, connection_id: str) -> Connection:
         """Refresh now, whatever the clocks say; raises why there are no newer tokens."""
@@ -211,7 +235,7 @@ class Refreshing(Connections):
             connection=connection,
             state=row.state,
             expiring=times is not None and is_expiring(times, await self._time()),
-            why=_why(row, standing),
+            why=why(row, standing),
             due_at=row.due_at,
             next_try_at=row.next_try_at,
             idle_ends=row.idle_ends,
@@ -233,7 +257,10 @@ class Refreshing(Connections):
             await lives.set_policy(tx, integration, registration.refresh_policy)
             for row in await lives.endpoints_of(tx, integration):
                 mended = endpoint.mended(lives.endpoint_from(row.learned), now)
-                await lives.write_endpoint(tx, integration, row.environment, mended.endpoint)
+                provider = registration.provider
+                await lives.write_endpoint(
+                    tx, integration, row.environment, provider, mended.endpoint
+                )
                 if mended.alert is not None:
                     news = News(
                         type="integration.resumed",
@@ -249,9 +276,7 @@ class Refreshing(Connections):
 
     async def check_refreshing(self) -> None:
         """Raise why nothing can be kept alive now."""
-        if self._spool_dir is not None and not os.access(self._spool_dir, os.W_OK):
-            raise NotReady("The spool cannot be written.")
-        await self._replica.check_database()
+        await self._refresher.check()
 
     # For the scheduler
 
@@ -267,10 +292,10 @@ class Refreshing(Connections):
         """Bring answers that were spooled into the database."""
         return await self._refresher.replay()
 
-    async def end_refreshing(self) -> None:
-        """Begin no more refreshes; let those that are under way end."""
+    async def end_refreshing(self, seconds: float = DRAIN_SECONDS) -> None:
+        """Begin no more refreshes; let those that are under way end, or spool what they brought."""
         if "_refresher" in self.__dict__:  # else there never was one
-            await self._refresher.drain()
+            await self._refresher.drain(seconds)
 
     @property
     def refreshes_under_way(self) -> int:
@@ -306,7 +331,12 @@ class Refreshing(Connections):
             "actor_id": caller.actor_id,
             "request_id": caller.request_id,
         }
-        every = await self._database.run(caller.workspace, lambda tx: lives.read(tx, **arguments))
+        every = await self._database.run(
+            caller.workspace,
+            lambda tx: lives.read(tx, **arguments),
+            planned_once=True,
+            durable_later=ask.durable_later,
+        )
         return {row.connection_id: row for row in every}
 
     async def _decided(self, ask: "_Ask", row: ReadRow) -> Handout:
@@ -390,6 +420,7 @@ class _Ask(NamedTuple):
     hold: Hold | None
     rejected: bool
     look: bool
+    durable_later: bool
 
 
 def _is_ready(row: ReadRow, handout: Handout) -> bool:
@@ -425,31 +456,3 @@ def _error(outcome: Outcome | None) -> VaultError:
             return ProviderUnavailable("The last try was too recent; it is tried again by itself.")
         case _:
             return NotReady("There is no newer token yet.")
-
-
-def _why(row: lives.LifeRow, standing: str) -> str:
-    """One sentence for the state, or for that of the integration, where that is in the way."""
-    if row.verdict is not None:
-        return _VERDICTS[row.verdict]
-    if standing in _STANDINGS and row.state != "pending":
-        return _STANDINGS[standing]
-    if row.state == "active" and not row.renewable:
-        return "Nothing refreshes it: it has no end, or the platform brings new tokens."
-    return _STATES.get(row.state, "It is well.")
-
-
-_STATES: Final = {
-    "pending": "Nobody has consented yet.",
-    "refreshing": "A refresh is under way.",
-    "backoff": "The last call failed; it is tried again.",
-    "uncertain": "Nobody knows how the last call ended; it is tried again when that is safe.",
-    "suspect": "The provider calls the grant dead; that is believed when it has lasted a while.",
-}
-_STANDINGS: Final = {
-    "held": "The provider calls many grants at once dead: nobody is believed to be, and few asked.",
-    "paused": "The provider refuses the app: whoever set the integration up has to mend it.",
-}
-_VERDICTS: Final = {
-    "refused": "The provider ended the grant: the person has to connect again.",
-    "lost_rotation": "A refresh token was replaced and its replacement never reached us.",
-}

@@ -17,7 +17,7 @@ from vault.database import Transaction
 from vault.errors import Invalid, Unresolved
 from vault.keyring import StoredKey
 from vault.lifecycle.schedule import is_expiring
-from vault.model import PRODUCTION, Caller, Profile
+from vault.model import Caller, Profile
 from vault.oauth import header
 from vault.providers.schema import Provider
 from vault.seal import SealingKey
@@ -131,20 +131,22 @@ class Surveys(Refreshing):
         access.permit_environment(caller, environment)
         wanted = list(dict.fromkeys(user_ids))
 
-        async def work(tx: Transaction) -> list[StandingRow]:
-            found: list[StandingRow] = []
+        async def work(tx: Transaction) -> tuple[list[str], list[StandingRow]]:
+            there: list[str] = []
+            every: list[StandingRow] = []
             for first in range(0, len(wanted), AT_ONCE):
-                found += await rows.standings(tx, wanted[first : first + AT_ONCE], environment)
+                some = await rows.present(tx, wanted[first : first + AT_ONCE])
+                there += some
+                every += await rows.standings(tx, some, environment) if some else []
             await audit.record(tx, caller, "readiness.read", environment=environment)
-            return found
+            return there, every
 
-        every = await self._database.run(caller.workspace, work)
+        there, every = await self._database.run(caller.workspace, work)
         # The one that counts comes last, as in a survey.
-        every.sort(key=lambda row: (bool(row.generation), row.environment == environment))
-        found: dict[str, dict[str, Standing]] = {row.user_id: {} for row in every}
+        every.sort(key=lambda row: (row.generation > 0, row.environment == environment))
+        found: dict[str, dict[str, Standing]] = {user_id: {} for user_id in there}
         for row in every:
-            if (standing := _standing(row)) is not None:
-                found[row.user_id][standing.integration] = standing
+            found[row.user_id][row.integration] = _standing(row)
         return found
 
     async def release(self, caller: Caller, connection_ids: Sequence[str]) -> None:
@@ -188,14 +190,12 @@ class Surveys(Refreshing):
         return {}
 
 
-def _standing(row: StandingRow) -> Standing | None:
-    if row.connection_id is None or row.integration is None:
-        return None
+def _standing(row: StandingRow) -> Standing:
     clocks = row.clocks()
     return Standing(
         integration=row.integration,
         connection_id=row.connection_id,
-        environment=row.environment or PRODUCTION,
+        environment=row.environment,
         reason=_reason(row),
         expiring=clocks is not None and is_expiring(clocks, row.now),
         scopes=None if row.scopes is None else tuple(row.scopes),
@@ -207,7 +207,7 @@ def _reason(row: StandingRow) -> Reason | None:
     lives = row.access_ends is None or row.access_ends > row.now
     over = row.consent_ends is not None and row.consent_ends <= row.now
     reasons: tuple[tuple[bool, Reason], ...] = (
-        (not row.generation, "pending"),
+        (row.generation == 0, "pending"),
         (row.verdict is not None, "needs_reauth"),
         (not lives and row.standing != "open", "integration_paused"),
         (not lives and (over or not row.renewable), "expired"),
