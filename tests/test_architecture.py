@@ -18,7 +18,7 @@ from vault.secret import Secret
 from vault.settings import VaultSettings
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-MAX_LINES, MAX_FUNCTION, MAX_ENTRIES = 500, 60, 43
+MAX_LINES, MAX_FUNCTION, MAX_ENTRIES = 500, 60, 44
 
 # A module imports only what stands before it. A new module gets its step here, and a line in
 # docs/architecture.md.

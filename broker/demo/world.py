@@ -102,7 +102,7 @@ class World(Struct, frozen=True, kw_only=True):
     @property
     def platform(self) -> Client:
         """The platform's backend."""
-        return self.anyone(("Authorization", Secret(f"Bearer {self.key.reveal()}")))
+        return self.anyone(("xi-api-key", self.key))
 
     @property
     def elevenlabs(self) -> Client:
