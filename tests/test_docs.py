@@ -519,6 +519,7 @@ async def nothing() -> int:
     "page",
     [
         "README.md",
+        "docs/getting-started.md",
         "docs/quickstart.md",
         "docs/howto/connect-accounts.md",
         "docs/howto/choose-workspaces.md",

@@ -86,6 +86,8 @@ async def test_over_the_relay(desk: Desk, environment: str) -> None:
     made = await desk.mint(environment=environment)
     async with desk.eleven.talking(made["signed_url"]) as talk:
         await assert_is_in(environment, desk, talk)
+        # The first message, which a runtime may believe, says so as well.
+        assert upstream(desk, talk.conversation_id).initiation["environment"] == environment
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
