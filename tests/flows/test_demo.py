@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +76,12 @@ def assert_nothing_is_left(folder: Path) -> None:
     assert processes_of(folder) == []
 
 
+def alike(transcript: str) -> str:
+    """A transcript without what differs from run to run: ports, marks, a count."""
+    known = re.sub(r"127\.0\.0\.1:\d+|…[0-9a-f]{4}|\d+ messages", "?", transcript)
+    return re.sub(r" +", " ", known)
+
+
 def ended(demo: "subprocess.Popen[str]") -> tuple[str, str]:
     try:
         return demo.communicate(timeout=SECONDS)
@@ -106,6 +113,10 @@ def test_it_tells_the_whole_story_a_line_a_step_and_leaves_nothing(folder: Path)
         "is dead: 401",
     ):
         assert told in out
+    [shown] = re.findall(
+        r"\$ ./dev demo\n(.*?)```", (CHECKOUT / "README.md").read_text(), re.DOTALL
+    )
+    assert alike(out) == alike(shown), "README.md shows another transcript"
     assert_nothing_is_left(folder)
 
 
@@ -146,7 +157,14 @@ def test_a_signal_ends_it_cleanly_whenever_it_comes(
     for line in demo.stdout:
         if line.startswith(after):
             break
-    os.killpg(demo.pid, with_signal)  # as a terminal does it: PostgreSQL's programs hear it, too
+    # In the midst of making PostgreSQL, where a thread is at work that nobody can stop.
+    while after == "Starting" and not [*folder.glob("*/postgres/data")]:
+        assert demo.poll() is None, "it ended before PostgreSQL was being made"
+        time.sleep(0.01)
+    if with_signal == signal.SIGINT:
+        os.killpg(demo.pid, with_signal)  # as a terminal does it: PostgreSQL's programs hear it
+    else:
+        demo.send_signal(with_signal)
     out, complaints = ended(demo)
     assert (demo.returncode, complaints) == (130, "")
     assert out.endswith("Stopped: nothing is left running, and nothing on the disk.\n")
