@@ -23,14 +23,14 @@ HOSTS = {"production": "api.example.com", "staging": "staging.example.com"}
 FELL_BACK = {"preview": "api.example.com", **HOSTS}
 TOKEN = "secret__user_google_token"
 HEADER = "secret__user_google_authorization"
-PROFILE = {
+PROFILE: dict[str, Any] = {
     "variables": {
         "crm_host": {"from": "environment", "label": "crm_host"},
         HEADER: {"from": "connection", "integration": "google", "field": "authorization"},
         TOKEN: {"from": "connection", "integration": "google", "field": "token"},
     }
 }
-TOOL = {
+TOOL: dict[str, Any] = {
     "type": "webhook",
     "name": "who",
     "description": "Says whose account this is.",

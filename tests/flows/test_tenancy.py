@@ -28,7 +28,7 @@ TOOL, REFRESH = (
 )
 HOST = "calendar.example.com"
 KEYTURN_HOST = "keyturn.example.com"
-PROFILE = {
+PROFILE: dict[str, Any] = {
     "integrations": [{"integration": "google"}],
     "variables": {
         "secret__google_token": {"from": "connection", "integration": "google", "field": "token"}
