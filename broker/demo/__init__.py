@@ -43,6 +43,8 @@ async def perform(transcript: Transcript, sandbox: Sandbox | None = None) -> int
     except VaultError as error:
         transcript.failed(error.message)
         return FAILED
+    except BrokenPipeError:
+        raise  # nobody reads on; the command line ends quietly
     except Exception as error:  # noqa: BLE001 - its text may hold an answer, and so a secret
         transcript.failed(f"expected no error, found {_place(error)}")
         return FAILED

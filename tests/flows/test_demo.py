@@ -171,6 +171,18 @@ def test_a_signal_ends_it_cleanly_whenever_it_comes(
     assert_nothing_is_left(folder)
 
 
+def test_a_reader_who_has_seen_enough_ends_it_quietly(folder: Path) -> None:
+    demo = started(folder)
+    assert demo.stdout
+    demo.stdout.readline()
+    demo.stdout.close()
+    assert demo.stderr
+    with demo.stderr as complaints:
+        assert complaints.read() == ""
+    assert demo.wait(SECONDS) == 1
+    assert_nothing_is_left(folder)
+
+
 def test_settings_of_the_terminal_change_nothing(folder: Path) -> None:
     mine = {"KEYTURN_DATABASE_URL": "postgresql://nowhere/none", "KEYTURN_MODE": "production"}
     demo = started(folder, **mine)
