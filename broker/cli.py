@@ -36,7 +36,6 @@ from broker.cli_env import env
 from broker.cli_events import event_endpoint
 from broker.cli_integration import integration
 from broker.cli_provider import provider
-from broker.demo import Transcript, perform
 from broker.migrations import PARTS
 from broker.terminal import (
     EVERYTHING,
@@ -105,6 +104,8 @@ def serve(*, no_scheduler: bool) -> None:
 @main.command()
 def demo() -> None:
     """Tell the whole story on this machine, beside a pretend provider; leaves nothing behind."""
+    from broker.demo import Transcript, perform  # the service itself never loads it
+
     boot.harden_process()
     colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     sys.exit(run(perform(Transcript(sys.stdout, colours=colours))))

@@ -199,3 +199,12 @@ def test_somebody_without_any_rights_can_run_it(folder: Path) -> None:
     _, complaints = ended(demo)
     assert (demo.returncode, complaints) == (0, "")
     assert_nothing_is_left(folder)
+
+
+def test_the_service_loads_neither_the_demo_nor_the_sandbox() -> None:
+    script = "import sys, broker.cli; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
+    assert "broker.server" in done.stdout.split()
+    assert not re.search(r"\bbroker\.(demo|sandbox)\b", done.stdout)
