@@ -142,12 +142,15 @@ async def database_addresses(settings: Settings) -> AsyncIterator[Addresses]:
         )
         return
     embedded = Embedded(data_dir(settings) / "postgres", bindir=settings.pg_bindir)
-    await asyncio.to_thread(embedded.start)
+    starting = asyncio.ensure_future(asyncio.to_thread(embedded.start))
     try:
+        await asyncio.shield(starting)
         application, worker = embedded.dsn("keyturn_app"), embedded.dsn("keyturn_worker")
         logins = [Login(application, "keyturn_app"), Login(worker, "keyturn_worker")]
         yield Addresses(application, worker, embedded.dsn(), logins)
     finally:
+        # A thread goes on when the task that waits for it is cancelled: what it started is stopped.
+        await asyncio.gather(starting, return_exceptions=True)
         await asyncio.to_thread(embedded.stop)
 
 

@@ -127,9 +127,11 @@ STEPS: Final = """
     broker.environment_file.writing broker.environment_file.plan broker.environment_file.values
     broker.environment_file.showing broker.environment_file
     broker.targets broker.targets.own broker.targets.remote
+    broker.demo.world broker.demo.browser broker.demo.talk broker.demo.transcript
+    broker.demo.stage broker.demo.story broker.demo
     broker.terminal broker.cli.agent broker.cli.upstream broker.cli.env broker.cli.provider
-    broker.cli.integration
-    broker.cli.connection broker.cli.events broker.cli.rekey broker.cli broker.cli.__main__
+    broker.cli.integration broker.cli.connection broker.cli.events broker.cli.rekey
+    broker.cli broker.cli.__main__
 """
 STAIRCASE: Final = tuple(STEPS.split())
 UPWARD: Final = {

@@ -11,7 +11,12 @@ from typing import Any, Final
 
 import structlog
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, SerializationException, ValidationException
+from litestar.exceptions import (
+    HTTPException,
+    InternalServerException,
+    SerializationException,
+    ValidationException,
+)
 from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
 from msgspec.structs import replace
@@ -130,6 +135,8 @@ def handlers(metrics: Metrics, *, dialect: Dialect) -> ExceptionHandlersMap:
 
     def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
         problem = problem_of(error, request_id_of(request))
+        if _went_away(error):  # nobody hears this answer
+            return response(problem)
         metrics.problems.labels(problem.code).inc()
         if problem.code == "internal":
             _log.error("unexpected_error", exc_info=error)
@@ -144,6 +151,11 @@ def request_id_of(request: Request[Any, Any, Any]) -> str:
     """The id that the gate gave to this request."""
     found: str = request.scope["state"].get("request_id", "")
     return found
+
+
+def _went_away(error: Exception) -> bool:
+    """Did the client hang up before all of its body had come? Litestar calls that our mistake."""
+    return isinstance(error, InternalServerException) and "disconnected" in error.detail
 
 
 def response(problem: Problem) -> Response[Problem]:

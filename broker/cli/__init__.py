@@ -106,6 +106,16 @@ def serve(*, no_scheduler: bool) -> None:
     run(work())
 
 
+@main.command()
+def demo() -> None:
+    """Tell the whole story on this machine, beside a pretend provider; leaves nothing behind."""
+    from broker.demo import Transcript, perform  # the service itself never loads it
+
+    boot.harden_process()
+    colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    sys.exit(run(perform(Transcript(sys.stdout, colours=colours))))
+
+
 @main.command("work")
 def work_command() -> None:
     """Run what is done in the background, and no HTTP; ends at SIGTERM, when all of it is done."""

@@ -241,3 +241,19 @@ async def test_a_running_service_writes_nothing_but_such_lines() -> None:
         assert loggers >= {"keyturn.access", "keyturn.relay", "uvicorn.error"}
         assert CANARY not in replica.stderr + replica.stdout
         assert key not in replica.stderr
+
+
+def test_a_level_above_warnings_holds_for_libraries_too() -> None:
+    script = """
+import logging, sys
+from broker import logs
+logs.configure("error", stream=sys.stdout)
+for name in ("apscheduler.scheduler", "uvicorn.error"):
+    logging.getLogger(name).warning("too much to do")
+    logging.getLogger(name).error("broken")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("broken") == 2
+    assert "too much" not in done.stdout + done.stderr

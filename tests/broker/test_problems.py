@@ -350,3 +350,23 @@ def test_an_error_that_nobody_expected_says_nothing(error: Exception) -> None:
     problem = problem_of(error, "req_1")
     assert (problem.status, problem.code) == (500, "internal")
     assert CANARY not in repr(problem)
+
+
+async def test_a_client_that_hangs_up_is_no_error_of_ours(service: Running, tenant: Tenant) -> None:
+    registry = service.service.metrics.registry
+
+    def internal() -> float:
+        return registry.get_sample_value("keyturn_http_problems_total", {"code": "internal"}) or 0.0
+
+    before = internal()
+    host, _, port = service.base.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = f"POST /v1/keys HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {tenant.key}\r\n"
+    writer.write(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
+    await writer.drain()
+    await asyncio.sleep(0.2)  # it waits for the rest of the body
+    writer.close()
+    await writer.wait_closed()
+    assert await reader.read() == b""
+    await asyncio.sleep(0.2)
+    assert internal() == before
