@@ -105,10 +105,11 @@ async def test_what_was_prepared_is_kept_fresh_until_a_conversation_could_start(
 
 
 async def test_a_key_of_one_environment_prepares_what_is_shared_with_it(desk: Desk) -> None:
-    shared = {"provider": "oidc", "client_id": "x", "share_connections": True}
-    shared["variables"] = {"issuer": desk.provider.base}
+    shared = {"provider": "api-key", "share_connections": True}
+    shared["variables"] = {"api_base_url": "https://api.example.com"}
     assert (await desk.api.put("/v1/integrations/shared", shared)).status == 201
-    await desk.connect(integration="shared")
+    kept = await desk.api.put("/v1/users/ada/connections/shared", {"api_key": "k"})
+    assert kept.status == 200, kept.body
     narrow = await desk.key("mint", environments=["staging"])
     body = {"agent_id": AGENT, "user_id": "ada", "integrations": ["shared"]}
     assert (await narrow.post("/v1/conversations/prepare", body)).status == 202
