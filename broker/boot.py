@@ -46,6 +46,7 @@ ABANDONED_SECONDS: Final = 60.0
 EVENT_SECONDS: Final = 1.0
 NUMBER_SECONDS: Final = 15.0
 FORGET_SECONDS: Final = 60.0
+CONVERSATION_SECONDS: Final = 600.0
 BOOTSTRAP_SCOPES: Final[tuple[Scope, ...]] = ("manage", "mint", "connect")
 
 _PR_SET_DUMPABLE: Final = 4
@@ -141,12 +142,15 @@ async def database_addresses(settings: Settings) -> AsyncIterator[Addresses]:
         )
         return
     embedded = Embedded(data_dir(settings) / "postgres", bindir=settings.pg_bindir)
-    await asyncio.to_thread(embedded.start)
+    starting = asyncio.ensure_future(asyncio.to_thread(embedded.start))
     try:
+        await asyncio.shield(starting)
         application, worker = embedded.dsn("keyturn_app"), embedded.dsn("keyturn_worker")
         logins = [Login(application, "keyturn_app"), Login(worker, "keyturn_worker")]
         yield Addresses(application, worker, embedded.dsn(), logins)
     finally:
+        # A thread goes on when the task that waits for it is cancelled: what it started is stopped.
+        await asyncio.gather(starting, return_exceptions=True)
         await asyncio.to_thread(embedded.stop)
 
 
@@ -184,6 +188,7 @@ def jobs(house: House) -> list[Job]:
         Job("abandoned", ABANDONED_SECONDS, vault.end_abandoned),
         Job("events", EVENT_SECONDS, house.courier.deliver_due),
         Job("old_events", FORGET_SECONDS, vault.forget_events),
+        Job("old_conversations", CONVERSATION_SECONDS, house.broker.forgetting.conversations),
     ]
 
 

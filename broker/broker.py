@@ -11,6 +11,7 @@ from broker.admission import Admission
 from broker.agents import Agents
 from broker.conversation import Conversation, Held
 from broker.delivery import Delivering
+from broker.forgetting import Forgetting
 from broker.gateway.calls import Gateway
 from broker.gateway.renewals import Renewals
 from broker.grants import Grants
@@ -24,6 +25,7 @@ from broker.telephone.phone_numbers import PhoneNumbers
 from broker.telephone.post_call import PostCall
 from broker.tools.pushing import AgentTools
 from broker.upstreams import Upstreams
+from broker.upstreams.livekit import Projects
 from vault.egress import Egress
 from vault.model import Caller
 from vault.vault import Vault
@@ -37,12 +39,16 @@ class Broker:
     def __init__(self, vault: Vault, egress: Egress, *, mint_batch: int = MINT_BATCH) -> None:
         self.agents = Agents(vault)
         self.upstreams = Upstreams(vault, egress)
+        self.projects = Projects(vault, egress)
         self.tools = AgentTools(vault, self.agents, self.upstreams)
         delivering = Delivering(vault)
         self.signing = SigningKeys(vault)
-        self.minting = Minting(vault, delivering, self.signing, self.agents, self.upstreams)
+        self.minting = Minting(
+            vault, delivering, self.signing, self.agents, self.upstreams, self.projects
+        )
         self.quick = Quick(vault, self.minting, self.agents, batch=mint_batch)
         self.grants = Grants(vault, delivering, self.upstreams)
+        self.forgetting = Forgetting(vault)
         self.readiness = Readiness(vault, self.agents)
         self.renewals = Renewals(vault)
         self.gateway = Gateway(vault, self.renewals)

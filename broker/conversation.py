@@ -146,7 +146,8 @@ class Prepared(Struct, frozen=True, kw_only=True):
 class Minted(Struct, frozen=True, kw_only=True):
     """What the platform gets. ``variables`` holds what the delivery lets the client see.
 
-    ``token`` and ``signed_url`` are there where the runtime and channel take them.
+    ``token`` and ``signed_url`` are there where the runtime and channel take them, and
+    ``server_url`` where the token is for a server of the workspace's own.
     """
 
     conversation_id: str
@@ -158,6 +159,7 @@ class Minted(Struct, frozen=True, kw_only=True):
     upstream_id: str | None
     token: Secret | None
     signed_url: Secret | None
+    server_url: str | None
     start_by: datetime
     expires_at: datetime
     variables: Mapping[str, Value]
@@ -235,6 +237,15 @@ def min_ttl_of(wanted: Wanted, profile: Profile | None) -> int:
     if wanted.min_ttl is not None:
         return wanted.min_ttl
     return profile.min_ttl if profile and profile.min_ttl is not None else MIN_TTL
+
+
+def is_asked_for(integration: str, profile: Profile | None, wanted: Wanted) -> bool:
+    """Is the conversation about this integration?"""
+    if wanted.integrations is not None and integration not in wanted.integrations:
+        return False
+    if profile is None or profile.integrations is None:
+        return True
+    return profile.needed(integration) is not None
 
 
 def _listed(words: Sequence[str]) -> str:

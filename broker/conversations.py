@@ -99,6 +99,10 @@ class _Found(Struct, frozen=True):
     hash: bytes
 
 
+class _Place(Struct, frozen=True):
+    workspace_id: WorkspaceId
+
+
 class _Id(Struct, frozen=True):
     id: str
 
@@ -113,6 +117,8 @@ _kept: Final = Query("conversations", "kept", KeptRow, package="broker")
 _use_ticket: Final = Query("conversations", "use_ticket", _Id, package="broker")
 _began: Final = Query("conversations", "began", _Id, package="broker")
 _finish: Final = Query("conversations", "finish", Ended, package="broker")
+_old: Final = Query("conversations", "old", _Place, package="broker")
+_forget: Final = Query("conversations", "forget", _Id, package="broker")
 _arm: Final = Query("conversations", "arm", Ended, package="broker")
 
 
@@ -256,3 +262,14 @@ async def finish(tx: Transaction, conversation_id: str) -> Ended | None:
 
 async def arm(tx: Transaction, conversation_id: str) -> Ended | None:
     return await _arm.maybe(tx, workspace_id=tx.workspace, conversation_id=conversation_id)
+
+
+async def with_old(vault: Vault, days: int, limit: int) -> list[WorkspaceId]:
+    """Where there are some that were made before so many days; asked as the worker."""
+    rows = await vault.look_up_as_worker(_old, days=days, limit=limit)
+    return [row.workspace_id for row in rows]
+
+
+async def forget(tx: Transaction, days: int, limit: int) -> int:
+    """Delete the oldest that are over, and were made before so many days; returns how many."""
+    return len(await _forget.all(tx, workspace_id=tx.workspace, days=days, limit=limit))

@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from broker.conversation import BearerKind, Delivery
+from broker.conversation import BearerKind, Delivery, Reached
 from broker.conversations import Bearers
 from broker.profile import is_secret
 from broker.variables import (
@@ -72,6 +72,18 @@ def person_of(survey: Survey) -> Person:
     """What variables may say of the user."""
     profile = survey.profile
     return Person(user_id=survey.user_id, name=profile.name, attributes=profile.attributes)
+
+
+def reached_by(survey: Survey, planned: Plan) -> tuple[Reached, ...]:
+    """The connections that the plan draws upon."""
+    return tuple(
+        Reached(
+            integration=integration,
+            connection_id=connection_id,
+            environment=survey.connections[integration].environment,
+        )
+        for integration, connection_id in planned.connections.items()
+    )
 
 
 def usable(one: Fresh) -> Usable:

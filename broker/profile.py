@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct, field, to_builtins
 
+from broker.gateway.paths import Rule, check_rule
 from broker.runtimes.sealed import check_public_key
 from vault.consent import INTEGRATION_PATTERN
 from vault.errors import DeliveryNotPossible, Invalid
@@ -201,6 +202,16 @@ def _check_integrations(profile: Profile) -> None:
                 "This integration is there twice.", pointer=f"/integrations/{number}/integration"
             )
         seen.add(one.integration)
+        for place, allowed in enumerate(one.allow or []):
+            _check_allowed(allowed, f"/integrations/{number}/allow/{place}/path")
+
+
+def _check_allowed(allowed: Allowed, where: str) -> None:
+    """A rule that could never hold would be found out by the first call that it was written for."""
+    try:
+        check_rule(Rule(methods=tuple(allowed.methods), path=allowed.path))
+    except Invalid as error:
+        raise Invalid(str(error), pointer=where) from None
 
 
 def _check_name(name: str) -> None:

@@ -6,8 +6,9 @@
 
 from typing import Final
 
-from broker import agents, conversations, upstreams
+from broker import agents, conversations
 from broker.runtimes import signing
+from broker.upstreams.rows import account_context
 from vault.model import WorkspaceId
 from vault.seal import Context
 from vault.sql import Query
@@ -15,8 +16,8 @@ from vault.store.sealed_rows import Kind, RowId, SealedRow
 
 
 def _upstream(workspace: WorkspaceId, row: SealedRow) -> Context:
-    base_url = row.id.partition(" ")[2]
-    return upstreams.account_context(workspace, base_url, row.generation)
+    kind, _, base_url = row.id.partition(" ")
+    return account_context(workspace, kind, base_url, row.generation)
 
 
 KINDS: Final = (

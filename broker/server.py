@@ -13,7 +13,11 @@ On SIGTERM or SIGINT:
 A second signal skips the waiting.
 """
 
+import asyncio
+import contextlib
+import socket
 import time
+from collections.abc import AsyncIterator, Iterator
 from types import FrameType
 from typing import Any, Final
 
@@ -155,3 +159,28 @@ def configured(service: Service, settings: Settings) -> uvicorn.Config:
 async def run(service: Service, settings: Settings) -> None:
     """Serve until a signal comes."""
     await Server(service, settings).serve()
+
+
+class Guest(Server):
+    """A server within a program that has its own signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave them alone."""
+        yield
+
+
+@contextlib.asynccontextmanager
+async def embedded(
+    service: Service, settings: Settings, listener: socket.socket
+) -> AsyncIterator[None]:
+    """Serve within a program that goes on with something else, and stop with it."""
+    guest = Guest(service, settings)
+    task = asyncio.create_task(guest.serve([listener]))
+    try:
+        while not (guest.started or task.done()):  # noqa: ASYNC110 - uvicorn's flag is all
+            await asyncio.sleep(0.01)
+        yield
+    finally:
+        guest.should_exit = True
+        await task

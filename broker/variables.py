@@ -28,6 +28,7 @@ from broker.profile import (
     Variable,
     is_secret,
 )
+from vault.egress import HEADER_VALUE
 from vault.errors import Invalid, VaultError
 from vault.secret import Secret
 
@@ -407,7 +408,8 @@ def fill(plan: Plan, values: Values, *, handles_only: bool = False) -> dict[str,
     for name, planned in plan.variables.items():
         value = _value(name, planned.source, values)
         if is_secret(name) and isinstance(value, str):
-            value = Secret(value)
+            # It fills a header, and a person may have chosen it: no second header comes of it.
+            value = Secret(value) if HEADER_VALUE.fullmatch(value.encode()) else None
         if handles_only and isinstance(value, Secret) and not isinstance(planned.source, Grant):
             value = None
         found[name] = _stand_in(name, planned) if value is None else value

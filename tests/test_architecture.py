@@ -74,14 +74,15 @@ STEPS: Final = """
     broker.runtimes.signing
     broker.resolve.masking broker.resolve.templates broker.resolve.meanings broker.resolve.urls
     broker.resolve.bodies broker.resolve.configs broker.resolve broker.invoke
-    broker.profile broker.variables broker.upstreams.client broker.agents
-    broker.telephone broker.telephone.numbers broker.upstreams
+    broker.gateway broker.gateway.paths
+    broker.profile broker.variables broker.upstreams.client broker.upstreams.rows broker.agents
+    broker.telephone broker.telephone.numbers broker.upstreams broker.upstreams.livekit
     broker.tools.lint broker.tools broker.tools.pushing
     broker.runtimes.elevenlabs broker.conversation broker.conversations
-    broker.sealed_rows broker.delivery
+    broker.sealed_rows broker.forgetting broker.delivery
     broker.mint broker.mint.batches broker.mint.quick broker.grants broker.readiness
-    broker.gateway broker.gateway.limits broker.gateway.renewal_rules broker.gateway.renewals
-    broker.gateway.paths broker.gateway.headers broker.gateway.calls
+    broker.gateway.limits broker.gateway.renewal_rules broker.gateway.renewals
+    broker.gateway.headers broker.gateway.calls
     broker.telephone.phone_numbers broker.telephone.incoming broker.telephone.outgoing
     broker.telephone.post_call
     broker.broker broker.relay
@@ -126,8 +127,11 @@ STEPS: Final = """
     broker.environment_file.writing broker.environment_file.plan broker.environment_file.values
     broker.environment_file.showing broker.environment_file
     broker.targets broker.targets.own broker.targets.remote
-    broker.terminal broker.cli.agent broker.cli.env broker.cli.provider broker.cli.integration
-    broker.cli.connection broker.cli.events broker.cli.rekey broker.cli broker.cli.__main__
+    broker.demo.world broker.demo.browser broker.demo.talk broker.demo.transcript
+    broker.demo.stage broker.demo.story broker.demo
+    broker.terminal broker.cli.agent broker.cli.upstream broker.cli.env broker.cli.provider
+    broker.cli.integration broker.cli.connection broker.cli.events broker.cli.rekey
+    broker.cli broker.cli.__main__
 """
 STAIRCASE: Final = tuple(STEPS.split())
 UPWARD: Final = {
@@ -193,6 +197,7 @@ REVEALING: Final = {
     "broker.runtimes.signing": "a private key just made is sealed",
     "broker.admission": "a ticket stands in the URL that a client opens",
     "broker.delivery": "a bearer becomes a header's value; values go to who they are delivered to",
+    "broker.upstreams.livekit": "a project's API secret is hashed, and sealed",
     "broker.upstreams": "an account's API key is hashed, and sealed with its webhook secrets",
     "broker.telephone.outgoing": "what an answer repeats of what was put in is masked",
     "broker.telephone.post_call": "a webhook's signature is checked",

@@ -387,10 +387,10 @@ def test_every_page_is_on_the_map() -> None:
         assert page in linked | {index}, f"{page.name} is not in docs/index.md"
 
 
-def test_the_readme_shows_the_two_commands() -> None:
+def test_the_readme_shows_the_commands_to_begin_with() -> None:
     there = launcher()
     shown_lines = [line for _, body in blocks(text_of("README.md")) for line in body.splitlines()]
-    for command in ("serve", "test"):
+    for command in ("demo", "serve", "test"):
         assert f"$ ./dev {command}" in shown_lines
         assert command in there
 
@@ -516,10 +516,17 @@ async def nothing() -> int:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the pages use curl, which is not here")
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/quickstart.md", "docs/howto/connect-accounts.md"]
+    "page",
+    [
+        "README.md",
+        "docs/getting-started.md",
+        "docs/quickstart.md",
+        "docs/howto/connect-accounts.md",
+        "docs/howto/choose-workspaces.md",
+    ],
 )
 async def test_the_commands_of_a_page_answer_as_printed(
-    page: str, service: Running, tenant: Tenant, tmp_path: Path
+    page: str, service: Running, settings: Settings, tenant: Tenant, tmp_path: Path
 ) -> None:
     told = steps(page)
     assert len(told) >= 3
@@ -529,7 +536,14 @@ async def test_the_commands_of_a_page_answer_as_printed(
     async with providing() as sandbox, ticking([Job("nothing", 1.0, nothing)]) as ticks:
         # `keyturn serve` ticks; here what is due belongs to other tests.
         service.service.app.state.ticks = ticks
-        given = {"BASE": service.base, "KEY": tenant.key, "SANDBOX": sandbox.base}
+        sandbox.state.elevenlabs.open_account("sandbox-grace")
+        given = {
+            "BASE": service.base,
+            "KEY": tenant.key,
+            "OPERATOR": settings.operator_keys[0].reveal(),
+            "SANDBOX": sandbox.base,
+            "UPSTREAM": sandbox.base,
+        }
         # Where a page opens a browser, somebody has to sit in front of it.
         person = {
             "BROWSER": f"{sys.executable} -m support.person %s",

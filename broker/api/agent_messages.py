@@ -21,9 +21,11 @@ from broker.profile import (
     Variable,
     VariableName,
 )
+from broker.runtimes.livekit import Project
 from broker.tools.lint import Rule
 from broker.tools.pushing import Pushed, Toolbox
 from broker.upstreams import KnownUpstream, Upstream
+from broker.upstreams.livekit import KnownProject
 from vault.secret import Secret
 
 SecretText = Annotated[str, Meta(min_length=1, max_length=500, pattern=r"^[\x21-\x7e]+(?!\n)$")]
@@ -169,4 +171,32 @@ class UpstreamOut(Message, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, known: KnownUpstream) -> Self:
+        return cls(**{name: getattr(known, name) for name in cls.__struct_fields__})
+
+
+class ProjectIn(Message, frozen=True, kw_only=True):
+    """A LiveKit project: where clients join, and the key pair that signs for it."""
+
+    url: Annotated[str, Meta(min_length=1, max_length=500)]
+    api_key: SecretText
+    api_secret: SecretText
+
+    def project(self) -> Project:
+        return Project(url=self.url, api_key=self.api_key, api_secret=Secret(self.api_secret))
+
+    def __repr__(self) -> str:
+        return "ProjectIn(***)"
+
+
+class ProjectOut(Message, frozen=True, kw_only=True):
+    """The API secret is not shown. The API key stands in every token, for everybody to read."""
+
+    url: str
+    api_key: str
+    created_at: Instant
+    updated_at: Instant
+    created_by: str
+
+    @classmethod
+    def of(cls, known: KnownProject) -> Self:
         return cls(**{name: getattr(known, name) for name in cls.__struct_fields__})

@@ -41,6 +41,10 @@ Scopes = Annotated[
     Meta(max_length=200),
 ]
 Credential = Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN)]
+# What a provider's reply has to be, too: it fills a header.
+TokenText = Annotated[
+    str, Meta(min_length=1, max_length=MAX_TOKEN, pattern=r"^[\x20-\x7e]+(?!\n)$")
+]
 Text = Annotated[str, Meta(max_length=2_000)]
 VariableName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,47}(?!\n)$")]
 ClientSecret = Credential | ValueReference
@@ -212,8 +216,8 @@ class ConnectionDetailOut(ConnectionOut, frozen=True, kw_only=True):
 class ImportIn(Message, frozen=True, kw_only=True):
     """What the platform already holds: tokens, or what a person would type."""
 
-    access_token: Credential | None = None
-    refresh_token: Credential | None = None
+    access_token: TokenText | None = None
+    refresh_token: TokenText | None = None
     expires_in: Annotated[int, Meta(ge=1, le=400 * 86_400)] | None = None
     expires_at: Instant | None = None
     scopes: Scopes | None = None

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from msgspec import Meta, field
+from msgspec import UNSET, Meta, UnsetType, field
 
 from broker.api.messages import Instant, Message, WarningOut
 from broker.conversation import (
@@ -126,7 +126,8 @@ class ConversationMade(Message, frozen=True, kw_only=True):
     """What a client starts with. ``dynamic_variables`` never holds more than the delivery allows.
 
     A repeated request is answered with the same ids and a new ticket, grant or handle; once the
-    conversation has begun, without them.
+    conversation has begun, without them. ``server_url``: where a LiveKit token is good; no other
+    runtime's answer has it.
     """
 
     id: str
@@ -143,6 +144,7 @@ class ConversationMade(Message, frozen=True, kw_only=True):
     dynamic_variables: dict[str, str | bool | int | float]
     connections: list[ReadyOut]
     missing: list[MissingOut]
+    server_url: str | UnsetType = UNSET
 
     @classmethod
     def of(cls, made: Minted) -> Self:
@@ -161,6 +163,7 @@ class ConversationMade(Message, frozen=True, kw_only=True):
             dynamic_variables=revealed(made.variables),
             connections=[ReadyOut.of(one) for one in made.ready],
             missing=[MissingOut.of(one) for one in made.missing],
+            server_url=UNSET if made.server_url is None else made.server_url,
         )
 
 

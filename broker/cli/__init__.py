@@ -37,6 +37,7 @@ from broker.cli.events import event_endpoint
 from broker.cli.integration import integration
 from broker.cli.provider import provider
 from broker.cli.rekey import rekey
+from broker.cli.upstream import upstream
 from broker.migrations import PARTS
 from broker.terminal import (
     EVERYTHING,
@@ -74,6 +75,7 @@ main.add_command(env)
 main.add_command(provider)
 main.add_command(integration)
 main.add_command(agent)
+main.add_command(upstream)
 main.add_command(connection)
 main.add_command(event_endpoint)
 main.add_command(rekey)
@@ -102,6 +104,16 @@ def serve(*, no_scheduler: bool) -> None:
                 await server.run(service, settings)
 
     run(work())
+
+
+@main.command()
+def demo() -> None:
+    """Tell the whole story on this machine, beside a pretend provider; leaves nothing behind."""
+    from broker.demo import Transcript, perform  # the service itself never loads it
+
+    boot.harden_process()
+    colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    sys.exit(run(perform(Transcript(sys.stdout, colours=colours))))
 
 
 @main.command("work")

@@ -108,6 +108,8 @@ def check_rule(rule: Rule) -> None:
     read(plain.encode("utf-8", "surrogatepass"), b"")
     if REST in rule.path.split("/")[:-1]:
         raise Invalid("In an allowed path '**' stands at the end.", pointer="/path")
+    if any("*" in part and part not in (ANY, REST) for part in rule.path.split("/")):
+        raise Invalid("In an allowed path '*' stands for a whole segment.", pointer="/path")
 
 
 def _matches(pattern: str, segments: tuple[str, ...]) -> bool:

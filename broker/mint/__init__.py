@@ -12,6 +12,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -28,12 +29,12 @@ from broker.conversation import (
     Kept,
     Minted,
     Prepared,
-    Reached,
     Ready,
     Wanted,
     as_conversation,
     chosen_delivery,
     environment_of,
+    is_asked_for,
     min_ttl_of,
 )
 from broker.conversations import Bearers, NewConversation, Times
@@ -42,6 +43,7 @@ from broker.delivery import (
     Issued,
     issue,
     person_of,
+    reached_by,
     redeemable,
     revealed,
     shown,
@@ -51,9 +53,12 @@ from broker.delivery import (
 from broker.profile import Profile, Runtime
 from broker.runtimes import elevenlabs
 from broker.runtimes.elevenlabs import Place, Start
+from broker.runtimes.livekit import Entry, join_token
 from broker.runtimes.sealed import Contents, sealed_token
 from broker.runtimes.signing import SigningKeys
-from broker.upstreams import UpstreamRow, Upstreams
+from broker.upstreams import Upstreams
+from broker.upstreams.livekit import Projects
+from broker.upstreams.rows import Kind, UpstreamRow, every_in
 from broker.variables import Plan, Reason, Value, plan, refuse_collisions
 from vault import access, idempotency
 from vault.database import Transaction
@@ -71,6 +76,9 @@ from vault.secret import Secret
 from vault.vault import Vault
 from vault.vault.refreshing import Fresh, Hold
 from vault.vault.surveys import Survey
+
+# The runtimes that a workspace has an account at.
+UPSTREAMS: Final[dict[Runtime, Kind]] = {"elevenlabs": "elevenlabs", "livekit": "livekit"}
 
 # Makes a new conversation durable, with the hashes of what opens it.
 Write = Callable[[NewConversation, Bearers], Awaitable[Times | None]]
@@ -131,18 +139,27 @@ class Minting:
         signing: SigningKeys,
         agents: Agents,
         upstreams: Upstreams,
+        projects: Projects,
     ) -> None:
         self._vault = vault
         self._delivering = delivering
         self._signing = signing
         self._agents = agents
         self._upstreams = upstreams
+        self._projects = projects
 
     async def prepare(self, caller: Caller, wanted: Wanted) -> Prepared:
-        """Begin to refresh what a conversation would need, and wait for none of it."""
+        """Begin to refresh what a conversation would need, and wait for none of it.
+
+        What is fresh now is kept so until it is too late for that conversation to start.
+        """
         access.permit(caller, "conversation.prepare")
         scene = await self._scene(caller, replace(wanted, max_wait_ms=0), "")
         found = await self._found(scene, looking=True)
+        if ids := [one.connection_id for one in found.fresh.values()]:
+            until = scene.survey.now + timedelta(seconds=START_WITHIN)
+            asking = replace(caller, environments=scene.itself.environments)
+            await self._vault.expect(asking, ids, until)
         return Prepared(
             agent_id=wanted.agent_id,
             user_id=wanted.user_id,
@@ -172,7 +189,7 @@ class Minting:
         if number is not None and number not in scene.survey.profile.phone_numbers:
             # The index is not sealed; the profile is, and it has the last word.
             raise IntegrityError("A telephone number leads to somebody who does not have it.")
-        if scene.runtime == "elevenlabs" and scene.upstream is None:
+        if scene.runtime in UPSTREAMS and scene.upstream is None:
             raise UpstreamMissing  # before anything is refreshed for nothing
         try:
             found = await self._found(scene, looking=scene.looking)
@@ -201,18 +218,18 @@ class Minting:
 
     async def _scene(self, caller: Caller, wanted: Wanted, conversation_id: str) -> Scene:
         environment = environment_of(caller, wanted.environment)
-        read: list[tuple[AgentRow | None, UpstreamRow | None]] = []
+        read: list[tuple[AgentRow | None, dict[Kind, UpstreamRow]]] = []
 
         async def also(tx: Transaction) -> None:
             agent = await self._agents.row(tx, wanted.agent_id)
-            needed = wanted.runtime in (None, "elevenlabs")
-            read[:] = [(agent, await self._upstreams.row_in(tx) if needed else None)]
+            needed = wanted.runtime is None or wanted.runtime in UPSTREAMS
+            read[:] = [(agent, await every_in(tx) if needed else {})]
 
         asking = as_conversation(caller, conversation_id, [environment])
         survey = await self._vault.survey(asking, wanted.user_id, environment, also=also)
-        [(agent, upstream)] = read
+        [(agent, upstreams)] = read
         profile = await self._agents.profile_from(caller, agent)
-        return self.scene(caller, wanted, conversation_id, environment, profile, survey, upstream)
+        return self.scene(caller, wanted, conversation_id, environment, profile, survey, upstreams)
 
     def scene(
         self,
@@ -222,7 +239,7 @@ class Minting:
         environment: str,
         profile: Profile | None,
         survey: Survey | None,
-        upstream: UpstreamRow | None,
+        upstreams: Mapping[Kind, UpstreamRow],
     ) -> Scene:
         """Who asks for what; raises where that cannot be."""
         runtime, delivery = chosen_delivery(wanted, profile)
@@ -240,7 +257,7 @@ class Minting:
             delivery=delivery,
             profile=profile,
             survey=survey,
-            upstream=upstream,
+            upstream=upstreams.get(UPSTREAMS[runtime]) if runtime in UPSTREAMS else None,
         )
 
     async def _found(self, scene: Scene, *, looking: bool) -> Found:
@@ -349,6 +366,7 @@ class Minting:
             upstream_id=upstream_id or (earlier.upstream_id if earlier else None),
             token=credential if is_token else None,
             signed_url=None if is_token else credential,
+            server_url=start.server_url if start else None,
             start_by=known.start_by,
             expires_at=known.expires_at,
             variables=shown(values, scene.delivery)
@@ -377,10 +395,12 @@ class Minting:
                 token = issued.ticket
             start = Start(credential=token, conversation_id=None) if token else None
             return start, issued
-        if scene.runtime != "elevenlabs" or scene.delivery == "server":
+        if scene.runtime not in UPSTREAMS or scene.delivery == "server":
             return None, issued
         if scene.upstream is None:
             raise UpstreamMissing
+        if scene.runtime == "livekit":
+            return await self._joining(scene, scene.upstream, issued), issued
         client = await self._upstreams.client_of(scene.itself, scene.upstream)
         place = Place(
             agent_id=scene.wanted.agent_id,
@@ -391,10 +411,25 @@ class Minting:
             return await elevenlabs.conversation_token(client, place), issued
         return await elevenlabs.signed_url(client, place), issued
 
+    async def _joining(self, scene: Scene, row: UpstreamRow, issued: Issued) -> Start:
+        """The way into the conversation's own room, with its handle for the agent."""
+        project = await self._projects.project(scene.itself, row)
+        if issued.bearer is None:
+            raise IntegrityError("A room is joined with a handle.")
+        entry = Entry(
+            conversation_id=scene.itself.actor_id,
+            agent_id=scene.wanted.agent_id,
+            user_id=scene.wanted.user_id,
+            environment=scene.environment,
+            handle=issued.bearer,
+        )
+        token = join_token(project, entry, scene.survey.now)
+        return Start(credential=token, conversation_id=None, server_url=project.url)
+
     def _new(self, scene: Scene, found: Found, upstream_id: str | None) -> NewConversation:
         """What is written down of it."""
         itself, wanted, survey = scene.itself, scene.wanted, scene.survey
-        reached = _reached(survey, found.plan)
+        reached = reached_by(survey, found.plan)
         kept = Kept(
             agent_id=wanted.agent_id,
             environment=scene.environment,
@@ -460,23 +495,3 @@ class Minting:
         )
         signing = await self._signing.current(scene.itself)
         return sealed_token(contents, signing, msgspec.to_builtins(key), scene.survey.now)
-
-
-def is_asked_for(integration: str, profile: Profile | None, wanted: Wanted) -> bool:
-    """Is the conversation about this integration?"""
-    if wanted.integrations is not None and integration not in wanted.integrations:
-        return False
-    if profile is None or profile.integrations is None:
-        return True
-    return profile.needed(integration) is not None
-
-
-def _reached(survey: Survey, planned: Plan) -> tuple[Reached, ...]:
-    return tuple(
-        Reached(
-            integration=integration,
-            connection_id=connection_id,
-            environment=survey.connections[integration].environment,
-        )
-        for integration, connection_id in planned.connections.items()
-    )

@@ -27,10 +27,11 @@ from broker.conversation import (
     Minted,
     Wanted,
     environment_of,
+    is_asked_for,
     min_ttl_of,
 )
 from broker.conversations import Bearers, NewConversation, Times
-from broker.mint import Minting, Scene, is_asked_for
+from broker.mint import Minting, Scene
 from broker.mint.batches import Batches
 from vault import access
 from vault.model import Caller, KeyId, Scope, WorkspaceId, new_id, new_ids
@@ -222,9 +223,7 @@ class Quick:
                 caller, wanted.agent_id, row.agent_generation, row.agent_sealed
             )
         survey = await self._vault.surveyed(caller, wanted.user_id, environment, row.user())
-        return self._minting.scene(
-            caller, wanted, new_id("kcv"), environment, profile, survey, None
-        )
+        return self._minting.scene(caller, wanted, new_id("kcv"), environment, profile, survey, {})
 
     async def _made(self, scene: Scene, key_hash: bytes, settled: Sequence[Settled]) -> Minted:
         survey, min_ttl = scene.survey, min_ttl_of(scene.wanted, scene.profile)
@@ -283,6 +282,8 @@ def _is_ours_alone(scene: Scene, row: LookRow) -> bool:
         return False
     if scene.runtime == "elevenlabs":
         return scene.delivery == "relay" and row.has_upstream
+    if scene.runtime == "livekit":
+        return False  # its project signs, which the long way knows
     return scene.profile is None or scene.profile.public_key is None or scene.delivery != "sealed"
 
 

@@ -43,10 +43,14 @@ class Place(Struct, frozen=True, kw_only=True):
 
 
 class Start(Struct, frozen=True, kw_only=True):
-    """What one client starts with, and what ElevenLabs calls the conversation."""
+    """What one client starts with, and what the runtime calls the conversation.
+
+    ``server_url``: where it is good, if whoever has it cannot know.
+    """
 
     credential: Secret
     conversation_id: str | None
+    server_url: str | None = None
 
     def __repr__(self) -> str:
         return f"Start({self.conversation_id})"

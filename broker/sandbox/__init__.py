@@ -26,7 +26,8 @@ For your tests, for ours, and for the demo. ``keyturn sandbox --port 8430`` serv
   * ``GET /requests``: what was asked, newest last; every value but a few harmless ones is hashed,
     so that you can compare and not read. ``DELETE`` forgets.
   * ``DELETE /families/{family}``: the person takes a consent back. ``POST /revoke``: every token is
-    dead. ``POST /keys``: sign with new keys. ``POST /reset``: as new, but for the history.
+    dead. ``POST /expire``: every access token is, and no refresh token. ``POST /keys``: sign with
+    new keys. ``POST /reset``: as new, but for the history.
 
 It keeps everything in memory, has no password, and is no place for real credentials.
 """

@@ -1,8 +1,9 @@
 """uvicorn for the sandbox, HTTP and WebSocket: it lends the faults a way to cut the connection."""
 
+import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import uvicorn
@@ -67,6 +68,21 @@ async def run(listener: socket.socket) -> None:
     try:
         await server(create_sandbox(sandbox)).serve([listener])
     finally:
+        await sandbox.aclose()
+
+
+@contextlib.asynccontextmanager
+async def embedded(sandbox: Sandbox, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve a sandbox within a program that goes on with something else."""
+    running = server(create_sandbox(sandbox), embedded=True)
+    task = asyncio.create_task(running.serve([listener]))
+    try:
+        while not (running.started or task.done()):  # noqa: ASYNC110 - uvicorn's flag is all
+            await asyncio.sleep(0.01)
+        yield
+    finally:
+        running.should_exit = running.force_exit = True
+        await task
         await sandbox.aclose()
 
 

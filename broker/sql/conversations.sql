@@ -26,6 +26,7 @@ update vault.conversations
        connection_ids = :connection_ids, kept = :kept
  where workspace_id = :workspace_id and conversation_id = :conversation_id
    and state = 'prepared' and expires_at > now()
+   and (ticket_hash is null or start_by > now())
    and (delivery not in ('relay', 'sealed') or bearer_kind is null or ticket_hash is not null)
 returning created_at, start_by, expires_at;
 
@@ -36,7 +37,8 @@ select workspace_id, conversation_id, hash from vault.lookup_conversation(:hash,
 -- name: get
 select c.conversation_id, c.agent_id, c.user_id, c.environment, c.runtime, c.channel, c.delivery,
        c.branch_id, c.key_id, c.state, c.armed, c.upstream_id, c.created_at, c.start_by,
-       c.started_at, c.expires_at, c.ended_at, c.expires_at <= now() as expired
+       c.started_at, c.expires_at, c.ended_at,
+       c.expires_at <= now() or (c.ticket_hash is not null and c.start_by <= now()) as expired
   from vault.conversations c
  where c.workspace_id = :workspace_id and c.conversation_id = :conversation_id;
 
@@ -44,7 +46,8 @@ select c.conversation_id, c.agent_id, c.user_id, c.environment, c.runtime, c.cha
 -- By what its runtime calls it.
 select c.conversation_id, c.agent_id, c.user_id, c.environment, c.runtime, c.channel, c.delivery,
        c.branch_id, c.key_id, c.state, c.armed, c.upstream_id, c.created_at, c.start_by,
-       c.started_at, c.expires_at, c.ended_at, c.expires_at <= now() as expired
+       c.started_at, c.expires_at, c.ended_at,
+       c.expires_at <= now() or (c.ticket_hash is not null and c.start_by <= now()) as expired
   from vault.conversations c
  where c.workspace_id = :workspace_id and :upstream_id = c.upstream_id
  order by c.conversation_id desc
@@ -54,7 +57,8 @@ select c.conversation_id, c.agent_id, c.user_id, c.environment, c.runtime, c.cha
 -- Newest first.
 select c.conversation_id, c.agent_id, c.user_id, c.environment, c.runtime, c.channel, c.delivery,
        c.branch_id, c.key_id, c.state, c.armed, c.upstream_id, c.created_at, c.start_by,
-       c.started_at, c.expires_at, c.ended_at, c.expires_at <= now() as expired
+       c.started_at, c.expires_at, c.ended_at,
+       c.expires_at <= now() or (c.ticket_hash is not null and c.start_by <= now()) as expired
   from vault.conversations c
  where c.workspace_id = :workspace_id
    and (:before = '' or c.conversation_id < :before)
@@ -68,7 +72,8 @@ select c.conversation_id, c.agent_id, c.user_id, c.environment, c.runtime, c.cha
 -- A conversation that lives, with what it may do and the user's key that opens it.
 select c.conversation_id, c.agent_id, c.user_id, c.environment, c.runtime, c.channel, c.delivery,
        c.branch_id, c.key_id, c.state, c.armed, c.upstream_id, c.created_at, c.start_by,
-       c.started_at, c.expires_at, c.ended_at, c.expires_at <= now() as expired,
+       c.started_at, c.expires_at, c.ended_at,
+       c.expires_at <= now() or (c.ticket_hash is not null and c.start_by <= now()) as expired,
        c.connection_ids, c.kept, k.sealed as user_key
   from vault.conversations c
   join vault.user_keys k on k.workspace_id = c.workspace_id and k.user_id = c.user_id
@@ -104,3 +109,37 @@ update vault.conversations
  where workspace_id = :workspace_id and conversation_id = :conversation_id
    and ended_at is null and expires_at > now()
 returning user_id, environment, connection_ids;
+
+-- name: old
+-- crosses workspaces: the worker's look-up, which sees when each one's oldest conversation was made
+with recursive places as (
+    (select c.workspace_id, c.created_at
+       from vault.conversations c
+      order by c.workspace_id, c.conversation_id
+      limit 1)
+    union all
+    select n.workspace_id, n.created_at
+      from places p
+     cross join lateral (
+           select c.workspace_id, c.created_at
+             from vault.conversations c
+            where c.workspace_id > p.workspace_id
+            order by c.workspace_id, c.conversation_id
+            limit 1) n
+)
+select workspace_id
+  from places
+ where created_at < now() - :days::integer * interval '1 day'
+ limit :limit;
+
+-- name: forget
+-- The oldest that are over, with what is told of them elsewhere.
+delete from vault.conversations
+ where workspace_id = :workspace_id and expires_at < now()
+   and created_at < now() - :days::integer * interval '1 day'
+   and conversation_id in (select c.conversation_id
+                             from vault.conversations c
+                            where c.workspace_id = :workspace_id
+                            order by c.conversation_id
+                            limit :limit)
+returning conversation_id as id;

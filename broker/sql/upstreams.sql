@@ -16,14 +16,20 @@ on conflict (workspace_id, kind) do update
        runtime_secret_id = case when upstreams.claim_hash = excluded.claim_hash
                                 then upstreams.runtime_secret_id end
  where upstreams.generation = excluded.generation - 1
-returning generation, base_url, sealed, claim_hash, claimed_at, runtime_key_id,
+returning kind, generation, base_url, sealed, claim_hash, claimed_at, runtime_key_id,
           runtime_secret_id, created_at, updated_at, created_by;
 
 -- name: get
-select generation, base_url, sealed, claim_hash, claimed_at, runtime_key_id, runtime_secret_id,
-       created_at, updated_at, created_by
+select kind, generation, base_url, sealed, claim_hash, claimed_at, runtime_key_id,
+       runtime_secret_id, created_at, updated_at, created_by
   from vault.upstreams
  where workspace_id = :workspace_id and kind = :kind;
+
+-- name: every
+select kind, generation, base_url, sealed, claim_hash, claimed_at, runtime_key_id,
+       runtime_secret_id, created_at, updated_at, created_by
+  from vault.upstreams
+ where workspace_id = :workspace_id;
 
 -- name: keep_runtime_key
 update vault.upstreams

@@ -15,8 +15,9 @@ from msgspec import Struct
 from broker.agents import Agents, keep_tool
 from broker.tools import Config, tools_for
 from broker.tools.lint import Finding, lint
-from broker.upstreams import UpstreamRow, Upstreams
+from broker.upstreams import Upstreams
 from broker.upstreams.client import Refused, UpstreamClient, segment
+from broker.upstreams.rows import UpstreamRow
 from vault import access, audit
 from vault.errors import Forbidden, NotFound, VaultError
 from vault.model import Caller, KeyId, NewKey

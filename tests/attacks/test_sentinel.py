@@ -153,6 +153,9 @@ class Planter:
         account = {"base_url": "https://eleven.example", "api_key": self.both("an account's key")}
         made = await self.send("PUT", "/v1/upstreams/elevenlabs", body=account)
         assert made.status == 201
+        project = {"url": "wss://livekit.example", "api_key": "public"}
+        project["api_secret"] = self.both("a project's secret")
+        assert (await self.send("PUT", "/v1/upstreams/livekit", body=project)).status == 201
         word = self.both("what a caller gives")
         for user in ("user-id-kept-in-clear", "user-deleted"):
             asked = {"agent_id": "a", "user_id": user, "dynamic_variables": {"topic": word}}
@@ -161,6 +164,7 @@ class Planter:
                 {"runtime": "sealed"},
                 {"runtime": "sealed", "delivery": "inline"},
                 {"runtime": "sealed", "delivery": "handle"},
+                {"runtime": "livekit", "delivery": "handle"},
             ):
                 body = {"tools": "gateway"} if more.get("delivery") == "handle" else {}
                 await self.send("PUT", "/v1/agents/a", body=body)

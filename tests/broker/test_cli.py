@@ -367,6 +367,37 @@ async def test_an_agents_profile_is_written_shown_and_deleted(run: Run) -> None:
     assert (await run("agent", "delete", "agent_1", *here)).code == 1
 
 
+async def test_upstreams_are_named_listed_and_forgotten_and_their_keys_never_shown(
+    run: Run,
+) -> None:
+    assert (await run("workspace", "create", "of upstreams")).code == 0
+    here = ("-w", "of upstreams")
+    account = {"base_url": "https://api.elevenlabs.io", "api_key": "hunter22-account"}
+    project = {"url": "wss://a.livekit.cloud", "api_key": "APIa", "api_secret": "hunter22-project"}
+    assert (await run("upstream", "list", *here)).out == ""
+    for kind, body in (("elevenlabs", account), ("livekit", project)):
+        for said in ("made", "replaced"):
+            put = await run("upstream", "put", kind, "-", *here, stdin=json.dumps(body))
+            assert (put.code, put.out) == (0, f"{kind}: {said}\n")
+    listed = await run("upstream", "list", *here)
+    assert listed.out.split() == [
+        *("elevenlabs", "https://api.elevenlabs.io", "livekit", "wss://a.livekit.cloud"),
+    ]
+    shown = await run("upstream", "list", "--json", *here)
+    assert shown.json["elevenlabs"]["webhook_secrets"] == 0
+    assert shown.json["livekit"]["api_key"] == "APIa"
+    assert "hunter22" not in listed.out + shown.out
+    wrong = [json.dumps({**project, "api_secret": "hunter22 with a space"}), "{hunter22", "[]"]
+    for stdin in wrong:
+        refused = await run("upstream", "put", "livekit", "-", *here, stdin=stdin)
+        assert refused.code == 2
+        assert "hunter22" not in refused.out + refused.err
+    assert (await run("upstream", "put", "other", "-", *here, stdin="{}")).code == 2
+    assert (await run("upstream", "delete", "livekit", *here)).out == "livekit: deleted\n"
+    assert (await run("upstream", "delete", "livekit", *here)).code == 1
+    assert [*(await run("upstream", "list", "--json", *here)).json] == ["elevenlabs"]
+
+
 async def test_a_tools_configuration_is_linted_without_asking_anybody(run: Run) -> None:
     assignment: dict[str, Any] = {"dynamic_variable": "secret__x", "value_path": "x"}
     tool = {"tool_config": {"name": "mine", "assignments": [assignment]}}

@@ -259,3 +259,19 @@ async def test_a_client_that_hangs_up_is_no_error_of_ours() -> None:
         [asked] = [line for line in found if line.get("route") == "/v1/users/{user_id}"]
         assert asked["status"] == 499
         assert "unexpected_error" not in {line["event"] for line in found}
+
+
+def test_a_level_above_warnings_holds_for_libraries_too() -> None:
+    script = """
+import logging, sys
+from broker import logs
+logs.configure("error", stream=sys.stdout)
+for name in ("apscheduler.scheduler", "uvicorn.error"):
+    logging.getLogger(name).warning("too much to do")
+    logging.getLogger(name).error("broken")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("broken") == 2
+    assert "too much" not in done.stdout + done.stderr

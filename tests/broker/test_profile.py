@@ -173,3 +173,11 @@ def test_the_usual_way_stands_first() -> None:
     assert first["elevenlabs", "webrtc"] == "handle"
     assert first["livekit", "webrtc"] == "handle"
     assert first["sealed", "websocket"] == "sealed"
+
+
+@pytest.mark.parametrize("path", ["/a/../b", "/a//b", "/a/**/b", "/a/%2fb", "/users*", "/a/%zz"])
+def test_a_path_that_could_never_be_called_is_refused_when_it_is_written(path: str) -> None:
+    allow = [{"methods": ["GET"], "path": "/fine"}, {"methods": ["GET"], "path": path}]
+    with pytest.raises(Invalid) as refused:
+        read({"integrations": [{"integration": "a"}, {"integration": "google", "allow": allow}]})
+    assert refused.value.pointer == "/integrations/1/allow/1/path"

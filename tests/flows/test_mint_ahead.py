@@ -94,6 +94,29 @@ async def test_preparing_refreshes_and_makes_nothing(desk: Desk) -> None:
     assert await desk.audited("connection.token") == []
 
 
+async def test_what_was_prepared_is_kept_fresh_until_a_conversation_could_start(
+    desk: Desk,
+) -> None:
+    await desk.connect()
+    await desk.connect("bob")
+    assert (await prepare(desk)).status == 202
+    told = await desk.audited("connection.expect")
+    assert [one["target"]["id"] for one in told] == [(await desk.connection())["id"]]
+
+
+async def test_a_key_of_one_environment_prepares_what_is_shared_with_it(desk: Desk) -> None:
+    shared = {"provider": "api-key", "share_connections": True}
+    shared["variables"] = {"api_base_url": "https://api.example.com"}
+    assert (await desk.api.put("/v1/integrations/shared", shared)).status == 201
+    kept = await desk.api.put("/v1/users/ada/connections/shared", {"api_key": "k"})
+    assert kept.status == 200, kept.body
+    narrow = await desk.key("mint", environments=["staging"])
+    body = {"agent_id": AGENT, "user_id": "ada", "integrations": ["shared"]}
+    assert (await narrow.post("/v1/conversations/prepare", body)).status == 202
+    [told] = await desk.audited("connection.expect")
+    assert told["target"]["id"] == (await desk.connection(integration="shared"))["id"]
+
+
 async def test_preparing_for_nobody_is_not_found(desk: Desk) -> None:
     assert (await prepare(desk, "nobody")).status == 404
 

@@ -274,7 +274,9 @@ async def compared(bureau: Bureau, case: Case, agent: str) -> bool:
         return False  # the long way says why
     if quick is None:
         delivery = asked.get("delivery") or (case.profile or {}).get("delivery", "relay")
-        goes_out = asked["runtime"] == "elevenlabs" and delivery != "relay"
+        goes_out = asked["runtime"] == "livekit" or (
+            asked["runtime"] == "elevenlabs" and delivery != "relay"
+        )
         assert not case.must_be_quick or goes_out
         return False
     caller, made = quick
@@ -310,7 +312,7 @@ PLAIN: Final = [
         shared=True,
         wanted={"runtime": "elevenlabs", "environment": "staging"},
     ),
-    Case(BOTH, {}, GATEWAY, shared=True, wanted={"runtime": "livekit", "delivery": "handle"}),
+    Case(BOTH, {}, GATEWAY, shared=True, wanted={"runtime": "sealed", "delivery": "handle"}),
     Case(BOTH, {}, None, shared=False, wanted={"runtime": "sealed", "delivery": "inline"}),
     Case(
         BOTH,

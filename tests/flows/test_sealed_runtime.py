@@ -133,6 +133,21 @@ async def test_the_next_key_is_known_before_it_signs_and_the_last_one_after(
     assert {key["kid"] for key in await jwks(anyone, tenant.id)} == {second}
 
 
+async def test_each_key_that_is_made_is_in_the_record_with_who_made_it(tenant: Tenant) -> None:
+    await signer(tenant)  # the first one is made by who mints
+    asked = [
+        (await tenant.api.post("/v1/signing-keys", body)).json["key_id"]
+        for body in ({}, {"compromised": True})
+    ]
+    found = await tenant.api.get("/v1/audit-events?action=signing_key.rotate")
+    told = found.json["data"]
+    assert [one["target"]["kind"] for one in told] == ["signing_key"] * 3
+    assert [one["target"]["id"] for one in told[:2]] == asked[::-1]
+    kinds = [one["actor"]["kind"] for one in told]
+    assert kinds[:2] == ["key", "key"]
+    assert {one["outcome"] for one in told} == {"ok"}
+
+
 async def test_a_compromised_key_is_forgotten_at_once(tenant: Tenant, anyone: Api) -> None:
     first = (await tenant.api.post("/v1/signing-keys", {"compromised": True})).json["key_id"]
     await tenant.api.post("/v1/signing-keys")

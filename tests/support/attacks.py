@@ -92,7 +92,7 @@ PLAIN: Final = {
     *("min_ttl", "max_wait_ms", "rejected", "compromised"),
     # What an agent's profile and an upstream are made of
     *("runtime", "delivery", "public_key", "tools", "inbound_trust", "overrides"),
-    *("base_url", "webhook_secrets"),
+    *("base_url", "webhook_secrets", "api_secret"),
     # What a conversation is made of
     *("channel", "branch_id", "on_missing", "connect_links"),
     # What a call is made of, and a number. Whose number it is test_telephone.py asks.
@@ -161,6 +161,8 @@ _INTEGRATION: Final = "/v1/integrations/{integration:str}"
 _AGENT: Final = "/v1/agents/{agent_id:str}"
 _MY_AGENT: Final = {"agent_id": "{agent}"}
 _UPSTREAM: Final = "/v1/upstreams/elevenlabs"
+_LIVEKIT: Final = "/v1/upstreams/livekit"
+_PROJECT: Final = {"url": "wss://a.example", "api_key": "{fresh}", "api_secret": "{fresh}"}
 _OF_USER: Final = "/v1/users/{user_id:str}/connections/{integration:str}"
 _MINE: Final = {"integration": "{integration}"}
 _KEY: Final = {"provider": "api-key"}
@@ -468,6 +470,9 @@ ATTACKS: Final[dict[str, tuple[Attack, ...]]] = {
     ),
     f"GET {_UPSTREAM}": (Attack(success=404),),
     f"DELETE {_UPSTREAM}": (Attack(success=404),),
+    f"PUT {_LIVEKIT}": (Attack(success=201, body=_PROJECT),),
+    f"GET {_LIVEKIT}": (Attack(success=404),),
+    f"DELETE {_LIVEKIT}": (Attack(success=404),),
     "POST /v1/conversations": _minted(201),
     "POST /v1/conversations/prepare": _minted(202),
     "POST /v1/conversations/redeem": (Attack(success=404, body={"token": "kts_x"}),),

@@ -106,6 +106,8 @@ OTHER_POLICIES: Final = {
     "vault.event_endpoints: worker for keyturn_worker",
     "vault.event_deliveries: worker for keyturn_worker",
     "vault.outbox: worker for keyturn_worker",
+    # Where there are conversations that are old enough to be deleted.
+    "vault.conversations: worker for keyturn_worker",
 }
 # What the owner of the definer functions may touch, column by column.
 AUTH_MAY: Final = {
@@ -173,6 +175,10 @@ WORKER_MAY: Final = {
     ),
     *(f"vault.event_deliveries.{column}" for column in ("workspace_id", "endpoint_id", "due_at")),
     *(f"vault.outbox.{column}" for column in ("workspace_id", "at")),
+    *(
+        f"vault.conversations.{column}"
+        for column in ("workspace_id", "conversation_id", "created_at")
+    ),
 }
 APPEND_ONLY: Final = {"vault.audit_events"}
 BYPASS: Final = {"keyturn_backup"}

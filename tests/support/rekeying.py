@@ -113,6 +113,8 @@ class Tenancy(Struct, frozen=True):
         await _made(self.api.put("/v1/agents/agent_1", {"variables": {"tier": {"value": "gold"}}}))
         account = {"base_url": "http://127.0.0.1:1", "api_key": "key-of-account"}
         await _made(self.api.put("/v1/upstreams/elevenlabs", account))
+        project = {"url": "wss://127.0.0.1:1", "api_key": "key-of-project", "api_secret": "s"}
+        await _made(self.api.put("/v1/upstreams/livekit", project))
         await _made(self.api.post("/v1/signing-keys", {}))
         asked = {"agent_id": "agent_1", "user_id": "ada", "runtime": "sealed"}
         for delivery in ("inline", "sealed"):
@@ -214,6 +216,8 @@ class Tenancy(Struct, frozen=True):
         assert tier["value"] == "gold"
         account = (await self.api.get("/v1/upstreams/elevenlabs")).json
         assert account["base_url"] == "http://127.0.0.1:1"
+        project = (await self.api.get("/v1/upstreams/livekit")).json
+        assert project["api_key"] == "key-of-project"
         asked = {"agent_id": "agent_1", "user_id": "ada", "runtime": "sealed"}
         minted = await _made(self.api.post("/v1/conversations", {**asked, "delivery": "inline"}))
         assert minted["dynamic_variables"]["tier"] == "gold"

@@ -32,6 +32,7 @@ CROSSING = {
     "broker.batches.look",
     "broker.batches.write",
     "broker.conversations.lookup",
+    "broker.conversations.old",
     "broker.upstreams.claims",
     "vault.api_keys.lookup",
     "vault.connect.abandoned",

@@ -37,6 +37,12 @@ class Guests(Door):
         """Run one read that belongs to no workspace: by a hash, past the walls, to who it is."""
         return await query.lookup_all(self._database, **arguments)
 
+    async def look_up_as_worker(self, query: Query[R], **arguments: object) -> list[R]:
+        """Find, in all workspaces, where something is due; nothing where there is no worker."""
+        if self._worker is None:
+            return []
+        return await query.lookup_all(self._worker, **arguments)
+
     async def write_for_guest(self, query: Query[R], **arguments: object) -> list[R]:
         """Run one statement that writes for many workspaces: each row proves to whom it belongs."""
         return await query.deed(self._database, **arguments)

@@ -94,7 +94,7 @@ class Conversation:
         self.last_result = ""
         self.heard_audio = 0  # bytes
         self.pongs = 0
-        self.joined = False  # at the WebRTC signalling
+        self.room: str | None = None  # the one that was come to at the WebRTC signalling
         self.failure: Failed | None = None
         self.started_at = world.now()
         self.ended_at: float | None = None

@@ -97,6 +97,7 @@ class Inside(Struct, frozen=True):
     variables: dict[str, str]
     initiations: int
     joined: bool
+    room: str | None
     heard_audio: int
     problem: str | None
 
@@ -261,7 +262,8 @@ async def inside(conversation_id: FromPath[str], world: NamedDependency[World]) 
         user_id=found.initiation.get("user_id"),
         variables={n: world.fingerprint(str(value)) for n, value in found.variables.items()},
         initiations=found.initiations,
-        joined=found.joined,
+        joined=found.room is not None,
+        room=found.room,
         heard_audio=found.heard_audio,
         problem=found.failure.reason if found.failure else None,
     )

@@ -3,8 +3,8 @@
 * Both know their conversation's id before it starts, and fix its environment and branch.
 * Both are good for 15 minutes. A signed URL that was asked for with its conversation's id is good
   for one start.
-* A token is a JWT for LiveKit. The sandbox carries no media: ``/rtc`` checks the token, notes
-  that somebody came, and refuses.
+* A token is a JWT for LiveKit. The sandbox carries no media: ``/rtc`` checks the token, notes who
+  came to which room, and says goodbye.
 """
 
 import re
@@ -80,9 +80,11 @@ async def validate_token(request: Request) -> Answer:
 
 
 def join(request: Request) -> Conversation | None:
-    """Note that somebody came to the signalling endpoint with a good token."""
-    if (found := _joining(request)) is not None:
-        found.joined = True
+    """Note that somebody came to the signalling endpoint with a good token, and to which room."""
+    if (joining := _joining(request)) is None:
+        return None
+    found, room = joining
+    found.room = room
     return found
 
 
@@ -95,15 +97,16 @@ def new_conversation(world: World, account: Account, agent: Stored, source: str)
     return made
 
 
-def _joining(request: Request) -> Conversation | None:
+def _joining(request: Request) -> tuple[Conversation, str] | None:
     token = request.one("access_token") or ""
     for account in request.world.accounts.values():
         if (claims := verified(token, account.signing_key)) is not None:
             if claims["exp"] < request.world.now():
                 return None
-            named = _ROOM.search(claims["video"]["room"])
+            room = str(claims["video"]["room"])
+            named = _ROOM.search(room)
             found: Any = account.conversations.get(named[0]) if named else None
-            return found if isinstance(found, Conversation) else None
+            return (found, room) if isinstance(found, Conversation) else None
     return None
 
 

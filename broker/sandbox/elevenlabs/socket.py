@@ -67,9 +67,13 @@ class Socket:
         self._faults = SocketFaults()
 
     async def signal(self) -> None:
-        """Note who comes to the WebRTC signalling, and send them away: there is no media here."""
+        """Note who comes to the WebRTC signalling, and say goodbye: there is no media here."""
         await self._receive()
-        await self._deny(501 if join(self._request) else 401)
+        if join(self._request) is None:
+            await self._deny(401)
+            return
+        await self._send({"type": "websocket.accept", "subprotocol": None, "headers": []})
+        await self._close(NORMAL, "This sandbox carries no media.")
 
     async def refuse(self, status: int) -> None:
         """Let nobody in."""
