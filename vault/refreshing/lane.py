@@ -61,7 +61,8 @@ from vault.store.refreshing import LifeRow, Refreshable
 
 
 class Lane:
-    """The claims and endings of one place, in this process. ``flights``: who is on it.
+    """The claims and endings of one place, in this process. ``flights``: who is on it; ``calls``:
+    claims of which nobody knows yet how their call ends.
 
     ``is_spooled``: does the answer to a connection's call, by its fence, wait in the spool?
     """
@@ -80,6 +81,7 @@ class Lane:
         self._store = store
         self._replica = replica
         self.flights = 0
+        self.calls = 0
         self.claims: Batches[Wanted, Granted | Refused] = Batches(self._claim)
         self.endings: Batches[Ending, Settled] = Batches(self._end)
 
@@ -90,7 +92,7 @@ class Lane:
     async def _claim(self, wanted: Sequence[Wanted]) -> Sequence[Granted | Refused]:
         begun = time.monotonic()
         found, endpoint = await self._database.run(
-            self.place.workspace, lambda tx: self._claimed(tx, wanted)
+            self.place.workspace, lambda tx: self._claimed(tx, wanted), planned_once=True
         )
         self._replica.moves(self.place, endpoint)
         return [replace(one, begun=begun) if isinstance(one, Granted) else one for one in found]
@@ -178,7 +180,9 @@ class Lane:
     # Endings
 
     async def _end(self, ended: Sequence[Ending]) -> Sequence[Settled]:
-        return await self._database.run(self.place.workspace, lambda tx: self._ended(tx, ended))
+        return await self._database.run(
+            self.place.workspace, lambda tx: self._ended(tx, ended), planned_once=True
+        )
 
     async def _ended(self, tx: Transaction, ended: Sequence[Ending]) -> list[Settled]:
         at = await moment.one(tx)
