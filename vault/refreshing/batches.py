@@ -15,7 +15,7 @@ O = TypeVar("O")  # noqa: E741 - what comes out
 
 MOST: Final = 100
 # Seconds. An answer is no later for it than a slow disk would make it.
-GATHER: Final = 0.02
+GATHER: Final = 0.025
 
 
 class Batches(Generic[I, O]):

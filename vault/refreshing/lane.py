@@ -33,7 +33,7 @@ from vault.lifecycle.intents import (
 )
 from vault.lifecycle.life import GONE, Life
 from vault.lifecycle.machine import step
-from vault.model import new_id
+from vault.model import new_id, new_ids
 from vault.oauth.app import TokenSet
 from vault.oauth.renewing import can_refresh
 from vault.refreshing.batches import Batches
@@ -104,6 +104,7 @@ class Lane:
         at = await moment.one(tx)
         self._replica.check(at.mark, seen)
         page = Page(self.place, wanted[0].outlet, at.now)
+        page.attempt_ids = iter(new_ids("try", len(wanted)))
         known = await self._endpoint(tx, wanted[0].outlet, at.now)
         self._replica.check_place(self.place, known)
         page.endpoint = replace(known, claims=known.claims + 1)
@@ -146,7 +147,7 @@ class Lane:
         event = Claimed(
             at=at.now,
             owner=self._replica.id,
-            attempt=new_id("try"),
+            attempt=next(page.attempt_ids),
             holder_alive=not dead,
             # Of its own calls a replica knows: this one is over, and did not say how it ended.
             holder_seen=holder != self._replica.id and holder in peers.seen,
@@ -174,8 +175,10 @@ class Lane:
         return Refused(why="busy") if waits else None
 
     async def _endpoint(self, tx: Transaction, outlet: Outlet, now: datetime) -> Endpoint:
-        found = await rows.lock_endpoint(tx, self.place.integration, self.place.environment)
-        return found or endpoints.begun(now, ceiling=outlet.ceiling)
+        _, integration, environment = self.place
+        fresh = endpoints.begun(now, ceiling=outlet.ceiling)
+        provider = outlet.app.provider.id
+        return await rows.lock_endpoint(tx, integration, environment, provider, fresh)
 
     # Endings
 
