@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Final, TypeVar
 
-from vault.model import new_id
 from vault.oauth.app import App
 from vault.oauth.replies import UNAUTHORIZED, Failure, NoToken
 from vault.oauth.requests import Attempt
@@ -41,7 +40,7 @@ async def with_secrets(app: App, ask: Callable[[Secret | None], Awaitable[T]]) -
 
 def attempt(now: datetime, secret: Secret | None) -> Attempt:
     """An attempt with this secret."""
-    return Attempt(now=now, jti=new_id("jti"), secret=secret)
+    return Attempt(now=now, secret=secret)
 
 
 def first_attempt(app: App, now: datetime) -> Attempt:

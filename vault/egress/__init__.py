@@ -21,8 +21,9 @@
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,7 +47,6 @@ from vault.egress.journey import (
     Timeouts,
     explained,
     guarded_session,
-    under_way,
 )
 from vault.egress.names import Endpoint, Names, OwnServices, Resolver
 from vault.egress.sockets import Closed, Dial, Socket, SocketLane
@@ -84,6 +84,8 @@ MAX_REQUEST: Final = 1 << 20  # bytes
 # Shorter than the 5 s after which Node closes an idle connection: a POST written into a connection
 # that the other side is just closing is one of which we cannot say whether it was acted upon.
 KEEP_ALIVE: Final = 4.0
+# So many places and URLs that were found to be open are remembered.
+MAX_PASSED: Final = 256
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
@@ -181,12 +183,15 @@ class Egress:
         self._limits = (max_connections, max_per_host, max_sockets)
         self._own = OwnServices(forbidden, Names(resolver))
         self._lanes: dict[Purpose, _Lane] = {}
+        self._passed: dict[tuple[Purpose, str, int, bool], tuple[Address, ...]] = {}
+        self._vet = lru_cache(MAX_PASSED)(partial(vet, self._allow))
         self._deadlines: set[Deadline] = set()
         self._closed = False
 
     def vet_url(self, purpose: Purpose, url: str) -> VettedUrl:
         """Refuse a URL that could never be called; for when one is stored. Looks nothing up."""
-        return vet(self._allow, purpose, url)
+        # What is behind a question mark may be a secret, and nobody's twice.
+        return vet(self._allow, purpose, url) if "?" in url else self._vet(purpose, url)
 
     def tls_context(self) -> ssl.SSLContext:
         """Make a context that trusts what we trust, to load a client certificate into."""
@@ -204,9 +209,25 @@ class Egress:
 
     async def call(self, purpose: Purpose, request: Request) -> Reply:
         """Send one request, and return the answer whatever its status is."""
-        async with self.open(purpose, request) as answer:
-            body = b"".join([piece async for piece in answer.pieces()])
-            return Reply(status=answer.status, headers=answer.headers, body=body)
+        url = self.vet_url(purpose, request.url)
+        headers, body = _outgoing(request)
+        journey = Journey(request.timeout, self._deadlines)
+        failure: VaultError
+        try:
+            async with journey:
+                lane = await self._lane_to(purpose, url, journey, request.timeout)
+                async with lane.exchange(request, url, headers, body) as response:
+                    answer = Answer(response, request, url, journey.deadline)
+                    return Reply(
+                        status=answer.status, headers=answer.headers, body=await answer.whole()
+                    )
+        except VaultError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold the request
+            failure = explained(error, url, sent=journey.sent)
+        # Raised out here so that not even its context leads to aiohttp's error, which keeps the
+        # request's headers.
+        raise failure
 
     @asynccontextmanager
     async def open(
@@ -219,63 +240,47 @@ class Egress:
         url = self.vet_url(purpose, request.url)
         headers, body = _outgoing(request)
         content = body if upload is None else _announced(upload, headers)
-        deadline = Deadline(total=request.timeout.total, read=request.timeout.read)
-        journey = Journey(deadline)
+        journey = Journey(request.timeout, self._deadlines)
         failure: VaultError
         opened = False
         try:
-            with self._travelling(journey):
-                async with deadline:
-                    lane = await self._lane_to(purpose, url, journey, request.timeout)
-                    async with lane.exchange(request, url, headers, content) as response:
-                        deadline.heard()
-                        opened = True
-                        yield Answer(response, request, url, deadline)
-                        return
+            async with journey:
+                lane = await self._lane_to(purpose, url, journey, request.timeout)
+                async with lane.exchange(request, url, headers, content) as response:
+                    answer = Answer(response, request, url, journey.deadline)
+                    opened = True
+                    yield answer
+                    return
         except VaultError:
             raise
         except Exception as error:  # whatever it is, its text may hold the request
             if opened and not isinstance(error, TimeoutError):
                 raise  # it is of whoever reads the answer
             failure = explained(error, url, sent=journey.sent)
-        # Raised out here so that not even its context leads to aiohttp's error, which keeps the
-        # request's headers.
-        raise failure
+        raise failure  # out here, as in ``call``
 
     async def socket(self, purpose: Purpose, dial: Dial) -> Socket:
         """Open a WebSocket; ``sockets`` says what it keeps to. Whoever opened it closes it."""
         url = self.vet_url(purpose, dial.http_url())
-        deadline = Deadline(total=dial.timeout.total, read=dial.timeout.read)
-        journey = Journey(deadline)
+        journey = Journey(dial.timeout, self._deadlines)
         failure: VaultError
         try:
-            with self._travelling(journey):
-                async with deadline:
-                    lane = await self._lane_to(purpose, url, journey, dial.timeout)
-                    return await lane.sockets.open(url, dial)
+            async with journey:
+                lane = await self._lane_to(purpose, url, journey, dial.timeout)
+                return await lane.sockets.open(url, dial)
         except VaultError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold the URL
             failure = explained(error, url, sent=journey.sent)
         raise failure
 
-    @contextmanager
-    def _travelling(self, journey: Journey) -> Iterator[None]:
-        token = under_way.set(journey)
-        self._deadlines.add(journey.deadline)
-        try:
-            yield
-        finally:
-            self._deadlines.discard(journey.deadline)
-            under_way.reset(token)
-
     async def _lane_to(
         self, purpose: Purpose, url: VettedUrl, journey: Journey, limits: Timeouts
     ) -> "_Lane":
         """Vet where the URL leads to; only there the journey may go."""
         lane = self._lane(purpose)
-        async with asyncio.timeout(limits.connect):
-            journey.addresses = await self._vetted(lane, purpose, url)
+        until = asyncio.get_running_loop().time() + limits.connect
+        journey.addresses = await self._vetted(lane, purpose, url, until)
         return lane
 
     async def aclose(self) -> None:
@@ -297,18 +302,34 @@ class Egress:
             self._lanes[purpose] = _Lane(self._tls, Names(self._resolver), *self._limits)
         return self._lanes[purpose]
 
-    async def _vetted(self, lane: "_Lane", purpose: Purpose, url: VettedUrl) -> tuple[Address, ...]:
+    async def _vetted(
+        self, lane: "_Lane", purpose: Purpose, url: VettedUrl, until: float
+    ) -> tuple[Address, ...]:
         literal = url.address
-        addresses = (literal,) if literal else await lane.names.addresses(url.host)
+        addresses = (literal,) if literal else await lane.names.addresses(url.host, until)
         if not addresses:
             raise Unreachable(f"{url.place}: this host name has no address.", sent=False)
-        if not all(permits(self._allow, purpose, url, address) for address in addresses):
+        if not self._permitted(purpose, url, addresses):
             raise EgressDenied(
                 f"{url.place}: this address is not public, or not open for calls of this kind."
             )
-        if await self._own.are_at(url, addresses):
+        if await self._own.are_at(url, addresses, until):
             raise EgressDenied(f"{url.place}: this address may not be called.")
         return addresses
+
+    def _permitted(self, purpose: Purpose, url: VettedUrl, addresses: tuple[Address, ...]) -> bool:
+        """May all of them be called? The rules never change, so a yes is remembered: it is for
+        these very addresses, of this host, at this port.
+        """
+        place = (purpose, url.host, url.port, url.plain)
+        if self._passed.get(place) == addresses:
+            return True
+        if not all(permits(self._allow, purpose, url, address) for address in addresses):
+            return False
+        if len(self._passed) >= MAX_PASSED:
+            self._passed.clear()
+        self._passed[place] = addresses
+        return True
 
 
 class Answer:
@@ -323,6 +344,11 @@ class Answer:
         self._request = request
         self._url = url
         self._deadline = deadline
+        deadline.heard()
+
+    async def whole(self) -> bytes:
+        """Read all of the body; ``TooLarge`` at the limit."""
+        return b"".join([piece async for piece in self.pieces()])
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Read the body piece by piece; ``TooLarge`` at the limit."""
@@ -380,19 +406,13 @@ class _Lane:
         headers: CIMultiDict[str],
         body: bytes | AsyncIterable[bytes] | None,
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        timeout = aiohttp.ClientTimeout(
-            total=None,  # the deadline keeps it, from before the look-up
-            connect=request.timeout.wait,
-            sock_connect=request.timeout.connect,
-            sock_read=None,  # so does it this, for those who sleep
-        )
         return self._session.request(
             request.method,
             url.url,
             headers=headers,
             data=body,
             allow_redirects=False,
-            timeout=timeout,
+            timeout=_of_aiohttp(request.timeout),
             ssl=request.tls or True,
         )
 
@@ -400,6 +420,16 @@ class _Lane:
         self.names.close()
         await self._session.close()
         await self.sockets.aclose()
+
+
+@lru_cache(64)
+def _of_aiohttp(limits: Timeouts) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(
+        total=None,  # the deadline keeps it, from before the look-up
+        connect=limits.wait,
+        sock_connect=limits.connect,
+        sock_read=None,  # so does it this, for those who sleep
+    )
 
 
 def _outgoing(request: Request) -> tuple[CIMultiDict[str], bytes | None]:

@@ -24,13 +24,15 @@ class Deadline:
         self._loop = asyncio.get_running_loop()
         self._timeout = asyncio.timeout(None)
         self._read = read
-        self._total_at = self._loop.time() + total
-        self._timer = self._at(self._total_at)
+        now = self._loop.time()
+        self._due = self._total_at = now + total
+        # One timer for all: it rings before the end can come, and then looks when that is by now.
+        # Mostly it never rings.
+        self._timer = self._loop.call_at(now + min(total, read), self._look)
 
     def heard(self) -> None:
         """The request is on its way, or a piece of the answer came: the next wait begins."""
-        self._timer.cancel()
-        self._timer = self._at(min(self._total_at, self._loop.time() + self._read))
+        self._due = min(self._total_at, self._loop.time() + self._read)
 
     def end(self) -> None:
         """Let it be over now."""
@@ -50,11 +52,10 @@ class Deadline:
         self._timer.cancel()
         await self._timeout.__aexit__(kind, error, trace)
 
-    def _at(self, when: float) -> asyncio.TimerHandle:
-        return self._loop.call_at(when, self._met, when)
-
-    def _met(self, when: float) -> None:
-        if self._timeout.when() is None:  # else it is about to be over
-            now = self._loop.time()
-            late = now - when > ASLEEP
+    def _look(self) -> None:
+        now = self._loop.time()
+        if now < self._due:
+            self._timer = self._loop.call_at(self._due, self._look)
+        elif self._timeout.when() is None:  # else it is about to be over
+            late = now - self._due > ASLEEP
             self._timeout.reschedule(now + READ_AFTER_SLEEP if late else now)

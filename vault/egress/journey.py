@@ -12,8 +12,8 @@ import ssl
 import zlib
 from contextvars import ContextVar
 from ipaddress import ip_address
-from types import SimpleNamespace
-from typing import Any, Final
+from types import SimpleNamespace, TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -24,19 +24,12 @@ from vault.egress.deadline import Deadline
 from vault.egress.names import family_of
 from vault.errors import Unreachable, UpstreamFailed, VaultError
 
+if TYPE_CHECKING:
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
+
 MAX_HEADER: Final = 8_190  # bytes, each
 MAX_HEADERS: Final = 128
-
-
-class Journey:
-    """One call under way: where it may connect, and whether it may have been heard."""
-
-    __slots__ = ("addresses", "deadline", "sent")
-
-    def __init__(self, deadline: Deadline) -> None:
-        self.addresses: tuple[Address, ...] = ()
-        self.deadline = deadline
-        self.sent = False
 
 
 class Timeouts(Struct, frozen=True, kw_only=True):
@@ -48,14 +41,60 @@ class Timeouts(Struct, frozen=True, kw_only=True):
     total: float = 30.0  # everything
 
 
+class Journey:
+    """One call under way: where it may connect, and whether it may have been heard.
+
+    Within it the call has its time, and ``deadlines`` those of all that are under way.
+    """
+
+    __slots__ = ("_deadlines", "_token", "addresses", "deadline", "sent")
+
+    def __init__(self, limits: Timeouts, deadlines: set[Deadline]) -> None:
+        self.addresses: tuple[Address, ...] = ()
+        self.deadline = Deadline(total=limits.total, read=limits.read)
+        self.sent = False
+        self._deadlines = deadlines
+
+    async def __aenter__(self) -> Self:
+        self._token = under_way.set(self)
+        self._deadlines.add(self.deadline)
+        await self.deadline.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self.deadline.__aexit__(kind, error, trace)
+        finally:
+            self._deadlines.discard(self.deadline)
+            under_way.reset(self._token)
+
+
 under_way: ContextVar[Journey | None] = ContextVar("egress_journey", default=None)
 
 
-async def mark_sent(_session: object, _context: SimpleNamespace, _params: object) -> None:
-    """From here on bytes may be on their way: a connection is there, new or kept."""
-    if (journey := under_way.get()) is not None:
-        journey.sent = True
-        journey.deadline.heard()
+class _Connector(aiohttp.TCPConnector):
+    """Makes connections only to where the journey under way may go, and tells it of them.
+
+    (aiohttp's traces would tell, too, and cost a call more than they say.)
+    """
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: "list[Trace]",
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp calls it with one
+    ) -> "Connection":
+        connection = await super().connect(req, traces, timeout)
+        # From here on bytes may be on their way: a connection is there, new or kept.
+        if (journey := under_way.get()) is not None:
+            journey.sent = True
+            journey.deadline.heard()
+        return connection
 
 
 class JourneyResolver(AbstractResolver):
@@ -111,15 +150,13 @@ def guarded_session(
     repeats: bool,
     **connector: Any,  # noqa: ANN401 - the connector's own options
 ) -> aiohttp.ClientSession:
-    """Make a session that goes only where the journey under way may go, and keeps nothing."""
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_create_end.append(mark_sent)
-    trace.on_connection_reuseconn.append(mark_sent)
-    trace.on_request_redirect.append(_refuse_redirect)
-    if not repeats:
-        trace.on_connection_create_start.append(_only_once)
+    """Make a session that goes only where the journey under way may go, and keeps nothing.
+
+    ``repeats``: it is for ordinary calls, which follow no redirect by themselves; else for
+    handshakes, of which each is made once.
+    """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
+        connector=_Connector(
             ssl=tls,
             resolver=JourneyResolver(),
             use_dns_cache=False,  # it would hand out addresses vetted for another call
@@ -135,8 +172,15 @@ def guarded_session(
         max_headers=MAX_HEADERS,
         skip_auto_headers=["Content-Type"],
         headers={"User-Agent": "Keyturn", "Accept-Encoding": "identity"},
-        trace_configs=[trace],
+        trace_configs=[] if repeats else [_handshakes()],
     )
+
+
+def _handshakes() -> aiohttp.TraceConfig:
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_start.append(_only_once)
+    trace.on_request_redirect.append(_refuse_redirect)
+    return trace
 
 
 def explained(error: Exception, url: VettedUrl, *, sent: bool) -> VaultError:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from vault.database import Transaction
-from vault.model import new_id
+from vault.model import new_ids
 from vault.sql import Nothing, Query
 
 Type = Literal[
@@ -61,7 +61,7 @@ async def record(tx: Transaction, news: Sequence[News]) -> None:
     await _insert.run(
         tx,
         workspace_id=tx.workspace,
-        event_ids=[new_id("evt") for _ in news],
+        event_ids=new_ids("evt", len(news)),
         types=[one.type for one in news],
         bodies=[_bytes(one).decode() for one in news],
     )

@@ -119,6 +119,17 @@ class Filling:
 
     def url(self, template: str) -> str | None:
         """Fill a URL; every place in it has its own rule."""
+        tokens, known = self._tokens, self._app.filled_urls
+        if tokens is not None and (tokens.extras or tokens.values):
+            return self._filled_url(template)
+        if template not in known:
+            url = self._filled_url(template)
+            if not ENGINE_NAMES.isdisjoint(NAME.findall(template)):
+                return url
+            known[template] = url
+        return known[template]
+
+    def _filled_url(self, template: str) -> str | None:
         if literal := _LITERAL.fullmatch(template):
             scheme, place, rest = literal.groups()
             start = self._filled(place, self._in_host)

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from vault.egress import Request
 from vault.errors import Invalid, Misconfigured, Unresolved
+from vault.model import new_id
 from vault.oauth import JWT_CLIENT, JWT_GRANT, TIMEOUTS, assertions, header
 from vault.oauth.app import App, ClientAuth, TokenSet
 from vault.oauth.filling import (
@@ -49,10 +50,13 @@ _METHODS: Final[dict[str, ClientAuth]] = {
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
-    """One try: at what time, with which of the client's secrets, and with which ``jti``."""
+    """One try: at what time, with which of the client's secrets, and with which ``jti``.
+
+    ``jti`` None: a new one, made where the request is signed; most are not.
+    """
 
     now: datetime
-    jti: str
+    jti: str | None = None
     secret: Secret | None = None
 
     def __repr__(self) -> str:
@@ -245,14 +249,18 @@ def _client(app: App, attempt: Attempt, audience: str) -> tuple[Params, Headers]
     if auth == "post":
         return named | {"client_secret": secret}, {}
     proof = assertions.client_assertion(
-        replace(app, client_auth=auth), secret, audience=audience, now=attempt.now, jti=attempt.jti
+        replace(app, client_auth=auth),
+        secret,
+        audience=audience,
+        now=attempt.now,
+        jti=attempt.jti or new_id("jti"),
     )
     return named | {"client_assertion_type": JWT_CLIENT, "client_assertion": proof}, {}
 
 
 def _provider_jwt(app: App, attempt: Attempt) -> Secret:
     scoped = replace(app, scopes=asked_scopes(app))
-    return assertions.provider_assertion(scoped, now=attempt.now, jti=attempt.jti)
+    return assertions.provider_assertion(scoped, now=attempt.now, jti=attempt.jti or new_id("jti"))
 
 
 def _filling(app: App, attempt: Attempt, tokens: TokenSet | None = None) -> Filling:

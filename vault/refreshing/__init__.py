@@ -34,7 +34,7 @@ from vault.oauth.replies import Failure, NoToken, failure_of
 from vault.oauth.typed import as_given
 from vault.refreshing.batches import done_or_late
 from vault.refreshing.lane import Lane, replay_of, to_spool
-from vault.refreshing.observing import Observe, observed
+from vault.refreshing.observing import Observe, Observed, observed
 from vault.refreshing.page import Ending, Granted, Outlet, Place, Settled, Wanted, unused
 from vault.refreshing.replica import Replica
 from vault.refreshing.room import Room
@@ -334,6 +334,21 @@ class Refresher:
         self, lane: Lane, granted: Granted, outlet: Outlet, *, name: str | None = None
     ) -> tuple[Ending, Settled]:
         """Make the one call of a claim, whatever comes in between."""
+        lane.calls += 1
+        try:
+            ending, seen = await self._called(lane, granted, outlet, name)
+        finally:
+            lane.calls -= 1
+        if name is not None and ending.tokens is None:
+            # The consent is judged by its main token alone.
+            ending = replace(ending, failure=None, unread=None)
+        settled = await self._kept(lane, ending)
+        self.observe(seen)
+        return ending, settled
+
+    async def _called(
+        self, lane: Lane, granted: Granted, outlet: Outlet, name: str | None
+    ) -> tuple[Ending, Observed]:
         ending = unused(granted, outlet)
         try:
             ending = await self._opened(lane.place, granted, ending)
@@ -343,13 +358,7 @@ class Refresher:
             raise
         began = time.monotonic()
         ending = await self._ended(granted, ending, name)
-        seen = observed(ending, granted, time.monotonic() - began)
-        if name is not None and ending.tokens is None:
-            # The consent is judged by its main token alone.
-            ending = replace(ending, failure=None, unread=None)
-        settled = await self._kept(lane, ending)
-        self.observe(seen)
-        return ending, settled
+        return ending, observed(ending, granted, time.monotonic() - began)
 
     async def _opened(self, place: Place, granted: Granted, ending: Ending) -> Ending:
         stored = granted.refreshable
@@ -404,8 +413,10 @@ class Refresher:
     async def _stored(self, lane: Lane, ending: Ending, on_disk: list[Path]) -> Settled:
         began = time.monotonic()
         pause, longest = POLL_SECONDS
+        # Nobody waits for it, and others will end soon: one transaction stores them all.
+        hurry = not lane.calls or ending.connection_id in self._waiting
         while True:
-            stored = lane.endings.put(ending)
+            stored = lane.endings.put(ending, hurry=hurry)
             if ending.tokens is not None and not on_disk:
                 await done_or_late(stored, SPOOL_AFTER - (time.monotonic() - began))
                 if not stored.done():
@@ -416,7 +427,7 @@ class Refresher:
                 if time.monotonic() - began >= SPOOL_AFTER:
                     await self._spooled_once(lane.place, ending, on_disk)
             await asyncio.sleep(pause)
-            pause = min(2 * pause, longest)
+            pause, hurry = min(2 * pause, longest), True
 
     async def _spooled_once(self, place: Place, ending: Ending, on_disk: list[Path]) -> None:
         if not on_disk and (file := await self._spooled(place, ending)) is not None:

@@ -1,6 +1,7 @@
 """What comes together is done together: while one batch runs, the next gathers.
 
-* Alone, a piece of work waits for nobody. Under load a transaction carries many.
+* Alone, a piece of work waits for nobody. Under load a transaction carries many, which costs each a
+  part of what it would cost alone. What is in no hurry waits ``GATHER`` for others to come.
 * A batch that fails is done again piece by piece, so that one cannot spoil the others.
 """
 
@@ -13,6 +14,8 @@ I = TypeVar("I")  # noqa: E741 - what goes in
 O = TypeVar("O")  # noqa: E741 - what comes out
 
 MOST: Final = 100
+# Seconds. An answer is no later for it than a slow disk would make it.
+GATHER: Final = 0.025
 
 
 class Batches(Generic[I, O]):
@@ -22,17 +25,26 @@ class Batches(Generic[I, O]):
         self._work = work
         self._waiting: deque[tuple[I, asyncio.Future[O]]] = deque()
         self._running: asyncio.Task[None] | None = None
+        self._hurry = False
+        self._enough: asyncio.Future[None] | None = None
 
     @property
     def idle(self) -> bool:
         return self._running is None
 
-    def put(self, item: I) -> asyncio.Future[O]:
-        """Have this done with the next batch. Who cancels what is returned just does not hear."""
-        done: asyncio.Future[O] = asyncio.get_running_loop().create_future()
+    def put(self, item: I, *, hurry: bool = True) -> asyncio.Future[O]:
+        """Have this done with the next batch. Who cancels what is returned just does not hear.
+
+        One that is in a ``hurry`` takes along all that has gathered.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[O] = loop.create_future()
         self._waiting.append((item, done))
+        self._hurry = self._hurry or hurry or len(self._waiting) >= MOST
         if self._running is None:
-            self._running = asyncio.create_task(self._run())
+            self._running = loop.create_task(self._run())
+        elif self._hurry and self._enough is not None and not self._enough.done():
+            self._enough.set_result(None)
         return done
 
     async def do(self, item: I) -> O:
@@ -42,7 +54,11 @@ class Batches(Generic[I, O]):
     async def _run(self) -> None:
         try:
             while self._waiting:
+                if not self._hurry:
+                    self._enough = asyncio.get_running_loop().create_future()
+                    await done_or_late(self._enough, GATHER)
                 batch = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
+                self._hurry = bool(self._waiting)  # they have waited long enough
                 await self._one(batch)
         finally:
             self._running = None

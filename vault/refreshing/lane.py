@@ -33,7 +33,7 @@ from vault.lifecycle.intents import (
 )
 from vault.lifecycle.life import GONE, Life
 from vault.lifecycle.machine import step
-from vault.model import new_id
+from vault.model import new_id, new_ids
 from vault.oauth.app import TokenSet
 from vault.oauth.renewing import can_refresh
 from vault.refreshing.batches import Batches
@@ -61,7 +61,8 @@ from vault.store.refreshing import LifeRow, Refreshable
 
 
 class Lane:
-    """The claims and endings of one place, in this process. ``flights``: who is on it.
+    """The claims and endings of one place, in this process. ``flights``: who is on it; ``calls``:
+    claims of which nobody knows yet how their call ends.
 
     ``is_spooled``: does the answer to a connection's call, by its fence, wait in the spool?
     """
@@ -80,6 +81,7 @@ class Lane:
         self._store = store
         self._replica = replica
         self.flights = 0
+        self.calls = 0
         self.claims: Batches[Wanted, Granted | Refused] = Batches(self._claim)
         self.endings: Batches[Ending, Settled] = Batches(self._end)
 
@@ -90,7 +92,7 @@ class Lane:
     async def _claim(self, wanted: Sequence[Wanted]) -> Sequence[Granted | Refused]:
         begun = time.monotonic()
         found, endpoint = await self._database.run(
-            self.place.workspace, lambda tx: self._claimed(tx, wanted)
+            self.place.workspace, lambda tx: self._claimed(tx, wanted), planned_once=True
         )
         self._replica.moves(self.place, endpoint)
         return [replace(one, begun=begun) if isinstance(one, Granted) else one for one in found]
@@ -102,6 +104,7 @@ class Lane:
         at = await moment.one(tx)
         self._replica.check(at.mark, seen)
         page = Page(self.place, wanted[0].outlet, at.now)
+        page.attempt_ids = iter(new_ids("try", len(wanted)))
         known = await self._endpoint(tx, wanted[0].outlet, at.now)
         self._replica.check_place(self.place, known)
         page.endpoint = replace(known, claims=known.claims + 1)
@@ -144,7 +147,7 @@ class Lane:
         event = Claimed(
             at=at.now,
             owner=self._replica.id,
-            attempt=new_id("try"),
+            attempt=next(page.attempt_ids),
             holder_alive=not dead,
             # Of its own calls a replica knows: this one is over, and did not say how it ended.
             holder_seen=holder != self._replica.id and holder in peers.seen,
@@ -172,13 +175,17 @@ class Lane:
         return Refused(why="busy") if waits else None
 
     async def _endpoint(self, tx: Transaction, outlet: Outlet, now: datetime) -> Endpoint:
-        found = await rows.lock_endpoint(tx, self.place.integration, self.place.environment)
-        return found or endpoints.begun(now, ceiling=outlet.ceiling)
+        _, integration, environment = self.place
+        fresh = endpoints.begun(now, ceiling=outlet.ceiling)
+        provider = outlet.app.provider.id
+        return await rows.lock_endpoint(tx, integration, environment, provider, fresh)
 
     # Endings
 
     async def _end(self, ended: Sequence[Ending]) -> Sequence[Settled]:
-        return await self._database.run(self.place.workspace, lambda tx: self._ended(tx, ended))
+        return await self._database.run(
+            self.place.workspace, lambda tx: self._ended(tx, ended), planned_once=True
+        )
 
     async def _ended(self, tx: Transaction, ended: Sequence[Ending]) -> list[Settled]:
         at = await moment.one(tx)

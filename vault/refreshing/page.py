@@ -5,7 +5,7 @@
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -149,6 +149,7 @@ class Page:
         self.attempts: list[Attempt] = []
         self.news: list[News] = []
         self.tidied: list[str] = []
+        self.attempt_ids: Iterator[str] = iter(())
 
     def put(self, row: LifeRow) -> None:
         self.changed[row.connection_id] = row

@@ -9,8 +9,6 @@
 
 import asyncio
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Final, Literal
 
 Kind = Literal["waited_for", "due"]
@@ -24,15 +22,29 @@ ALONE: Final[dict[Kind, int]] = {"waited_for": SLOTS // 4, "due": 100}
 SHARED: Final[dict[Kind, int]] = {"waited_for": SLOTS // 4, "due": FOR_DUE // 4}
 
 
-class _Guest:
-    """Somebody who wants in, or is in."""
+class Guest:
+    """Somebody who wants in, and within ``async with`` is in."""
 
-    def __init__(self, workspace: str, name: str, kind: Kind) -> None:
+    __slots__ = ("_room", "kind", "let_in", "name", "waits", "workspace")
+
+    def __init__(self, room: "Room", workspace: str, name: str, kind: Kind) -> None:
+        self._room = room
         self.workspace = workspace
         self.name = name
         self.kind: Kind = kind
         self.waits = False
         self.let_in: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def __aenter__(self) -> None:
+        try:
+            self._room.come(self)
+            await self.let_in
+        except BaseException:
+            self._room.go(self)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._room.go(self)
 
 
 class Room:
@@ -41,28 +53,29 @@ class Room:
     def __init__(self) -> None:
         self._inside: Counter[tuple[Kind, str]] = Counter()
         self._number: Counter[Kind] = Counter()
-        self._lines: dict[Kind, OrderedDict[str, deque[_Guest]]] = {
+        self._lines: dict[Kind, OrderedDict[str, deque[Guest]]] = {
             "waited_for": OrderedDict(),
             "due": OrderedDict(),
         }
-        self._due: dict[tuple[str, str], _Guest] = {}  # who waits, and nobody for them
+        self._due: dict[tuple[str, str], Guest] = {}  # who waits, and nobody for them
 
-    @asynccontextmanager
-    async def place(self, workspace: str, name: str, *, waited_for: bool) -> AsyncIterator[None]:
+    def place(self, workspace: str, name: str, *, waited_for: bool) -> Guest:
         """Be in, as soon as there is room."""
-        guest = _Guest(workspace, name, "waited_for" if waited_for else "due")
+        return Guest(self, workspace, name, "waited_for" if waited_for else "due")
+
+    def come(self, guest: Guest) -> None:
+        """Stand in line."""
         self._queue(guest)
         self._let_in()
-        try:
-            await guest.let_in
-            yield
-        finally:
-            if guest.waits:
-                self._leave_line(guest)
-            else:
-                self._inside[guest.kind, workspace] -= 1
-                self._number[guest.kind] -= 1
-            self._let_in()
+
+    def go(self, guest: Guest) -> None:
+        """Leave the line or the room, and let others in."""
+        if guest.waits:
+            self._leave_line(guest)
+        else:
+            self._inside[guest.kind, guest.workspace] -= 1
+            self._number[guest.kind] -= 1
+        self._let_in()
 
     def hurry(self, workspace: str, name: str) -> None:
         """Somebody waits for this one now."""
@@ -73,13 +86,13 @@ class Room:
             self._queue(guest)
             self._let_in()
 
-    def _queue(self, guest: _Guest) -> None:
+    def _queue(self, guest: Guest) -> None:
         guest.waits = True
         self._lines[guest.kind].setdefault(guest.workspace, deque()).append(guest)
         if guest.kind == "due":
             self._due[guest.workspace, guest.name] = guest
 
-    def _leave_line(self, guest: _Guest) -> None:
+    def _leave_line(self, guest: Guest) -> None:
         lines = self._lines[guest.kind]
         line = lines[guest.workspace]
         line.remove(guest)
@@ -99,7 +112,7 @@ class Room:
             if not guest.let_in.done():  # else it has just gone away, and gives its place back
                 guest.let_in.set_result(None)
 
-    def _next(self, kind: Kind) -> _Guest | None:
+    def _next(self, kind: Kind) -> Guest | None:
         full = self._number.total() >= SLOTS or (kind == "due" and self._number["due"] >= FOR_DUE)
         lines = self._lines[kind]
         if full or not lines:

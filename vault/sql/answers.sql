@@ -26,9 +26,12 @@ insert into vault.refresh_attempts
         generation)
 select :workspace_id, n.connection_id, n.fence, n.owner, n.attempt, n.began_at, n.outcome, n.detail,
        n.http_status, n.generation
-  from json_to_recordset(:rows::json) as n(
-           connection_id text, fence bigint, owner text, attempt text, began_at timestamptz,
-           outcome text, detail text, http_status integer, generation bigint)
+  from unnest(
+           :connection_id::text[], :fence::bigint[], :owner::text[], :attempt::text[],
+           :began_at::timestamptz[], :outcome::text[], :detail::text[], :http_status::integer[],
+           :generation::bigint[])
+       as n(connection_id, fence, owner, attempt, began_at, outcome, detail, http_status,
+           generation)
 on conflict (workspace_id, connection_id, fence) do update
    set ended_at = now(), outcome = excluded.outcome, detail = excluded.detail,
        http_status = excluded.http_status, generation = excluded.generation;

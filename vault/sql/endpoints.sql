@@ -6,6 +6,13 @@ select standing, learned
  where workspace_id = :workspace_id and integration = :integration and environment = :environment
    for no key update;
 
+-- name: begin
+-- One that nobody has called yet, so that there is a row to lock: who finds none is not alone.
+insert into vault.token_endpoints
+       (workspace_id, integration, environment, provider, standing, broken, resting_until, learned)
+values (:workspace_id, :integration, :environment, :provider, 'open', false, null, :learned)
+on conflict (workspace_id, integration, environment) do nothing;
+
 -- name: write
 insert into vault.token_endpoints
        (workspace_id, integration, environment, provider, standing, broken, resting_until, learned)

@@ -47,25 +47,32 @@ select :workspace_id, :connection_id, :integration, :environment, i.provider, 'p
 on conflict (workspace_id, connection_id) do nothing;
 
 -- name: write
--- A batch of lives as the machine left them; ``rows`` is JSON.
+-- A batch of lives as the machine left them, column by column.
 update vault.connection_lives l
-   set state = n.state, generation = n.generation, fence = n.fence, saved = n.saved, consented =
-       n.consented, lease_owner = n.lease_owner, lease_attempt = n.lease_attempt, lease_generation
-       = n.lease_generation, lease_at = n.lease_at, lease_until = n.lease_until, doubt_since =
-       n.doubt_since, suspect_since = n.suspect_since, suspect_lost = n.suspect_lost, orphan =
-       n.orphan, failures = n.failures, last_failure = n.last_failure, next_try_at =
-       n.next_try_at, verdict = n.verdict, told = n.told, issued_at = n.issued_at, consented_at =
-       n.consented_at, access_ends = n.access_ends, idle_ends = n.idle_ends, consent_ends =
-       n.consent_ends, renewable = n.renewable, policy = n.policy, noticed = n.noticed, promised =
-       n.promised, due_at = n.due_at
-  from json_to_recordset(:rows::json) as n(
-           connection_id text, state text, generation bigint, fence bigint, saved bigint, consented bigint,
-           lease_owner text, lease_attempt text, lease_generation bigint, lease_at timestamptz,
-           lease_until timestamptz, doubt_since timestamptz, suspect_since timestamptz,
-           suspect_lost boolean, orphan bigint, failures integer, last_failure text, next_try_at
-           timestamptz, verdict text, told boolean, issued_at timestamptz, consented_at
-           timestamptz, access_ends timestamptz, idle_ends timestamptz, consent_ends timestamptz,
-           renewable boolean, policy text, noticed integer, promised integer, due_at timestamptz)
+   set state = n.state, generation = n.generation, fence = n.fence, saved = n.saved,
+       consented = n.consented, lease_owner = n.lease_owner, lease_attempt = n.lease_attempt,
+       lease_generation = n.lease_generation, lease_at = n.lease_at, lease_until = n.lease_until,
+       doubt_since = n.doubt_since, suspect_since = n.suspect_since,
+       suspect_lost = n.suspect_lost, orphan = n.orphan, failures = n.failures,
+       last_failure = n.last_failure, next_try_at = n.next_try_at, verdict = n.verdict,
+       told = n.told, issued_at = n.issued_at, consented_at = n.consented_at,
+       access_ends = n.access_ends, idle_ends = n.idle_ends, consent_ends = n.consent_ends,
+       renewable = n.renewable, policy = n.policy, noticed = n.noticed, promised = n.promised,
+       due_at = n.due_at
+  from unnest(
+           :connection_id::text[], :state::text[], :generation::bigint[], :fence::bigint[],
+           :saved::bigint[], :consented::bigint[], :lease_owner::text[], :lease_attempt::text[],
+           :lease_generation::bigint[], :lease_at::timestamptz[], :lease_until::timestamptz[],
+           :doubt_since::timestamptz[], :suspect_since::timestamptz[], :suspect_lost::boolean[],
+           :orphan::bigint[], :failures::integer[], :last_failure::text[],
+           :next_try_at::timestamptz[], :verdict::text[], :told::boolean[],
+           :issued_at::timestamptz[], :consented_at::timestamptz[], :access_ends::timestamptz[],
+           :idle_ends::timestamptz[], :consent_ends::timestamptz[], :renewable::boolean[],
+           :policy::text[], :noticed::integer[], :promised::integer[], :due_at::timestamptz[])
+       as n(connection_id, state, generation, fence, saved, consented, lease_owner, lease_attempt,
+           lease_generation, lease_at, lease_until, doubt_since, suspect_since, suspect_lost,
+           orphan, failures, last_failure, next_try_at, verdict, told, issued_at, consented_at,
+           access_ends, idle_ends, consent_ends, renewable, policy, noticed, promised, due_at)
  where l.workspace_id = :workspace_id and l.connection_id = n.connection_id;
 
 -- name: expect

@@ -4,11 +4,10 @@
 * Answers are kept for a day, lines of a timeline for a month.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, Literal
 
-import msgspec
 from msgspec import Struct
 
 from vault.database import Transaction
@@ -56,8 +55,6 @@ _attempt_note: Final = Query("answers", "note", Nothing)
 _attempt_list: Final = Query("answers", "attempts", AttemptRow)
 _attempt_forget: Final = Query("answers", "forget_attempts", Nothing)
 
-_json: Final = msgspec.json.Encoder().encode
-
 
 def answer_context(workspace: str, connection_id: str, fence: int, environment: str) -> Context:
     """Of an answer in the journal or in the spool, under the workspace's key."""
@@ -98,9 +95,10 @@ async def forget_answer(tx: Transaction, connection_id: str, fence: int) -> None
     await _answer_forget_old.run(tx, workspace_id=tx.workspace)
 
 
-async def note_attempts(tx: Transaction, attempts: Collection[Attempt]) -> None:
+async def note_attempts(tx: Transaction, attempts: Sequence[Attempt]) -> None:
     if attempts:
-        await _attempt_note.run(tx, workspace_id=tx.workspace, rows=_json(attempts).decode())
+        columns = _attempt_note.columns(attempts)
+        await _attempt_note.run(tx, workspace_id=tx.workspace, **columns)
 
 
 async def attempts(tx: Transaction, connection_id: str, limit: int) -> list[AttemptRow]:

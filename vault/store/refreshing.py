@@ -297,10 +297,10 @@ _replace_tokens: Final = Query("connections", "replace_tokens", Nothing)
 _set_scopes: Final = Query("connections", "set_scopes", Nothing)
 _read: Final = Query("tokens", "read", ReadRow)
 _endpoint_lock: Final = Query("endpoints", "lock", EndpointRow)
+_endpoint_begin: Final = Query("endpoints", "begin", Nothing)
 _endpoint_write: Final = Query("endpoints", "write", Nothing)
 _endpoint_of: Final = Query("endpoints", "of_integration", EndpointOf)
 
-_json: Final = msgspec.json.Encoder().encode
 _endpoint_bytes: Final = msgspec.msgpack.Encoder().encode
 endpoint_from: Final = msgspec.msgpack.Decoder(Endpoint).decode
 
@@ -349,7 +349,7 @@ async def lock_due(tx: Transaction, connection_ids: Sequence[str]) -> dict[str, 
 
 async def write_lives(tx: Transaction, rows: Sequence[LifeRow]) -> None:
     if rows:
-        await _write.run(tx, workspace_id=tx.workspace, rows=_json(rows).decode())
+        await _write.run(tx, workspace_id=tx.workspace, **_write.columns(rows))
 
 
 async def expect(
@@ -436,11 +436,17 @@ async def read(tx: Transaction, **arguments: Any) -> list[ReadRow]:  # noqa: ANN
 # Token endpoints
 
 
-async def lock_endpoint(tx: Transaction, integration: str, environment: str) -> Endpoint | None:
-    row = await _endpoint_lock.maybe(
-        tx, workspace_id=tx.workspace, integration=integration, environment=environment
-    )
-    return endpoint_from(row.learned) if row else None
+async def lock_endpoint(
+    tx: Transaction, integration: str, environment: str, provider: str, fresh: Endpoint
+) -> Endpoint:
+    """Lock it; ``fresh``: what it is if nobody has called it yet."""
+    place = {"workspace_id": tx.workspace, "integration": integration, "environment": environment}
+    row = await _endpoint_lock.maybe(tx, **place)
+    if row is None:
+        # Two that found nothing and locked nothing would each forget what the other has learned.
+        await _endpoint_begin.run(tx, provider=provider, learned=_endpoint_bytes(fresh), **place)
+        row = await _endpoint_lock.one(tx, **place)
+    return endpoint_from(row.learned)
 
 
 async def write_endpoint(
