@@ -29,18 +29,8 @@ class Position(Struct, frozen=True):
     seal: int
     sealed_to: int
     server: str
-    lease_owner: str | None
     here: str
     horizon: int
-
-
-class Turn(Struct, frozen=True):
-    """Whose turn it is."""
-
-    seal: int
-    sealed_to: int
-    server: str
-    lease_owner: str | None
 
 
 class Held(Struct, frozen=True):
@@ -55,6 +45,10 @@ class Waiting(Struct, frozen=True):
 
     lines: int
     seconds: float
+
+
+class _Turn(Struct, frozen=True):
+    seal: int
 
 
 class _Workspace(Struct, frozen=True):
@@ -73,9 +67,9 @@ class _Now(Struct, frozen=True):
 
 
 _position: Final = Query("audit_chain", "position", Position)
-_take: Final = Query("audit_chain", "take", Turn)
-_finish: Final = Query("audit_chain", "finish", Turn)
-_release: Final = Query("audit_chain", "release", Turn)
+_take: Final = Query("audit_chain", "take", _Turn)
+_finish: Final = Query("audit_chain", "finish", _Turn)
+_release: Final = Query("audit_chain", "release", _Turn)
 _hold: Final = Query("audit_chain", "hold", Held)
 _waiting: Final = Query("audit_chain", "waiting", _Workspace)
 _everybody: Final = Query("audit_chain", "everybody", _Workspace)
@@ -102,10 +96,9 @@ async def position(database: Database) -> Position:
     return found
 
 
-async def take(database: Database, owner: str, seconds: int) -> Turn | None:
-    """Take the turn, or keep it for longer; ``None``: somebody else has it."""
-    taken = await _take.deed(database, owner=owner, seconds=seconds)
-    return taken[0] if taken else None
+async def take(database: Database, owner: str, seconds: int) -> bool:
+    """Take the turn, or keep it for longer, unless somebody else has it."""
+    return bool(await _take.deed(database, owner=owner, seconds=seconds))
 
 
 async def finish(database: Database, owner: str, seal: int, sealed_to: int) -> bool:

@@ -92,7 +92,7 @@ class Sealer:
         return where
 
     async def _in_turn(self) -> int:
-        if await rows.take(self._database, self._id, TURN_SECONDS) is None:
+        if not await rows.take(self._database, self._id, TURN_SECONDS):
             return 0
         self._renewed = time.monotonic()
         try:
@@ -138,7 +138,7 @@ class Sealer:
     async def _batch(self, workspace: str, where: Position) -> int:
         """Seal the next lines of a workspace; returns how many that were."""
         if time.monotonic() - self._renewed > RENEW_SECONDS:
-            if await rows.take(self._database, self._id, TURN_SECONDS) is None:
+            if not await rows.take(self._database, self._id, TURN_SECONDS):
                 raise _TurnLost
             self._renewed = time.monotonic()
 

@@ -208,8 +208,9 @@ def _compared(seal: int, listed: list[Made], made: list[Made]) -> list[Problem]:
     for one in listed:
         found = there.pop((one.workspace_id, one.number), None)
         if found != one.hash:
-            what = "is missing" if found is None else "is another one"
-            text = f"Batch {one.number} {what}: seal {seal} was made with it."
+            what = "is gone: " if found is None else "is another one than "
+            how = "was made with it" if found is None else "was made with"
+            text = f"Batch {one.number} {what}seal {seal} {how}."
             problems.append(Problem(one.workspace_id, one.number, text))
     for workspace, number in there:
         text = f"Batch {number} is not among those that seal {seal} was made with."

@@ -3,7 +3,7 @@
 -- name: position
 -- How far the record has been sealed, and how far it could be: every transaction below the horizon
 -- has ended. `here` is the server that counts now.
-select s.seal, s.sealed_to, s.server, s.lease_owner,
+select s.seal, s.sealed_to, s.server,
        (select system_identifier::text from pg_control_system()) as here,
        s.shift + pg_snapshot_xmin(pg_current_snapshot())::text::bigint as horizon
   from vault.audit_sealing s;
@@ -13,7 +13,7 @@ select s.seal, s.sealed_to, s.server, s.lease_owner,
 update vault.audit_sealing
    set lease_owner = :owner, lease_until = now() + :seconds::integer * interval '1 second'
  where lease_until is null or lease_until <= now() or lease_owner = :owner
-returning seal, sealed_to, server, lease_owner;
+returning seal;
 
 -- name: hold
 -- It is still ours, and stays so until this transaction has ended.
@@ -27,13 +27,13 @@ select s.seal, now() as now
 update vault.audit_sealing
    set seal = seal + 1, sealed_to = :sealed_to
  where lease_owner = :owner and seal = :seal
-returning seal, sealed_to, server, lease_owner;
+returning seal;
 
 -- name: release
 update vault.audit_sealing
    set lease_until = null
  where lease_owner = :owner
-returning seal, sealed_to, server, lease_owner;
+returning seal;
 
 -- name: waiting
 -- crosses workspaces: the worker finds who has lines to seal, and sees no more of them
