@@ -45,6 +45,7 @@ REVOCATION_SECONDS: Final = 30.0
 ABANDONED_SECONDS: Final = 60.0
 EVENT_SECONDS: Final = 1.0
 NUMBER_SECONDS: Final = 15.0
+AUDIT_SECONDS: Final = 5.0
 FORGET_SECONDS: Final = 60.0
 CONVERSATION_SECONDS: Final = 600.0
 BOOTSTRAP_SCOPES: Final[tuple[Scope, ...]] = ("manage", "mint", "connect")
@@ -189,6 +190,7 @@ def jobs(house: House) -> list[Job]:
         Job("events", EVENT_SECONDS, house.courier.deliver_due),
         Job("old_events", FORGET_SECONDS, vault.forget_events),
         Job("old_conversations", CONVERSATION_SECONDS, house.broker.forgetting.conversations),
+        Job("audit", AUDIT_SECONDS, vault.seal_audit),
     ]
 
 

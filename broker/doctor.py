@@ -18,6 +18,7 @@ from vault.vault import Vault
 
 MAX_WORKSPACES: Final = 1000
 MAX_AGENTS: Final = 1000
+LATE_SECONDS: Final = 60.0
 
 
 class Finding(Struct, frozen=True):
@@ -52,6 +53,7 @@ async def examine(environ: Mapping[str, str]) -> list[Finding]:
             found.append(await _check("root key", house.vault.check_root_key(), "it works"))
             alive = house.vault.check_refreshing()
             found.append(await _check("refreshing", alive, "nothing stands in its way"))
+            found.append(await _record(house.vault))
             found += await _fallbacks(house.vault)
             found += await _trusting(house.vault, house.broker)
     except VaultError as error:
@@ -91,6 +93,25 @@ def _mark(settings: Settings) -> Finding:
     kept = " and in ".join(str(one) for one in dict.fromkeys(folders))
     text = f"in {kept}" if kept else "nowhere: a database that was rolled back is not noticed"
     return Finding("high-water mark", ok=True, text=text, warning=not kept)
+
+
+async def _record(vault: Vault) -> Finding:
+    """Is the audit record sealed, and is its end written down where the database is not?"""
+    try:
+        waiting = await vault.check_chain()
+    except VaultError as error:
+        return Finding("audit record", ok=False, text=error.message)
+    folders = " and in ".join(str(one) for one in vault.anchored_in)
+    anchored = f"its end is written down in {folders}" if folders else "its end is in the log alone"
+    late = waiting.seconds > LATE_SECONDS
+    sealed = (
+        f"{waiting.lines} lines wait to be sealed, for {waiting.seconds:.0f} seconds"
+        if late
+        else "it is sealed"
+    )
+    return Finding(
+        "audit record", ok=True, text=f"{sealed}; {anchored}", warning=late or not folders
+    )
 
 
 def _root_keys(uris: Secret) -> str:

@@ -206,6 +206,17 @@ class _Deployment:
         self.spool_writable = gauge(
             "keyturn_spool_writable", "1: this replica's spool can be written. 0: it cannot."
         )
+        self.unsealed = gauge(
+            "keyturn_audit_unsealed_lines", "Lines of the audit record that are in no batch yet."
+        )
+        self.unsealed_for = gauge(
+            "keyturn_audit_unsealed_seconds",
+            "For how long the oldest of them has been there; some seconds are usual.",
+        )
+        self.anchored = gauge(
+            "keyturn_audit_anchored",
+            "1: this replica has written the audit chain's end down outside. 0: it has not.",
+        )
         self.tick_age = gauge(
             "keyturn_tick_age_seconds", "Time since a background job of this replica ended.", "job"
         )
@@ -226,3 +237,6 @@ class _Deployment:
         self.spooled.set(seen.spooled)
         # Where there is none, it can be written no more than a full one.
         self.spool_writable.set(bool(seen.spool_writable))
+        self.unsealed.set(seen.chain.waiting.lines)
+        self.unsealed_for.set(seen.chain.waiting.seconds)
+        self.anchored.set(bool(seen.chain.anchored))

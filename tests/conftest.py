@@ -18,6 +18,7 @@ from support.alive import Alive, Replicas, leave_nothing_due, replicas, workspac
 from support.api import Api, Running, running
 from support.browser import MISSING, REASON, Browser, browsing
 from support.journeys import Clock
+from support.recording import Record, recording
 from support.sandbox import Provider, providing
 from support.talking import Stage, api_listens
 from support.visitor import Visitor, visiting
@@ -275,6 +276,15 @@ async def fresh_database(postgres: Embedded) -> AsyncIterator[Secret]:
     await asyncio.sleep(0)
     await admin.execute(f'drop database "{name}" with (force)')
     await admin.close()
+
+
+@pytest.fixture
+async def record(
+    migrated: Embedded, fresh_database: Secret, tmp_path: Path
+) -> AsyncIterator[Record]:
+    """An audit record of a test's own, which it may tamper with."""
+    async with recording(migrated, fresh_database, tmp_path) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -59,14 +59,16 @@ STEPS: Final = """
     vault.refreshing.replica vault.refreshing.room
     vault.refreshing.page vault.refreshing.observing vault.refreshing.consents
     vault.refreshing.lane vault.refreshing
+    vault.chain vault.chain.anchors vault.chain.rows vault.chain.sealing vault.chain.verifying
+    vault.chain.exporting
     vault.access vault.scheduler
     vault.vault.door vault.vault.guests vault.vault.tenants vault.vault.variables
     vault.vault.secrets
     vault.vault.authentication vault.vault.calls vault.vault.catalogue
     vault.vault.integrations vault.vault.returns vault.vault.connections
     vault.vault.explaining vault.vault.refreshing vault.vault.provider_apis vault.vault.surveys
-    vault.vault.looks vault.vault.counting vault.vault.rekeying vault.vault.tries
-    vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
+    vault.vault.looks vault.vault.chaining vault.vault.counting vault.vault.rekeying
+    vault.vault.tries vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
 
     broker broker.migrations broker.settings broker.logs broker.admission broker.frames
     broker.events broker.metrics
@@ -130,7 +132,7 @@ STEPS: Final = """
     broker.demo.world broker.demo.browser broker.demo.talk broker.demo.transcript
     broker.demo.stage broker.demo.story broker.demo
     broker.terminal broker.cli.agent broker.cli.upstream broker.cli.env broker.cli.provider
-    broker.cli.integration broker.cli.connection broker.cli.events broker.cli.rekey
+    broker.cli.integration broker.cli.connection broker.cli.events broker.cli.rekey broker.cli.audit
     broker.cli broker.cli.__main__
 """
 STAIRCASE: Final = tuple(STEPS.split())

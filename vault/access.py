@@ -21,6 +21,9 @@ Action = Literal[
     "workspace.delete",
     "rotation.run",
     "rotation.verify",
+    "chain.verify",
+    "chain.export",
+    "chain.anchor",
     "key.create",
     "key.list",
     "key.read",
@@ -118,6 +121,9 @@ RULES: Final[dict[Action, Rule]] = {
     "workspace.delete": Rule(None, operator=True),
     "rotation.run": Rule(None, operator=True),
     "rotation.verify": Rule(None, operator=True),
+    "chain.verify": Rule(None, operator=True),
+    "chain.export": Rule(None, operator=True),
+    "chain.anchor": Rule(None, operator=True),
     "key.create": Rule("manage", operator=True),
     "key.list": Rule("manage", operator=True),
     "key.read": Rule("manage", operator=True),
@@ -200,7 +206,7 @@ RULES: Final[dict[Action, Rule]] = {
 
 
 # What belongs to the deployment and not to a workspace; the operator asks from outside of them.
-_OF_THE_DEPLOYMENT: Final = ("workspace.", "rotation.", "provider.")
+_OF_THE_DEPLOYMENT: Final = ("workspace.", "rotation.", "chain.", "provider.")
 
 
 def permit(caller: Caller, action: Action) -> None:

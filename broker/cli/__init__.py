@@ -19,7 +19,6 @@ import rich_click as click
 
 from broker import boot, doctor, server, terminal
 from broker.api.messages import (
-    AuditEventOut,
     KeyIn,
     KeyOut,
     Message,
@@ -31,6 +30,7 @@ from broker.api.messages import (
 from broker.api.problems import reason_of
 from broker.app import create_service
 from broker.cli.agent import agent
+from broker.cli.audit import audit
 from broker.cli.connection import connection
 from broker.cli.env import env
 from broker.cli.events import event_endpoint
@@ -79,6 +79,7 @@ main.add_command(upstream)
 main.add_command(connection)
 main.add_command(event_endpoint)
 main.add_command(rekey)
+main.add_command(audit)
 
 
 @main.command()
@@ -369,23 +370,6 @@ def user_delete(user_id: str, workspace: str | None, *, yes: bool) -> None:
         say("deleted")
         for connection_id, outcome in outcomes.items():
             say(f"{connection_id}: {outcome}")
-
-    _in_workspace(workspace, work)
-
-
-@main.command()
-@click.option("--limit", default=50, type=click.IntRange(1, EVERYTHING), show_default=True)
-@click.option("--user", "user_id", help="Only what concerns this user.")
-@in_workspace
-@as_json
-def audit(limit: int, user_id: str | None, workspace: str | None, *, json_output: bool) -> None:
-    """Who did what in a workspace, newest first."""
-
-    async def work(vault: Vault, caller: Caller) -> None:
-        found = await vault.audit_events(
-            caller, Page(limit), user_id=UserId(user_id) if user_id else None
-        )
-        print_rows([AuditEventOut.of(one) for one in found], json_output=json_output)
 
     _in_workspace(workspace, work)
 

@@ -6,18 +6,15 @@
 """
 
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import rich_click as click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from broker import terminal
-from broker.terminal import as_json, fail, print_json, run, say
-from vault.keyring.rotations import Step, Tell, untold
+from broker.terminal import as_json, bar, fail, print_json, run, say
+from vault.keyring.rotations import Tell
 from vault.keyring.verifying import Report
 from vault.model import Caller
 from vault.vault import Vault
@@ -196,28 +193,7 @@ def _end(found: Report) -> None:
 def _in_vault(work: Callable[[Vault, Caller, Tell], Awaitable[T]]) -> T:
     async def opened() -> T:
         async with terminal.in_vault() as (vault, operator):
-            with _bar() as tell:
+            with bar() as tell:
                 return await work(vault, operator, tell)
 
     return run(opened())
-
-
-@contextmanager
-def _bar() -> Iterator[Tell]:
-    """Show how far it is, where somebody is looking."""
-    if not sys.stderr.isatty():
-        yield untold
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=None)
-
-        def tell(step: Step) -> None:
-            progress.update(task, description=step.what, completed=step.done, total=step.total)
-
-        yield tell

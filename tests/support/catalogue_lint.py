@@ -9,6 +9,7 @@ from typing import Any, Final
 
 # Tables that belong to no workspace.
 GLOBAL: Final = {
+    "vault.audit_sealing": "one row: whose turn it is to seal the audit record, and how far it is",
     "vault.deployment": "one row: what this deployment is",
     "vault.high_water": "one row: how far the deployment has come",
     "vault.replicas": "the processes of the deployment, and which of them live",
@@ -108,6 +109,9 @@ OTHER_POLICIES: Final = {
     "vault.outbox: worker for keyturn_worker",
     # Where there are conversations that are old enough to be deleted.
     "vault.conversations: worker for keyturn_worker",
+    # Whose lines are not sealed yet, and which batches were; neither holds ciphertext.
+    "vault.audit_events: worker for keyturn_worker",
+    "vault.audit_batches: worker for keyturn_worker",
 }
 # What the owner of the definer functions may touch, column by column.
 AUTH_MAY: Final = {
@@ -179,8 +183,10 @@ WORKER_MAY: Final = {
         f"vault.conversations.{column}"
         for column in ("workspace_id", "conversation_id", "created_at")
     ),
+    *(f"vault.audit_events.{column}" for column in ("workspace_id", "at", "xact")),
+    *(f"vault.audit_batches.{column}" for column in ("workspace_id", "number", "seal", "hash")),
 }
-APPEND_ONLY: Final = {"vault.audit_events"}
+APPEND_ONLY: Final = {"vault.audit_events", "vault.audit_batches", "vault.audit_seals"}
 BYPASS: Final = {"keyturn_backup"}
 ROLES: Final = {
     "keyturn_owner",

@@ -13,6 +13,7 @@ from msgspec import Struct
 from vault.database import Database
 from vault.store import counts
 from vault.store.counts import ConnectionCount, EndpointCount
+from vault.vault.chaining import Chained, Chaining
 from vault.vault.refreshing import Refreshing
 
 COUNT_SECONDS: Final = 60.0
@@ -29,6 +30,7 @@ class Counts(Struct, frozen=True, kw_only=True):
     oldest_due: float
     spooled: int
     spool_writable: bool | None
+    chain: Chained
 
 
 class _Tally:
@@ -39,7 +41,7 @@ class _Tally:
         self.again_at = 0.0
 
 
-class Counting(Refreshing):
+class Counting(Refreshing, Chaining):
     """Numbers for whoever watches."""
 
     @cached_property
@@ -57,6 +59,7 @@ class Counting(Refreshing):
             oldest_due=await counts.oldest_due(self._worker),
             spooled=spooled,
             spool_writable=writable,
+            chain=await self.chain_state(),
         )
 
     async def _connections_counted(self, worker: Database) -> list[ConnectionCount]:
