@@ -34,6 +34,7 @@ from vault.kms.file import create as create_key_file
 from vault.migrations import Login, migrate
 from vault.model import SCOPES, Caller, NewKey, Once, Scope
 from vault.providers import Catalogue
+from vault.refreshing.folder import Folder
 from vault.scheduler import Job
 from vault.secret import Secret
 from vault.vault import Vault
@@ -46,6 +47,7 @@ ABANDONED_SECONDS: Final = 60.0
 EVENT_SECONDS: Final = 1.0
 NUMBER_SECONDS: Final = 15.0
 FORGET_SECONDS: Final = 60.0
+LEDGER_SECONDS: Final = 60.0
 BOOTSTRAP_SCOPES: Final[tuple[Scope, ...]] = ("manage", "mint", "connect")
 
 _PR_SET_DUMPABLE: Final = 4
@@ -64,12 +66,15 @@ class House(Struct, frozen=True):
 
 
 class Addresses(Struct, frozen=True):
-    """Where the database is: for the owner, who migrates, the application, and its worker."""
+    """Where the database is: for the owner, who migrates, the application, and its worker; and an
+    embedded one's folder.
+    """
 
     application: Secret | None
     worker: Secret | None
     owner: Secret | None
     logins: list[Login]
+    folder: Folder | None = None
 
 
 @asynccontextmanager
@@ -105,6 +110,7 @@ async def house(settings: Settings) -> AsyncIterator[House]:
                 loopback_returns=settings.development,
                 spool_dir=spool_dir(settings),
                 key_dir=key_dir(settings),
+                folder=addresses.folder,
                 sealed_by_guests=SEALED,
             )
         except BaseException:
@@ -145,7 +151,7 @@ async def database_addresses(settings: Settings) -> AsyncIterator[Addresses]:
     try:
         application, worker = embedded.dsn("keyturn_app"), embedded.dsn("keyturn_worker")
         logins = [Login(application, "keyturn_app"), Login(worker, "keyturn_worker")]
-        yield Addresses(application, worker, embedded.dsn(), logins)
+        yield Addresses(application, worker, embedded.dsn(), logins, Folder.of(embedded.data))
     finally:
         await asyncio.to_thread(embedded.stop)
 
@@ -184,6 +190,7 @@ def jobs(house: House) -> list[Job]:
         Job("abandoned", ABANDONED_SECONDS, vault.end_abandoned),
         Job("events", EVENT_SECONDS, house.courier.deliver_due),
         Job("old_events", FORGET_SECONDS, vault.forget_events),
+        Job("deletions", LEDGER_SECONDS, vault.carry_ledger),
     ]
 
 

@@ -48,6 +48,7 @@ STEPS: Final = """
     vault.lifecycle.standing vault.lifecycle.endpoint
     vault.dialogue.clients vault.dialogue.metadata vault.dialogue vault.consent
     vault.environments
+    vault.shredding vault.shredding.ledger
     vault.audit vault.idempotency vault.events vault.events.deliveries
     vault.store vault.store.environments vault.store.auth_tokens
     vault.store.connections vault.store.tries vault.store.refreshing vault.store.answers
@@ -55,17 +56,20 @@ STEPS: Final = """
     vault.authenticate
     vault.keyring.announcing vault.keyring.rotations vault.keyring.roots
     vault.keyring.workspaces vault.keyring.verifying
-    vault.refreshing.batches vault.refreshing.spool vault.refreshing.marks
+    vault.refreshing.batches vault.refreshing.spool vault.refreshing.folder
+    vault.refreshing.marks
     vault.refreshing.replica vault.refreshing.room
     vault.refreshing.page vault.refreshing.observing vault.refreshing.consents
     vault.refreshing.lane vault.refreshing
+    vault.backup vault.backup.archive vault.backup.tables vault.backup.taking
+    vault.backup.moving_on vault.backup.restoring
     vault.access vault.scheduler
     vault.vault.door vault.vault.guests vault.vault.tenants vault.vault.variables
     vault.vault.secrets
     vault.vault.authentication vault.vault.calls vault.vault.catalogue
     vault.vault.integrations vault.vault.returns vault.vault.connections
     vault.vault.explaining vault.vault.refreshing vault.vault.provider_apis vault.vault.surveys
-    vault.vault.looks vault.vault.counting vault.vault.rekeying vault.vault.tries
+    vault.vault.looks vault.vault.counting vault.vault.rekeying vault.vault.backups vault.vault.tries
     vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
 
     broker broker.migrations broker.settings broker.logs broker.admission broker.frames
@@ -104,7 +108,7 @@ STEPS: Final = """
     broker.api.health broker.api
     broker.web.static broker.web broker.web.wording broker.web.endings broker.web.forms
     broker.web.connect broker.web.catalogue broker.web.people
-    broker.boot broker.app broker.server broker.doctor
+    broker.boot broker.restoring broker.app broker.server broker.doctor
     broker.sandbox.knobs broker.sandbox.history broker.sandbox.evil broker.sandbox.device
     broker.sandbox.elevenlabs.knobs broker.sandbox.elevenlabs.leaks broker.sandbox.elevenlabs
     broker.sandbox.elevenlabs.chunked broker.sandbox.dialect broker.sandbox.signing
@@ -127,7 +131,8 @@ STEPS: Final = """
     broker.environment_file.showing broker.environment_file
     broker.targets broker.targets.own broker.targets.remote
     broker.terminal broker.cli.agent broker.cli.env broker.cli.provider broker.cli.integration
-    broker.cli.connection broker.cli.events broker.cli.rekey broker.cli broker.cli.__main__
+    broker.cli.connection broker.cli.events broker.cli.rekey broker.cli.backup
+    broker.cli broker.cli.__main__
 """
 STAIRCASE: Final = tuple(STEPS.split())
 UPWARD: Final = {

@@ -21,6 +21,8 @@ Action = Literal[
     "workspace.delete",
     "rotation.run",
     "rotation.verify",
+    "backup.take",
+    "backup.restore",
     "key.create",
     "key.list",
     "key.read",
@@ -118,6 +120,8 @@ RULES: Final[dict[Action, Rule]] = {
     "workspace.delete": Rule(None, operator=True),
     "rotation.run": Rule(None, operator=True),
     "rotation.verify": Rule(None, operator=True),
+    "backup.take": Rule(None, operator=True),
+    "backup.restore": Rule(None, operator=True),
     "key.create": Rule("manage", operator=True),
     "key.list": Rule("manage", operator=True),
     "key.read": Rule("manage", operator=True),
@@ -200,7 +204,7 @@ RULES: Final[dict[Action, Rule]] = {
 
 
 # What belongs to the deployment and not to a workspace; the operator asks from outside of them.
-_OF_THE_DEPLOYMENT: Final = ("workspace.", "rotation.", "provider.")
+_OF_THE_DEPLOYMENT: Final = ("workspace.", "rotation.", "backup.", "provider.")
 
 
 def permit(caller: Caller, action: Action) -> None:

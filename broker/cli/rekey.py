@@ -95,7 +95,7 @@ def rekey_verify(*, json_output: bool) -> None:
     if json_output:
         print_json(_as_result(found))
     else:
-        _say_report(found)
+        say_report(found)
     _end(found)
 
 
@@ -144,12 +144,12 @@ def _rotate(
         say(f"wrapped {done.rewrapped} keys again, sealed {done.resealed} rows again")
         say(f"retired {done.retired} keys")
         if done.report is not None:
-            _say_report(done.report)
+            say_report(done.report)
     if done.report is not None:
         _end(done.report)
 
 
-def _say_report(found: Report) -> None:
+def say_report(found: Report) -> None:
     say(f"opened {found.rows - _failures(found)} rows of {found.workspaces} workspaces")
     say(f"{found.under_older} rows are under older keys; the newest keys have the others")
     for one in found.left:
@@ -196,14 +196,14 @@ def _end(found: Report) -> None:
 def _in_vault(work: Callable[[Vault, Caller, Tell], Awaitable[T]]) -> T:
     async def opened() -> T:
         async with terminal.in_vault() as (vault, operator):
-            with _bar() as tell:
+            with bar() as tell:
                 return await work(vault, operator, tell)
 
     return run(opened())
 
 
 @contextmanager
-def _bar() -> Iterator[Tell]:
+def bar() -> Iterator[Tell]:
     """Show how far it is, where somebody is looking."""
     if not sys.stderr.isatty():
         yield untold
