@@ -69,7 +69,8 @@ STEPS: Final = """
     vault.vault.authentication vault.vault.calls vault.vault.catalogue
     vault.vault.integrations vault.vault.returns vault.vault.connections
     vault.vault.explaining vault.vault.refreshing vault.vault.provider_apis vault.vault.surveys
-    vault.vault.looks vault.vault.counting vault.vault.rekeying vault.vault.backups vault.vault.tries
+    vault.vault.looks vault.vault.counting vault.vault.rekeying vault.vault.backups
+    vault.vault.tries
     vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
 
     broker broker.migrations broker.settings broker.logs broker.admission broker.frames

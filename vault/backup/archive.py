@@ -77,7 +77,8 @@ class Writer:
             with os.fdopen(descriptor, "w+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 writer = cls(place, file)
-                yield writer
+                with writer._zip:  # also where it ends badly, while there is a file to close
+                    yield writer
                 writer._finish(beside)
         except OSError as error:
             if error.errno is None:
@@ -100,7 +101,6 @@ class Writer:
             file.write(f"{signature}\n".encode())
 
     def _finish(self, beside: Path) -> None:
-        self._zip.close()
         self._file.flush()
         os.fsync(self._file.fileno())
         try:

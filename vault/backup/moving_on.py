@@ -16,7 +16,7 @@ from msgspec import Struct
 from vault import shredding, store
 from vault.database import Transaction
 from vault.lifecycle.terms import terms_of
-from vault.model import WorkspaceId
+from vault.model import Page, WorkspaceId
 from vault.providers import Catalogue
 from vault.refreshing.marks import Level
 from vault.shredding import Entry
@@ -26,10 +26,6 @@ from vault.store import environments
 PAGE: Final = 500
 # Above every fence that the former state can have reached since.
 FENCES: Final = 1_000_000_000
-
-
-class _Workspace(Struct, frozen=True):
-    workspace_id: WorkspaceId
 
 
 class _User(Struct, frozen=True):
@@ -50,7 +46,6 @@ class _Level(Struct, frozen=True):
     mark: int
 
 
-_workspaces: Final = Query("restoring", "workspaces", _Workspace)
 _users: Final = Query("restoring", "users", _User)
 _keys: Final = Query("restoring", "keys", _Key)
 _delete_answers: Final = Query("restoring", "delete_answers", Nothing)
@@ -108,7 +103,7 @@ def pages(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
 
 async def workspaces(tx: Transaction, after: str) -> list[WorkspaceId]:
     """The next ones."""
-    return [one.workspace_id for one in await _workspaces.all(tx, after=after, limit=PAGE)]
+    return [one.workspace_id for one in await store.list_workspaces(tx, Page(PAGE, after))]
 
 
 async def settle(tx: Transaction, state: State) -> Moved:

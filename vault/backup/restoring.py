@@ -10,7 +10,7 @@
 
 import hmac
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
 from msgspec import Struct
@@ -33,7 +33,7 @@ from vault.refreshing.marks import Level
 from vault.secret import Secret
 from vault.shredding import Entry
 
-_OWNED: Final = """
+_FORCED: Final = """
 select c.relname
   from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
  where n.nspname = $1 and c.relkind = 'r' and c.relforcerowsecurity
@@ -135,9 +135,10 @@ async def restore(
             # Somebody else may have begun the same.
             await connection.execute("lock table vault.deployment in access exclusive mode")
             await _refuse_occupied(connection, manifest)
-            await _fill(connection, reader, tell)
-            tx = Transaction(connection, OPERATOR)
-            moved, level = await _move_on(tx, state, outside, tell)
+            async with _unhindered(connection):
+                await _fill(connection, reader, tell)
+                tx = Transaction(connection, OPERATOR)
+                moved, level = await _move_on(tx, state, outside, tell)
         await migrate(place.owner, place.logins, parts=place.parts)
     except DriverError as error:
         raise _explained(error) from None
@@ -166,22 +167,28 @@ async def _refuse_occupied(connection: Any, manifest: Manifest) -> None:
         )
 
 
+@asynccontextmanager
+async def _unhindered(connection: Any) -> AsyncIterator[None]:
+    """Let the owner see all rows, until this transaction has written its own."""
+    forced = [row[0] for row in await connection.fetch(_FORCED, SCHEMA)]
+    for name in forced:
+        await connection.execute(f"alter table {SCHEMA}.{quoted(name)} no force row level security")
+    yield
+    for name in forced:
+        await connection.execute(f"alter table {SCHEMA}.{quoted(name)} force row level security")
+
+
 async def _fill(connection: Any, reader: Reader, tell: Tell) -> None:
-    """Fill every table. For that the owner is not held back by what holds the application back."""
+    """Fill every table."""
     tables = {table.name: table for table in reader.manifest.tables}
     here = await shapes(connection)
     if {one.name: one.columns for one in here} != {
         one.name: one.columns for one in tables.values()
     }:
         raise Damaged(f"{reader.place} does not have the tables of its own schema.")
-    forced = [row[0] for row in await connection.fetch(_OWNED, SCHEMA)]
-    for name in forced:
-        await connection.execute(f"alter table {SCHEMA}.{quoted(name)} no force row level security")
     for done, shape in enumerate(here):
         tell(Step(f"restoring {shape.name}", done, len(here)))
         await _filled(connection, reader, tables[shape.name])
-    for name in forced:
-        await connection.execute(f"alter table {SCHEMA}.{quoted(name)} force row level security")
     tell(Step("restored", len(here), len(here)))
 
 

@@ -10,6 +10,7 @@ create table vault.shreddings (
 create index shreddings_at on vault.shreddings (at);
 
 grant select, insert on vault.shreddings to keyturn_app;
+grant select on vault.schema_migrations to keyturn_backup; -- older than what it is given by default
 
 alter table vault.high_water
     add column epoch bigint not null default 0, -- how often somebody went on from an older state

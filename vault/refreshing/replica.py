@@ -46,7 +46,7 @@ class RolledBack(NotReady):
 
 
 class Copied(RolledBack):
-    """This database is a copy, or was moved or restored past us, so nothing is refreshed."""
+    """This database is a copy, or came back past 'keyturn restore', so nothing is refreshed."""
 
 
 class Moment(Struct, frozen=True):
@@ -195,9 +195,9 @@ class Replica:
         if found.level < seen:
             self._falls_behind()
         if self._behind:
-            raise RolledBack
+            raise RolledBack(_explained(RolledBack))
         if self._is_elsewhere(found):
-            raise Copied
+            raise Copied(_explained(Copied))
         self._seen = max(self._seen, found.level)
 
     def _is_elsewhere(self, found: Moment) -> bool:
@@ -218,7 +218,7 @@ class Replica:
         if known is None or known.born != found.born or known.claims <= found.claims:
             return
         self._falls_behind()
-        raise RolledBack
+        raise RolledBack(_explained(RolledBack))
 
     async def check_database(self) -> None:
         """The same, outside of a claim."""
@@ -309,6 +309,10 @@ class Replica:
         except NotReady:
             return
         self._key = key
+
+
+def _explained(kind: type[RolledBack]) -> str:
+    return f"{kind.__doc__} 'keyturn restore --accept' goes on from it."
 
 
 def _peers(every: list[_Replica], held: set[int]) -> Peers:

@@ -31,8 +31,8 @@ select replica_id, lock_key, locked, seen_at > now() - :silence::interval as hea
 -- be, and where it is: a copy is in another cluster, or its tables are others.
 select now() as now, pg_postmaster_start_time() as server_started_at, h.mark, h.epoch, h.place,
        h.folder,
-       (select c.system_identifier::text from pg_control_system() c)
-           || '/' || (select d.oid::text from pg_database d where d.datname = current_database())
+       (select c.system_identifier::text from pg_catalog.pg_control_system() c)
+           || '/' || (select d.oid::text from pg_catalog.pg_database d where d.datname = current_database())
            || '/' || h.tableoid::text as here
   from vault.high_water h;
 

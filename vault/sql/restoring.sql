@@ -1,14 +1,6 @@
 -- An older state of the database becomes the present one: what was deleted since goes again, and
 -- what was refreshed since is asked for with care.
 
--- name: workspaces
--- crosses workspaces: every one of them is gone through
-select workspace_id
-  from vault.workspaces
- where workspace_id > :after
- order by workspace_id
- limit :limit;
-
 -- name: users
 select user_id, created_at
   from vault.users
