@@ -34,6 +34,7 @@ from vault.kms.file import create as create_key_file
 from vault.migrations import Login, migrate
 from vault.model import SCOPES, Caller, NewKey, Once, Scope
 from vault.providers import Catalogue
+from vault.refreshing.folder import Folder
 from vault.scheduler import Job
 from vault.secret import Secret
 from vault.vault import Vault
@@ -48,6 +49,7 @@ NUMBER_SECONDS: Final = 15.0
 AUDIT_SECONDS: Final = 5.0
 FORGET_SECONDS: Final = 60.0
 CONVERSATION_SECONDS: Final = 600.0
+LEDGER_SECONDS: Final = 60.0
 BOOTSTRAP_SCOPES: Final[tuple[Scope, ...]] = ("manage", "mint", "connect")
 
 _PR_SET_DUMPABLE: Final = 4
@@ -66,12 +68,15 @@ class House(Struct, frozen=True):
 
 
 class Addresses(Struct, frozen=True):
-    """Where the database is: for the owner, who migrates, the application, and its worker."""
+    """Where the database is: for the owner, who migrates, the application, and its worker; and an
+    embedded one's folder.
+    """
 
     application: Secret | None
     worker: Secret | None
     owner: Secret | None
     logins: list[Login]
+    folder: Folder | None = None
 
 
 @asynccontextmanager
@@ -107,6 +112,7 @@ async def house(settings: Settings) -> AsyncIterator[House]:
                 loopback_returns=settings.development,
                 spool_dir=spool_dir(settings),
                 key_dir=key_dir(settings),
+                folder=addresses.folder,
                 sealed_by_guests=SEALED,
             )
         except BaseException:
@@ -148,7 +154,7 @@ async def database_addresses(settings: Settings) -> AsyncIterator[Addresses]:
         await asyncio.shield(starting)
         application, worker = embedded.dsn("keyturn_app"), embedded.dsn("keyturn_worker")
         logins = [Login(application, "keyturn_app"), Login(worker, "keyturn_worker")]
-        yield Addresses(application, worker, embedded.dsn(), logins)
+        yield Addresses(application, worker, embedded.dsn(), logins, Folder.of(embedded.data))
     finally:
         # A thread goes on when the task that waits for it is cancelled: what it started is stopped.
         await asyncio.gather(starting, return_exceptions=True)
@@ -191,6 +197,7 @@ def jobs(house: House) -> list[Job]:
         Job("old_events", FORGET_SECONDS, vault.forget_events),
         Job("old_conversations", CONVERSATION_SECONDS, house.broker.forgetting.conversations),
         Job("audit", AUDIT_SECONDS, vault.seal_audit),
+        Job("deletions", LEDGER_SECONDS, vault.carry_ledger),
     ]
 
 

@@ -14,6 +14,7 @@ from vault.kms import kinds_of
 from vault.model import Page
 from vault.secret import Secret
 from vault.settings import PREFIX
+from vault.shredding.ledger import LedgerFile
 from vault.vault import Vault
 
 MAX_WORKSPACES: Final = 1000
@@ -48,6 +49,7 @@ async def examine(environ: Mapping[str, str]) -> list[Finding]:
         async with boot.house(settings) as house:
             found.append(Finding("deployment", ok=True, text=house.vault.deployment_id))
             found.append(_mark(settings))
+            found.append(_deletions(settings, house.vault.deployment_id))
             found.append(await _check("database", house.vault.check_database(), "it answers"))
             found.append(await _check("schema", house.vault.check_schema(PARTS), "it is current"))
             found.append(await _check("root key", house.vault.check_root_key(), "it works"))
@@ -112,6 +114,15 @@ async def _record(vault: Vault) -> Finding:
     return Finding(
         "audit record", ok=True, text=f"{sealed}; {anchored}", warning=late or not folders
     )
+
+
+def _deletions(settings: Settings, deployment: str) -> Finding:
+    """Without a list outside of the database, a backup that is restored has the deleted again."""
+    folders = [one for one in (boot.key_dir(settings), boot.spool_dir(settings)) if one]
+    files = [str(LedgerFile(one, deployment).path) for one in dict.fromkeys(folders)]
+    kept = " and ".join(files)
+    text = f"listed in {kept}" if kept else "listed in the database alone, which a restore replaces"
+    return Finding("deletions", ok=True, text=text, warning=not kept)
 
 
 def _root_keys(uris: Secret) -> str:

@@ -48,6 +48,7 @@ STEPS: Final = """
     vault.lifecycle.standing vault.lifecycle.endpoint
     vault.dialogue.clients vault.dialogue.metadata vault.dialogue vault.consent
     vault.environments
+    vault.shredding vault.shredding.ledger
     vault.audit vault.idempotency vault.events vault.events.deliveries
     vault.store vault.store.environments vault.store.auth_tokens
     vault.store.connections vault.store.tries vault.store.refreshing vault.store.answers
@@ -55,12 +56,15 @@ STEPS: Final = """
     vault.authenticate
     vault.keyring.announcing vault.keyring.rotations vault.keyring.roots
     vault.keyring.workspaces vault.keyring.verifying
-    vault.refreshing.batches vault.refreshing.spool vault.refreshing.marks
+    vault.refreshing.batches vault.refreshing.spool vault.refreshing.folder
+    vault.refreshing.marks
     vault.refreshing.replica vault.refreshing.room
     vault.refreshing.page vault.refreshing.observing vault.refreshing.consents
     vault.refreshing.lane vault.refreshing
     vault.chain vault.chain.anchors vault.chain.rows vault.chain.sealing vault.chain.verifying
     vault.chain.exporting
+    vault.backup vault.backup.archive vault.backup.tables vault.backup.taking
+    vault.backup.moving_on vault.backup.restoring
     vault.access vault.scheduler
     vault.vault.door vault.vault.guests vault.vault.tenants vault.vault.variables
     vault.vault.secrets
@@ -68,6 +72,7 @@ STEPS: Final = """
     vault.vault.integrations vault.vault.returns vault.vault.connections
     vault.vault.explaining vault.vault.refreshing vault.vault.provider_apis vault.vault.surveys
     vault.vault.looks vault.vault.chaining vault.vault.counting vault.vault.rekeying
+    vault.vault.backups
     vault.vault.tries vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
 
     broker broker.migrations broker.settings broker.logs broker.admission broker.frames
@@ -107,7 +112,7 @@ STEPS: Final = """
     broker.api.health broker.api
     broker.web.static broker.web broker.web.wording broker.web.endings broker.web.forms
     broker.web.connect broker.web.catalogue broker.web.people
-    broker.boot broker.app broker.server broker.doctor
+    broker.boot broker.restoring broker.app broker.server broker.doctor
     broker.sandbox.knobs broker.sandbox.history broker.sandbox.evil broker.sandbox.device
     broker.sandbox.elevenlabs.knobs broker.sandbox.elevenlabs.leaks broker.sandbox.elevenlabs
     broker.sandbox.elevenlabs.chunked broker.sandbox.dialect broker.sandbox.signing
@@ -133,6 +138,7 @@ STEPS: Final = """
     broker.demo.stage broker.demo.story broker.demo
     broker.terminal broker.cli.agent broker.cli.upstream broker.cli.env broker.cli.provider
     broker.cli.integration broker.cli.connection broker.cli.events broker.cli.rekey broker.cli.audit
+    broker.cli.backup
     broker.cli broker.cli.__main__
 """
 STAIRCASE: Final = tuple(STEPS.split())

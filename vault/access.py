@@ -24,6 +24,8 @@ Action = Literal[
     "chain.verify",
     "chain.export",
     "chain.anchor",
+    "backup.take",
+    "backup.restore",
     "key.create",
     "key.list",
     "key.read",
@@ -124,6 +126,8 @@ RULES: Final[dict[Action, Rule]] = {
     "chain.verify": Rule(None, operator=True),
     "chain.export": Rule(None, operator=True),
     "chain.anchor": Rule(None, operator=True),
+    "backup.take": Rule(None, operator=True),
+    "backup.restore": Rule(None, operator=True),
     "key.create": Rule("manage", operator=True),
     "key.list": Rule("manage", operator=True),
     "key.read": Rule("manage", operator=True),
@@ -207,6 +211,7 @@ RULES: Final[dict[Action, Rule]] = {
 
 # What belongs to the deployment and not to a workspace; the operator asks from outside of them.
 _OF_THE_DEPLOYMENT: Final = ("workspace.", "rotation.", "chain.", "provider.")
+_OF_THE_DEPLOYMENT: Final = ("workspace.", "rotation.", "backup.", "provider.")
 
 
 def permit(caller: Caller, action: Action) -> None:

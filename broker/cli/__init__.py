@@ -31,6 +31,7 @@ from broker.api.problems import reason_of
 from broker.app import create_service
 from broker.cli.agent import agent
 from broker.cli.audit import audit
+from broker.cli.backup import backup, restore
 from broker.cli.connection import connection
 from broker.cli.env import env
 from broker.cli.events import event_endpoint
@@ -80,6 +81,8 @@ main.add_command(connection)
 main.add_command(event_endpoint)
 main.add_command(rekey)
 main.add_command(audit)
+main.add_command(backup)
+main.add_command(restore)
 
 
 @main.command()

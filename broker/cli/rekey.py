@@ -92,7 +92,7 @@ def rekey_verify(*, json_output: bool) -> None:
     if json_output:
         print_json(_as_result(found))
     else:
-        _say_report(found)
+        say_report(found)
     _end(found)
 
 
@@ -141,12 +141,12 @@ def _rotate(
         say(f"wrapped {done.rewrapped} keys again, sealed {done.resealed} rows again")
         say(f"retired {done.retired} keys")
         if done.report is not None:
-            _say_report(done.report)
+            say_report(done.report)
     if done.report is not None:
         _end(done.report)
 
 
-def _say_report(found: Report) -> None:
+def say_report(found: Report) -> None:
     say(f"opened {found.rows - _failures(found)} rows of {found.workspaces} workspaces")
     say(f"{found.under_older} rows are under older keys; the newest keys have the others")
     for one in found.left:

@@ -14,6 +14,7 @@ GLOBAL: Final = {
     "vault.high_water": "one row: how far the deployment has come",
     "vault.replicas": "the processes of the deployment, and which of them live",
     "vault.rotations": "rotations of keys, and what every replica has to be able to open",
+    "vault.shreddings": "keyed hashes of what was deleted, of all workspaces",
     "vault.schema_lock": "one row: lets one migration through at a time",
     "vault.schema_migrations": "which files were applied",
 }

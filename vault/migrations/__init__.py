@@ -83,9 +83,16 @@ def newest_versions(parts: Sequence[str] = OWN) -> dict[str, int]:
 
 
 async def migrate(
-    owner: Secret, logins: list[Login], *, parts: Sequence[str] = OWN
+    owner: Secret,
+    logins: list[Login],
+    *,
+    parts: Sequence[str] = OWN,
+    until: Mapping[str, int] | None = None,
 ) -> list[Migration]:
-    """Bring the schema to this code's version; returns what was applied by this call."""
+    """Bring the schema to this code's version; returns what was applied by this call.
+
+    ``until``: only up to these versions, of these parts; a backup is filled in there.
+    """
     connection = await connect_as_owner(owner)
     try:
         await _racing(connection, _prepare)
@@ -94,6 +101,8 @@ async def migrate(
         applied = []
         newest = newest_versions(parts)
         for migration in all_migrations(parts):
+            if until is not None and migration.version > until.get(migration.part, 0):
+                continue
             # Who comes second prepares beside us, and that touches the schema's rights, too.
             if await _racing(connection, partial(_apply, migration=migration, newest=newest)):
                 applied.append(migration)

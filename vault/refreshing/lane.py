@@ -102,7 +102,7 @@ class Lane:
     ) -> tuple[list[Granted | Refused], Endpoint]:
         seen = self._replica.seen
         at = await moment.one(tx)
-        self._replica.check(at.mark, seen)
+        self._replica.check(at, seen)
         page = Page(self.place, wanted[0].outlet, at.now)
         page.attempt_ids = iter(new_ids("try", len(wanted)))
         known = await self._endpoint(tx, wanted[0].outlet, at.now)

@@ -3,11 +3,13 @@
 * One beside the root key, where that folder can be written, and one beside the spool: who restores
   a disk seldom restores both. The higher one counts, and whichever says that a database was behind.
 * Each names its deployment, in its name too: several may keep their root keys in one folder.
+* Whoever goes on from an older state of the database begins another epoch; of two states the one
+  of the later epoch is the newer, whatever their marks are.
 """
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import structlog
@@ -19,15 +21,27 @@ from vault.refreshing.spool import write_durably
 _log: Final = structlog.get_logger("keyturn.replica")
 
 
-class Mark(Struct, frozen=True, forbid_unknown_fields=True):
+class Level(NamedTuple):
+    """How far a deployment has come. The greater one is the newer state."""
+
+    epoch: int
+    mark: int
+
+
+class Mark(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """How far a deployment has come, as one file holds it.
 
-    ``behind``: a database was found to be older, and nobody has restored it since.
+    ``behind``: a database was found to be older, and nobody has gone on from it since.
     """
 
     deployment: str
     mark: int = 0
     behind: bool = False
+    epoch: int = 0
+
+    @property
+    def level(self) -> Level:
+        return Level(self.epoch, self.mark)
 
 
 class Marks:
@@ -44,11 +58,9 @@ class Marks:
         every = [_read(file) for file in self._files if file.exists()]
         # A copy of another deployment's says nothing of this one.
         ours = [one for one in every if one.deployment == self._deployment]
-        return Mark(
-            self._deployment,
-            max((one.mark for one in ours), default=0),
-            any(one.behind for one in ours),
-        )
+        level = max((one.level for one in ours), default=Level(0, 0))
+        behind = any(one.behind for one in ours if one.epoch == level.epoch)
+        return Mark(self._deployment, level.mark, behind, level.epoch)
 
     def write(self, mark: Mark) -> None:
         """Write it down wherever that can be done; it is on the disk when this returns."""

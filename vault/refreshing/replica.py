@@ -5,7 +5,10 @@
 * Where the database keeps no such locks nobody is believed dead; leases end by time there.
 * The deployment has a mark that grows with its refreshes, within a second. A database that says
   less than this process or a file outside of it has seen is an older state: no refresh is made on
-  it, since its refresh tokens may have been used up. Only a restore moves on.
+  it, since its refresh tokens may have been used up. Only ``keyturn restore`` moves on: it begins
+  another epoch, and whoever waited for that goes on without a restart.
+* A database knows where it is: in which cluster, as which tables, in which folder. One that finds
+  itself elsewhere is a copy, even where no mark has grown since it was made.
 * What a standby loses is often less than a second. So each process remembers, too, how many claims
   it has seen at each token endpoint; one that is missing is known at the next claim there.
 """
@@ -25,7 +28,8 @@ from vault.database import Database, SessionLock, Transaction
 from vault.errors import NotReady, VaultError
 from vault.lifecycle.endpoint import Endpoint
 from vault.model import new_id
-from vault.refreshing.marks import Mark, Marks
+from vault.refreshing.folder import Folder
+from vault.refreshing.marks import Level, Mark, Marks
 from vault.sql import Query
 
 BEAT_SECONDS: Final = 1.0
@@ -41,12 +45,26 @@ class RolledBack(NotReady):
     """This database is older than what this deployment has done, so nothing is refreshed."""
 
 
+class Copied(RolledBack):
+    """This database is a copy, or came back past 'keyturn restore', so nothing is refreshed."""
+
+
 class Moment(Struct, frozen=True):
-    """What one transaction sees: its time, since when the server runs, the deployment's mark."""
+    """What one transaction sees: its time, since when the server runs, how far the deployment has
+    come; where the database is said to be, and where it is.
+    """
 
     now: datetime
     server_started_at: datetime
     mark: int
+    epoch: int
+    place: str | None
+    folder: str | None
+    here: str
+
+    @property
+    def level(self) -> Level:
+        return Level(self.epoch, self.mark)
 
 
 class Peers(Struct, frozen=True):
@@ -72,6 +90,7 @@ class _Id(Struct, frozen=True):
 
 class _Mark(Struct, frozen=True):
     mark: int
+    epoch: int
 
 
 moment: Final = Query("replicas", "moment", Moment)
@@ -81,12 +100,14 @@ _leave: Final = Query("replicas", "leave", _Id)
 _forget_old: Final = Query("replicas", "forget_old", _Id)
 _list: Final = Query("replicas", "list", _Replica)
 _advance: Final = Query("replicas", "advance", _Mark)
+_settle: Final = Query("replicas", "settle", _Mark)
 
 
 class Replica:
     """This process. ``marks``: where the mark is kept outside of the database.
 
-    ``on_beat`` is called with our id after each beat, and must not wait.
+    ``on_beat`` is called with our id after each beat, and must not wait. ``folder``: where an
+    embedded database lies.
     """
 
     def __init__(
@@ -95,8 +116,10 @@ class Replica:
         deployment: str,
         marks: Marks,
         on_beat: Callable[[str], None] | None = None,
+        folder: Folder | None = None,
     ) -> None:
         self.id = new_id("rep")
+        self._folder = folder
         self._database = database
         self._deployment = deployment
         self._marks = marks
@@ -105,7 +128,7 @@ class Replica:
         self._lock: SessionLock | None = None
         self._task: asyncio.Task[None] | None = None
         found = marks.read()
-        self._seen, self._behind = found.mark, found.behind
+        self._seen, self._behind = found.level, found.behind
         self._claims: OrderedDict[tuple[str, str, str], Endpoint] = OrderedDict()
         self._moved = False
         self._joining = asyncio.Lock()
@@ -128,6 +151,7 @@ class Replica:
                 lock_key=self._key,
                 locked=self._lock is not None,
             )
+            await self._settle()
             self._task = asyncio.create_task(self._beating())
 
     async def leave(self) -> None:
@@ -155,20 +179,38 @@ class Replica:
     # The mark
 
     @property
-    def seen(self) -> int:
-        """The mark that a database has to have reached which is asked from now on."""
+    def seen(self) -> Level:
+        """What a database has to have reached which is asked from now on."""
         return self._seen
 
-    def check(self, mark: int, seen: int) -> None:
-        """Refuse a database that is behind what had been ``seen`` when it was asked.
+    def check(self, found: Moment, seen: Level) -> None:
+        """Refuse a database that is behind what had been ``seen`` when it was asked, or a copy.
 
-        Once behind, it stays so: others may bring its mark up again, and it is no less old for it.
+        Once behind, it stays so in its epoch: others may bring its mark up again, and it is no
+        less old for it.
         """
-        if mark < seen:
+        if found.epoch > self._seen.epoch:
+            self._behind = False
+            self._claims.clear()
+        if found.level < seen:
             self._falls_behind()
         if self._behind:
-            raise RolledBack
-        self._seen = max(self._seen, mark)
+            raise RolledBack(_explained(RolledBack))
+        if self._is_elsewhere(found):
+            raise Copied(_explained(Copied))
+        self._seen = max(self._seen, found.level)
+
+    def _is_elsewhere(self, found: Moment) -> bool:
+        if found.place not in (None, found.here):
+            return True
+        return bool(self._folder and found.folder and not self._folder.is_at(found.folder))
+
+    async def _settle(self) -> None:
+        """Note where the database is, if nobody has done so yet."""
+        found = await moment.lookup(self._database)
+        if found is not None and found.place is None:
+            folder = str(self._folder) if self._folder else None
+            await _settle.lookup(self._database, place=found.here, folder=folder)
 
     def check_place(self, place: tuple[str, str, str], found: Endpoint) -> None:
         """Refuse a token endpoint's row that has forgotten what was claimed there."""
@@ -176,14 +218,14 @@ class Replica:
         if known is None or known.born != found.born or known.claims <= found.claims:
             return
         self._falls_behind()
-        raise RolledBack
+        raise RolledBack(_explained(RolledBack))
 
     async def check_database(self) -> None:
         """The same, outside of a claim."""
         seen = self._seen
         found = await moment.lookup(self._database)
         if found is not None:
-            self.check(found.mark, seen)
+            self.check(found, seen)
 
     def check_marks(self) -> None:
         """Raise if what was done is written down nowhere. No reason to let tokens end, though."""
@@ -208,10 +250,10 @@ class Replica:
         found = await moment.lookup(self._database)
         if found is None:
             return
-        self.check(found.mark, seen)
+        self.check(found, seen)
         advanced = await _advance.lookup(self._database)
         if advanced is not None:
-            self._seen = max(self._seen, advanced.mark)
+            self._seen = max(self._seen, Level(advanced.epoch, advanced.mark))
             await asyncio.to_thread(self._write)
 
     def _falls_behind(self) -> None:
@@ -222,9 +264,13 @@ class Replica:
     def _write(self) -> None:
         """Write down what is known here, and learn what others who share a file have written."""
         others = self._marks.read()
-        self._behind = self._behind or others.behind
-        mark = max(self._seen, others.mark)
-        self._marks.write(Mark(self._deployment, mark, self._behind))
+        moved = others.epoch > self._seen.epoch  # somebody has gone on with another database
+        if others.epoch == self._seen.epoch:
+            self._behind = self._behind or others.behind
+        behind = others.behind if moved else self._behind
+        self._behind = self._behind or moved
+        level = max(self._seen, others.level)
+        self._marks.write(Mark(self._deployment, level.mark, behind, level.epoch))
 
     # The beat
 
@@ -263,6 +309,10 @@ class Replica:
         except NotReady:
             return
         self._key = key
+
+
+def _explained(kind: type[RolledBack]) -> str:
+    return f"{kind.__doc__} 'keyturn restore --accept' goes on from it."
 
 
 def _peers(every: list[_Replica], held: set[int]) -> Peers:

@@ -27,11 +27,23 @@ select replica_id, lock_key, locked, seen_at > now() - :silence::interval as hea
   from vault.replicas;
 
 -- name: moment
--- Now, since when this server runs, and how far the deployment has come.
-select now() as now, pg_postmaster_start_time() as server_started_at,
-       (select mark from vault.high_water) as mark;
+-- Now, since when this server runs, how far the deployment has come; where this database is said to
+-- be, and where it is: a copy is in another cluster, or its tables are others.
+select now() as now, pg_postmaster_start_time() as server_started_at, h.mark, h.epoch, h.place,
+       h.folder,
+       (select c.system_identifier::text from pg_catalog.pg_control_system() c)
+           || '/' || (select d.oid::text from pg_catalog.pg_database d where d.datname = current_database())
+           || '/' || h.tableoid::text as here
+  from vault.high_water h;
+
+-- name: settle
+-- Who comes first says where it is.
+update vault.high_water
+   set place = :place, folder = :folder
+ where place is null
+returning mark, epoch;
 
 -- name: advance
 update vault.high_water
    set mark = mark + 1
-returning mark;
+returning mark, epoch;

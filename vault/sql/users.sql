@@ -32,7 +32,7 @@ returning created_at, updated_at;
 -- name: delete
 delete from vault.users
  where workspace_id = :workspace_id and user_id = :user_id
-returning user_id;
+returning created_at;
 
 -- name: forget_numbers
 delete from vault.user_numbers

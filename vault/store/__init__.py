@@ -74,6 +74,10 @@ class _UserRef(Struct, frozen=True):
     user_id: UserId
 
 
+class _Made(Struct, frozen=True):
+    created_at: datetime
+
+
 _workspace_insert: Final = Query("workspaces", "insert", Workspace)
 _workspace_get: Final = Query("workspaces", "get", Workspace)
 _workspace_list: Final = Query("workspaces", "list", Workspace)
@@ -94,7 +98,7 @@ _user_get: Final = Query("users", "get", _UserRow)
 _user_insert: Final = Query("users", "insert", _Times)
 _user_insert_key: Final = Query("users", "insert_key", Nothing)
 _user_update: Final = Query("users", "update", _Times)
-_user_delete: Final = Query("users", "delete", _UserRef)
+_user_delete: Final = Query("users", "delete", _Made)
 _user_forget_numbers: Final = Query("users", "forget_numbers", Nothing)
 _user_insert_numbers: Final = Query("users", "insert_numbers", Nothing)
 _user_by_number: Final = Query("users", "by_number", _UserRef)
@@ -467,8 +471,10 @@ async def users_of_number(tx: Transaction, number_index: bytes) -> list[UserId]:
     return [row.user_id for row in rows]
 
 
-async def delete_user(tx: Transaction, user_id: UserId) -> bool:
-    return await _user_delete.maybe(tx, workspace_id=tx.workspace, user_id=user_id) is not None
+async def delete_user(tx: Transaction, user_id: UserId) -> datetime | None:
+    """Delete a user; return when that user was made, or ``None`` if there is none."""
+    gone = await _user_delete.maybe(tx, workspace_id=tx.workspace, user_id=user_id)
+    return gone.created_at if gone else None
 
 
 def index_key_context(workspace: WorkspaceId) -> Context:

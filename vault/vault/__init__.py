@@ -26,9 +26,11 @@ from vault.kms import RootKey, Wrapped
 from vault.migrations import OWN, newest_versions
 from vault.model import AuditEvent, Caller, KeyId, Page, Scope, UserId, WorkspaceId, new_id
 from vault.providers import Catalogue
+from vault.refreshing.folder import Folder
 from vault.sql import Query
 from vault.store.sealed_rows import GuestKinds
 from vault.vault.authentication import Authentication
+from vault.vault.backups import Backups
 from vault.vault.calls import Calls
 from vault.vault.catalogue import Providers
 from vault.vault.connect import Connect
@@ -78,6 +80,7 @@ class Vault(
     Looks,
     Counting,
     Rekeying,
+    Backups,
     Events,
     Tenants,
     Variables,
@@ -103,6 +106,7 @@ class Vault(
         loopback_returns: bool = False,
         spool_dir: Path | None = None,
         key_dir: Path | None = None,
+        folder: Folder | None = None,
         sealed_by_guests: GuestKinds | None = None,
     ) -> Self:
         """Open the vault of this database; the first process to come makes its pepper.
@@ -110,7 +114,8 @@ class Vault(
         Without an ``egress`` it calls public hosts only. ``origin`` is where people and providers
         reach us. ``worker`` is a second login, which finds what is due in all workspaces; without
         one nothing is done by itself. In ``spool_dir`` answers of providers survive a database that
-        is away; there and in ``key_dir`` is the mark by which one that was rolled back is known.
+        is away; there and in ``key_dir`` is the mark by which an older one is known, and
+        the list of what was deleted for good. An embedded database lies in ``folder``.
         ``sealed_by_guests`` is what rotations take along beside the vault's own rows. ``close``
         closes what it was given, too.
         """
@@ -136,6 +141,7 @@ class Vault(
                 origin=origin,
                 loopback_returns=loopback_returns,
                 sealed_by_guests=sealed_by_guests or {},
+                folder=folder,
             ),
             worker,
             spool_dir,

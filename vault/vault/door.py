@@ -1,6 +1,7 @@
 """What every part of the door stands on: database, seals, egress, catalogue, pepper."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +14,12 @@ from vault.database import Database
 from vault.dialogue import Dialogue
 from vault.dialogue.metadata import Metadata
 from vault.egress import Egress
-from vault.errors import Conflict, NotFound, NotReady
+from vault.errors import Conflict, NotFound, NotReady, VaultError
 from vault.keyring import Keyring
 from vault.providers import Catalogue
+from vault.refreshing.folder import Folder
 from vault.secret import Secret
+from vault.shredding.ledger import Ledger
 from vault.sql import Query
 from vault.store import Store
 from vault.store.sealed_rows import GuestKinds
@@ -37,7 +40,8 @@ class Deployment(Struct, frozen=True, kw_only=True):
     """What this deployment is. ``origin``: where people and providers reach us.
 
     ``loopback_returns``: may a person be sent back to this machine without a registration?
-    ``sealed_by_guests``: what rotations of keys take along beside the vault's own rows.
+    ``sealed_by_guests``: what rotations of keys take along beside the vault's own rows. ``folder``:
+    where an embedded database lies.
     """
 
     deployment_id: str
@@ -45,6 +49,7 @@ class Deployment(Struct, frozen=True, kw_only=True):
     origin: str
     loopback_returns: bool
     sealed_by_guests: GuestKinds
+    folder: Folder | None = None
 
     def __repr__(self) -> str:
         return f"Deployment({self.deployment_id})"
@@ -75,6 +80,7 @@ class Door:
         self._worker = worker
         self._spool_dir = spool_dir
         self._key_dir = key_dir
+        self._folder = deployment.folder
         self._sealed_by_guests = deployment.sealed_by_guests
         self._store = Store(database, keyring)
 
@@ -90,6 +96,24 @@ class Door:
     @cached_property
     def _metadata(self) -> Metadata:
         return Metadata(self._egress)
+
+    @cached_property
+    def _kept_outside(self) -> list[Path]:
+        """Folders that a restored database does not take back: beside root key and spool."""
+        return [one for one in (self._key_dir, self._spool_dir) if one is not None]
+
+    @cached_property
+    def _ledger(self) -> Ledger:
+        return Ledger(self._kept_outside, self.deployment_id)
+
+    async def carry_ledger(self) -> int:
+        """Bring what was deleted into the files outside of the database."""
+        return await self._ledger.carry(self._database)
+
+    async def _carried(self) -> None:
+        """The same, right after a deed that is done, whether or not this can be."""
+        with suppress(VaultError):
+            await self.carry_ledger()
 
     async def _time(self) -> datetime:
         """Now, by the database's clock."""

@@ -109,10 +109,9 @@ class Refreshing(Connections):
 
     @cached_property
     def _replica(self) -> Replica:
-        folders = [one for one in (self._key_dir, self._spool_dir) if one is not None]
-        marks = Marks(folders, self.deployment_id)
+        marks = Marks(self._kept_outside, self.deployment_id)
         hears = self._announcements.listen
-        return Replica(self._database, self.deployment_id, marks, hears)
+        return Replica(self._database, self.deployment_id, marks, hears, self._folder)
 
     @cached_property
     def _announcements(self) -> Announcements:

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from vault import access, audit, bearer, idempotency, store
+from vault import access, audit, bearer, idempotency, shredding, store
 from vault.database import Transaction
 from vault.errors import NotFound
 from vault.model import (
@@ -89,6 +89,7 @@ class Tenants(Door):
         async def work(tx: Transaction) -> None:
             await rows.delete_every_variable(tx)
             found(await store.delete_workspace(tx, workspace) or None)
+            await shredding.record(tx, shredding.hash_of(self._pepper, "workspace", workspace))
             await audit.record(tx, caller, "workspace.delete", target=("workspace", workspace))
             await tx.enter(OPERATOR)
             await audit.record(tx, caller, "workspace.delete", target=("workspace", workspace))
@@ -96,6 +97,7 @@ class Tenants(Door):
         await self._database.run(workspace, work)
         self._keyring.forget(workspace)
         self._store.forget(workspace)
+        await self._carried()
 
     async def is_empty(self) -> bool:
         """Is there no workspace yet?"""
@@ -138,9 +140,12 @@ class Tenants(Door):
             key = found(await store.get_key(tx, key_id))
             access.may_revoke(caller, key)
             found(await store.delete_key(tx, key_id) or None)
+            hashed = shredding.hash_of(self._pepper, "key", tx.workspace, key_id)
+            await shredding.record(tx, hashed)
             await audit.record(tx, caller, "key.delete", target=("key", key_id))
 
         await self._database.run(caller.workspace, work)
+        await self._carried()
 
     async def _insert_key(
         self, tx: Transaction, caller: Caller, wanted: NewKey, made: Secret
@@ -200,7 +205,10 @@ class Tenants(Door):
         sealing = await self._store.seal_of(caller.workspace)
 
         async def work(tx: Transaction) -> None:
-            found(await store.delete_user(tx, user_id) or None)
+            made_at = found(await store.delete_user(tx, user_id))
+            hashed = shredding.user_hash(self._pepper, tx.workspace, user_id, made_at)
+            await shredding.record(tx, hashed)
             await audit.record(tx, caller, "user.delete", user_ref=sealing.user_ref(user_id))
 
         await self._database.run(caller.workspace, work)
+        await self._carried()
