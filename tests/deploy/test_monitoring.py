@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any, Final, cast
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped] # it ships no types
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
@@ -54,7 +54,7 @@ def series() -> dict[str, set[str]]:
 def collectors(registry: CollectorRegistry) -> list[tuple[str, MetricWrapperBase]]:
     made = cast("list[MetricWrapperBase]", list(registry._collector_to_names))  # noqa: SLF001 - as above
     endings = {"counter": "_total"}
-    return [(one._name + endings.get(one._type, ""), one) for one in made]  # noqa: SLF001 - as above
+    return [(one._name + endings.get(str(one._type), ""), one) for one in made]  # noqa: SLF001 - as above
 
 
 def rules() -> list[dict[str, Any]]:
