@@ -25,7 +25,8 @@ from broker.metrics import Metrics
 from broker.migrations import PARTS
 from broker.sealed_rows import SEALED
 from broker.settings import Settings
-from vault.database import Database, hosts_of
+from vault.database import Database
+from vault.dsn import hosts_of
 from vault.egress import Egress, Endpoint, parse_allow
 from vault.embedded import Embedded
 from vault.errors import IdempotencyInProgress, Misconfigured
@@ -91,7 +92,10 @@ async def house(settings: Settings) -> AsyncIterator[House]:
             await database.refuse_other_schema()
             if addresses.worker is not None:
                 worker = await Database.open(
-                    addresses.worker, size=2, statement_cache=settings.statement_cache
+                    addresses.worker,
+                    size=2,
+                    statement_cache=settings.statement_cache,
+                    setting="KEYTURN_WORKER_DATABASE_URL",
                 )
             egress = open_egress(settings)
             vault = await Vault.open(

@@ -27,7 +27,7 @@ STEPS: Final = """
     vault.seal vault.bearer vault.kms vault.kms.file
     vault.kms.remote vault.kms.aws vault.kms.transit vault.kms.pkcs11 vault.kms.gcp vault.kms.azure
     vault.keyring
-    vault.database vault.embedded.programs vault.embedded.files vault.embedded
+    vault.dsn vault.database vault.embedded.programs vault.embedded.files vault.embedded
     vault.sql vault.migrations
     vault.egress.address vault.egress.names vault.egress.deadline vault.egress.unpacking
     vault.egress.journey vault.egress.sockets vault.egress vault.egress.certificates
@@ -68,8 +68,8 @@ STEPS: Final = """
     vault.vault.looks vault.vault.counting vault.vault.rekeying vault.vault.tries
     vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
 
-    broker broker.migrations broker.settings broker.logs broker.admission broker.frames
-    broker.events broker.metrics
+    broker broker.migrations broker.lights broker.settings broker.logs broker.admission
+    broker.frames broker.events broker.metrics
     broker.runtimes broker.runtimes.sealed broker.runtimes.livekit
     broker.runtimes.signing
     broker.resolve.masking broker.resolve.templates broker.resolve.meanings broker.resolve.urls
@@ -104,7 +104,7 @@ STEPS: Final = """
     broker.api.health broker.api
     broker.web.static broker.web broker.web.wording broker.web.endings broker.web.forms
     broker.web.connect broker.web.catalogue broker.web.people
-    broker.boot broker.app broker.server broker.doctor
+    broker.boot broker.app broker.server broker.advice broker.doctor
     broker.sandbox.knobs broker.sandbox.history broker.sandbox.evil broker.sandbox.device
     broker.sandbox.elevenlabs.knobs broker.sandbox.elevenlabs.leaks broker.sandbox.elevenlabs
     broker.sandbox.elevenlabs.chunked broker.sandbox.dialect broker.sandbox.signing
