@@ -85,9 +85,8 @@ def _warning(name: str, text: str) -> Finding:
 
 def _disks(settings: Settings) -> Iterable[Finding]:
     for folder in dict.fromkeys((settings.data_dir, settings.spool_dir)):
-        if folder is None or not (free := _free(folder)):
-            continue
-        if free < MIN_FREE:
+        free = _free(folder) if folder is not None else None
+        if free is not None and free < MIN_FREE:
             text = f"{free // 2**20} MiB are free on the disk of {folder}: an answer of a provider"
             yield _warning("disk", f"{text} that finds neither room here nor a database is lost")
 

@@ -24,7 +24,7 @@ MAX_LINES, MAX_FUNCTION, MAX_ENTRIES = 500, 60, 40
 # docs/architecture.md.
 STEPS: Final = """
     vault vault.secret vault.errors vault.auth_kinds vault.model vault.settings
-    vault.seal vault.bearer vault.kms vault.kms.file
+    vault.tracing vault.seal vault.bearer vault.kms vault.kms.file
     vault.kms.remote vault.kms.aws vault.kms.transit vault.kms.pkcs11 vault.kms.gcp vault.kms.azure
     vault.keyring
     vault.dsn vault.database vault.embedded.programs vault.embedded.files vault.embedded
@@ -89,7 +89,7 @@ STEPS: Final = """
     broker.api.connect_messages broker.api.token_messages broker.api.event_messages
     broker.api.agent_messages broker.api.conversation_messages
     broker.api.problems broker.api.requests broker.api.responses
-    broker.api.examples broker.api.gate
+    broker.api.examples broker.api.gate broker.tracing
     broker.api.workspaces broker.api.keys broker.api.users broker.api.audit_events
     broker.api.settings broker.api.resolve broker.api.providers
     broker.api.integrations broker.api.connections broker.api.tokens
@@ -157,6 +157,7 @@ ONLY_IN: Final = {
     "pkcs11": {"vault.kms.pkcs11"},
     "google": {"vault.kms.gcp"},
     "azure": {"vault.kms.azure"},
+    "opentelemetry": {"broker.tracing"},  # an extra
     "uvicorn": {"broker.server", "broker.sandbox.server"},
 }
 NEVER_IN_VAULT: Final = {"broker", "litestar", "uvicorn", "starlette", "elevenlabs"}

@@ -27,6 +27,7 @@ from vault.secret import Secret
 
 T = TypeVar("T")
 Row = Sequence[Any]
+Watch = Callable[[str, float, str | None], None]
 
 CONNECT_SECONDS: Final = 5.0
 ACQUIRE_SECONDS: Final = 5.0
@@ -135,10 +136,12 @@ class Database:
         size: int,
         statement_cache: int,
         setting: str = "KEYTURN_DATABASE_URL",
+        watch: Watch | None = None,
     ) -> Self:
         """Connect, and refuse a server or a role that the vault must not run on.
 
-        ``setting``: where the address stands, for who has to mend it.
+        ``setting``: where the address stands, for who has to mend it. ``watch`` is told of each
+        statement that has ended: its text, how long it took, and the SQLSTATE if it failed.
         """
         try:
             pool = await asyncpg.create_pool(
@@ -149,6 +152,7 @@ class Database:
                 command_timeout=STATEMENT_SECONDS,
                 statement_cache_size=statement_cache,
                 reset=_keep_nothing,
+                init=None if watch is None else _watched(watch),
             )
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
             raise _cannot_connect(error) from None
@@ -380,6 +384,19 @@ def _driver_errors_hidden() -> Iterator[None]:
         raise NotReady("The database took too long.") from None
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError):
         raise _Lost from None
+
+
+def _watched(watch: Watch) -> Callable[[Any], Awaitable[None]]:
+    def ended(record: Any) -> None:
+        # The values that were sent stand in the record, too, and stay there.
+        error = record.exception
+        sqlstate = error and (sqlstate_of(error) or type(error).__name__)
+        watch(record.query, record.elapsed, sqlstate)
+
+    async def begin(connection: Any) -> None:
+        connection.add_query_logger(ended)
+
+    return begin
 
 
 async def _keep_nothing(_connection: Any) -> None:

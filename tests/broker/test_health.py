@@ -118,9 +118,9 @@ async def test_a_database_that_went_away_is_not_ready_and_the_process_lives(
 
 async def test_a_replica_that_drains_is_not_ready_and_asks_to_close(own: Alone, mine: Api) -> None:
     own.running.service.gate.draining = True
-    status, reasons = await checks(mine)
+    # At once: before long nobody listens any more.
+    (status, reasons), reply = await asyncio.gather(checks(mine), mine.get("/livez"))
     assert (status, reasons) == (503, {"draining": "The replica stops."})
-    reply = await mine.get("/livez")
     assert (reply.status, reply.headers["Connection"]) == (200, "close")
 
 

@@ -342,8 +342,10 @@ class Refresher:
             await self._put_off(lane.place, ending.connection_id)
             raise
         began = time.monotonic()
-        ending = await self._ended(granted, ending, name)
-        seen = observed(ending, granted, time.monotonic() - began)
+        with self._dialogue.tracing.span("refresh", provider=outlet.app.provider.id) as span:
+            ending = await self._ended(granted, ending, name)
+            seen = observed(ending, granted, time.monotonic() - began)
+            span.note("outcome", seen.outcome)
         if name is not None and ending.tokens is None:
             # The consent is judged by its main token alone.
             ending = replace(ending, failure=None, unread=None)
