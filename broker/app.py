@@ -24,6 +24,7 @@ from broker.broker import Broker
 from broker.metrics import Metrics
 from broker.relay import Relay
 from broker.settings import Settings
+from broker.tracing import Traces
 from broker.web import people
 from vault import __version__
 from vault.vault import Vault
@@ -61,15 +62,22 @@ class Service(Struct, frozen=True):
     metrics: Metrics
     raw: RawMint
     relay: Relay
+    traces: Traces | None = None
 
     @property
     def asgi(self) -> ASGIApp:
         """The application behind its gate, with the hot route in front."""
-        return self.gate.before(self.raw.before(self.app))
+        gated = self.gate.before(self.raw.before(self.app))
+        return gated if self.traces is None else self.traces.before(gated)
 
 
 def create_service(
-    vault: Vault, broker: Broker, settings: Settings, *, doorkeeper: Doorkeeper | None = None
+    vault: Vault,
+    broker: Broker,
+    settings: Settings,
+    *,
+    doorkeeper: Doorkeeper | None = None,
+    traces: Traces | None = None,
 ) -> Service:
     """Put the parts together. ``doorkeeper``: who admits to the relay, if not the broker."""
     metrics = Metrics()
@@ -83,7 +91,7 @@ def create_service(
     )
     app = _litestar(vault, broker, settings, metrics, gate, relay)
     raw = RawMint(vault, broker, app.state.door)
-    return Service(app, gate, metrics, raw, relay)
+    return Service(app, gate, metrics, raw, relay, traces)
 
 
 def _litestar(

@@ -9,6 +9,7 @@
 import asyncio
 import ctypes
 import getpass
+import os
 import resource
 import sys
 from collections.abc import AsyncIterator
@@ -25,7 +26,9 @@ from broker.metrics import Metrics
 from broker.migrations import PARTS
 from broker.sealed_rows import SEALED
 from broker.settings import Settings
-from vault.database import Database, hosts_of
+from broker.tracing import Traces, collector
+from vault.database import Database
+from vault.dsn import hosts_of
 from vault.egress import Egress, Endpoint, parse_allow
 from vault.embedded import Embedded
 from vault.errors import IdempotencyInProgress, Misconfigured
@@ -37,6 +40,7 @@ from vault.providers import Catalogue
 from vault.refreshing.folder import Folder
 from vault.scheduler import Job
 from vault.secret import Secret
+from vault.tracing import UNTRACED, Tracing
 from vault.vault import Vault
 
 DEFAULT_DATA_DIR: Final = Path(".keyturn")
@@ -80,8 +84,8 @@ class Addresses(Struct, frozen=True):
 
 
 @asynccontextmanager
-async def house(settings: Settings) -> AsyncIterator[House]:
-    """Open everything that the settings name."""
+async def house(settings: Settings, traces: Traces | None = None) -> AsyncIterator[House]:
+    """Open everything that the settings name. ``traces``: who writes down what takes how long."""
     catalogue = Catalogue(settings.providers_dir)  # a mistake in it stops the start at once
     async with database_addresses(settings) as addresses:
         if addresses.application is None:
@@ -92,15 +96,20 @@ async def house(settings: Settings) -> AsyncIterator[House]:
             addresses.application,
             size=settings.database_pool,
             statement_cache=settings.statement_cache,
+            watch=traces.statement if traces else None,
         )
         worker: Database | None = None
         try:
             await database.refuse_other_schema()
             if addresses.worker is not None:
                 worker = await Database.open(
-                    addresses.worker, size=2, statement_cache=settings.statement_cache
+                    addresses.worker,
+                    size=2,
+                    statement_cache=settings.statement_cache,
+                    setting="KEYTURN_WORKER_DATABASE_URL",
+                    watch=traces.statement if traces else None,
                 )
-            egress = open_egress(settings)
+            egress = open_egress(settings, traces)
             vault = await Vault.open(
                 database,
                 root_key(settings),
@@ -243,7 +252,7 @@ def root_key_credentials(settings: Settings) -> Credentials:
     )
 
 
-def open_egress(settings: Settings) -> Egress:
+def open_egress(settings: Settings, tracing: Tracing | None = None) -> Egress:
     """The one way out; our own parts are never to be reached through it."""
     forbidden = [Endpoint(settings.host, settings.port)]
     for address in (settings.database_url, settings.owner_database_url):
@@ -251,10 +260,12 @@ def open_egress(settings: Settings) -> Egress:
             forbidden += [Endpoint(host, port) for host, port in hosts_of(address)]
     if settings.kek is not None:
         forbidden += [Endpoint(host, port) for host, port in own_services(settings.kek)]
+    forbidden += collector(os.environ)
     return Egress(
         allow=parse_allow(settings.egress_allow, development=settings.development),
         forbidden=forbidden,
         ca_file=settings.egress_ca_file,
+        tracing=tracing or UNTRACED,
     )
 
 

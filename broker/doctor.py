@@ -1,40 +1,48 @@
-"""What is configured, and what is wrong with it, in one sentence each; no secret is shown."""
+"""What is configured, and what is wrong with it, in one sentence each; no secret is shown.
 
-from collections.abc import Awaitable, Mapping
+* What would make ``/readyz`` red is asked of the same lights, and said in the same words.
+* A replica that runs here is asked, too: what only a process knows of itself is repeated.
+"""
+
+import asyncio
+from collections.abc import Mapping
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
-from broker import boot, logs
-from broker.broker import Broker
-from broker.migrations import PARTS
+from broker import advice, boot, lights, logs
+from broker.advice import Finding
 from broker.settings import Settings, load
 from vault.errors import Misconfigured, VaultError
 from vault.kms import kinds_of
-from vault.model import Page
 from vault.secret import Secret
 from vault.settings import PREFIX
 from vault.shredding.ledger import LedgerFile
 from vault.vault import Vault
 
-MAX_WORKSPACES: Final = 1000
-MAX_AGENTS: Final = 1000
 LATE_SECONDS: Final = 60.0
+REPLICA_SECONDS: Final = 5.0
+MAX_ANSWER: Final = 64 * 1024
+GOOD: Final = {
+    "database": "it answers",
+    "connections": "one is free",
+    "roles": "the logins may do what they have to, and no more",
+    "schema": "it is current",
+    "root_key": "it works",
+    "refreshing": "nothing stands in its way",
+}
+_EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - is replaced, not bound
 
 
-class Finding(Struct, frozen=True):
-    """One thing that was looked at; with ``warning`` it works, and may not be what was meant."""
-
+class _Check(Struct, frozen=True):
     name: str
     ok: bool
-    text: str
-    warning: bool = False
+    reason: str | None
 
-    @property
-    def mark(self) -> str:
-        if not self.ok:
-            return "BAD "
-        return "WARN" if self.warning else "ok  "
+
+class _Said(Struct, frozen=True):
+    checks: list[_Check]
 
 
 async def examine(environ: Mapping[str, str]) -> list[Finding]:
@@ -44,23 +52,25 @@ async def examine(environ: Mapping[str, str]) -> list[Finding]:
     except Misconfigured as error:
         return [Finding("settings", ok=False, text=error.message)]
     logs.configure("error")
-    found = [_settings(environ), *_advice(settings)]
+    found = [_settings(environ), *_configured(settings), *advice.of_settings(settings)]
     try:
         async with boot.house(settings) as house:
             found.append(Finding("deployment", ok=True, text=house.vault.deployment_id))
             found.append(_mark(settings))
             found.append(_deletions(settings, house.vault.deployment_id))
-            found.append(await _check("database", house.vault.check_database(), "it answers"))
-            found.append(await _check("schema", house.vault.check_schema(PARTS), "it is current"))
-            found.append(await _check("root key", house.vault.check_root_key(), "it works"))
-            alive = house.vault.check_refreshing()
-            found.append(await _check("refreshing", alive, "nothing stands in its way"))
-            found.append(await _record(house.vault))
-            found += await _fallbacks(house.vault)
-            found += await _trusting(house.vault, house.broker)
+            seen = await lights.of_vault(house.vault)
+            found += [_finding(one) for one in seen]
+            if all(one.ok for one in seen):
+                found.append(await _record(house.vault))
+                found += await advice.of_deployment(house.vault, house.broker)
     except VaultError as error:
         found.append(Finding("start", ok=False, text=error.message))
-    return found
+    return found + await _replica(settings, {one.text for one in found if not one.ok})
+
+
+def _finding(light: lights.Light) -> Finding:
+    name = light.name.replace("_", " ")
+    return Finding(name, ok=light.ok, text=light.reason or GOOD[light.name])
 
 
 def _settings(environ: Mapping[str, str]) -> Finding:
@@ -68,7 +78,7 @@ def _settings(environ: Mapping[str, str]) -> Finding:
     return Finding("settings", ok=True, text=", ".join(names) or "none; all defaults")
 
 
-def _advice(settings: Settings) -> list[Finding]:
+def _configured(settings: Settings) -> list[Finding]:
     database = "given by KEYTURN_DATABASE_URL" if settings.database_url else "embedded"
     default = boot.DEFAULT_DATA_DIR if settings.development else None
     spool = settings.spool_dir or settings.data_dir or default
@@ -79,15 +89,16 @@ def _advice(settings: Settings) -> list[Finding]:
             "none: set KEYTURN_SPOOL_DIR, or answers are lost with a process whose database is away"
         )
     )
-    root_key = "made in the data folder" if settings.kek is None else _root_keys(settings.kek)
     operator = "set" if settings.operator_keys else "not set: operator routes answer 403"
-    return [
+    found = [
         Finding("mode", ok=True, text=settings.mode),
         Finding("database address", ok=True, text=database),
-        Finding("root key address", ok=True, text=root_key),
         Finding("operator key", ok=True, text=operator),
         Finding("spool", ok=True, text=kept, warning=spool is None),
     ]
+    if settings.kek is not None:
+        found.append(Finding("root key address", ok=True, text=_root_keys(settings.kek)))
+    return found
 
 
 def _mark(settings: Settings) -> Finding:
@@ -133,39 +144,34 @@ def _root_keys(uris: Secret) -> str:
     return f"{wraps}; {' and '.join(others)} still unwraps" if others else wraps
 
 
-async def _fallbacks(vault: Vault) -> list[Finding]:
-    """Where production's secrets would go to hosts of other environments."""
-    operator = boot.terminal_operator()
-    found = []
-    for one in await vault.list_workspaces(operator, Page(MAX_WORKSPACES)):
-        warnings = await vault.fallback_warnings(operator.within(one.workspace_id))
-        if warnings:
-            more = f" (and {len(warnings) - 1} more)" if len(warnings) > 1 else ""
-            text = f"{one.workspace_id}: {warnings[0].text}{more}"
-            found.append(Finding("fallback", ok=True, text=text, warning=True))
-    return found
-
-
-async def _trusting(vault: Vault, broker: Broker) -> list[Finding]:
-    """Agents that hand out credentials for a number, which anybody can pretend to have."""
-    operator = boot.terminal_operator()
-    found = []
-    for one in await vault.list_workspaces(operator, Page(MAX_WORKSPACES)):
-        every = await broker.agents.list(operator.within(one.workspace_id), Page(MAX_AGENTS))
-        names = [each.agent_id for each in every if each.profile.inbound_trust == "caller_id"]
-        if names:
-            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            text = (
-                f"{one.workspace_id}: {names[0]}{more} gives a user's credentials to whoever calls"
-                " with the user's number, and a number can be forged"
-            )
-            found.append(Finding("telephone", ok=True, text=text, warning=True))
-    return found
-
-
-async def _check(name: str, question: Awaitable[None], good: str) -> Finding:
+async def _replica(settings: Settings, known: set[str]) -> list[Finding]:
+    """Ask the replica at our own address, if one is there, what it has not been said of already."""
+    where = f"{settings.host}:{settings.port}"
     try:
-        await question
-    except VaultError as error:
-        return Finding(name, ok=False, text=error.message)
-    return Finding(name, ok=True, text=good)
+        async with asyncio.timeout(REPLICA_SECONDS):
+            answer = await _ask(_EVERYWHERE.get(settings.host, settings.host), settings.port)
+    except OSError:
+        return [Finding("replica", ok=True, text=f"none answers at {where}")]
+    try:
+        said = msgspec.json.decode(answer.partition(b"\r\n\r\n")[2], type=_Said)
+    except msgspec.DecodeError:
+        text = f"what answers at {where} is no replica of this version"
+        return [Finding("replica", ok=True, text=text, warning=True)]
+    reasons = [one.reason or "" for one in said.checks if not one.ok]
+    if not reasons:
+        return [Finding("replica", ok=True, text=f"the one at {where} is ready")]
+    return [Finding("replica", ok=False, text=one) for one in reasons if one not in known]
+
+
+async def _ask(host: str, port: int) -> bytes:
+    # Not by egress, which never reaches our own address, and must not.
+    reader, writer = await asyncio.open_connection(host, port, limit=MAX_ANSWER)
+    try:
+        writer.write(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        answer = b""
+        while len(answer) < MAX_ANSWER and (more := await reader.read(MAX_ANSWER)):
+            answer += more
+        return answer
+    finally:
+        writer.close()

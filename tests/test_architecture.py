@@ -24,10 +24,10 @@ MAX_LINES, MAX_FUNCTION, MAX_ENTRIES = 500, 60, 40
 # docs/architecture.md.
 STEPS: Final = """
     vault vault.secret vault.errors vault.auth_kinds vault.model vault.settings
-    vault.seal vault.bearer vault.kms vault.kms.file
+    vault.tracing vault.seal vault.bearer vault.kms vault.kms.file
     vault.kms.remote vault.kms.aws vault.kms.transit vault.kms.pkcs11 vault.kms.gcp vault.kms.azure
     vault.keyring
-    vault.database vault.embedded.programs vault.embedded.files vault.embedded
+    vault.dsn vault.database vault.embedded.programs vault.embedded.files vault.embedded
     vault.sql vault.migrations
     vault.egress.address vault.egress.names vault.egress.deadline vault.egress.unpacking
     vault.egress.journey vault.egress.sockets vault.egress vault.egress.certificates
@@ -75,8 +75,8 @@ STEPS: Final = """
     vault.vault.backups
     vault.vault.tries vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
 
-    broker broker.migrations broker.settings broker.logs broker.admission broker.frames
-    broker.events broker.metrics
+    broker broker.migrations broker.lights broker.settings broker.logs broker.admission
+    broker.frames broker.events broker.metrics
     broker.runtimes broker.runtimes.sealed broker.runtimes.livekit
     broker.runtimes.signing
     broker.resolve.masking broker.resolve.templates broker.resolve.meanings broker.resolve.urls
@@ -97,7 +97,7 @@ STEPS: Final = """
     broker.api.connect_messages broker.api.token_messages broker.api.event_messages
     broker.api.agent_messages broker.api.conversation_messages
     broker.api.problems broker.api.requests broker.api.responses
-    broker.api.examples broker.api.gate
+    broker.api.examples broker.api.gate broker.tracing
     broker.api.workspaces broker.api.keys broker.api.users broker.api.audit_events
     broker.api.settings broker.api.resolve broker.api.providers
     broker.api.integrations broker.api.connections broker.api.tokens
@@ -112,7 +112,7 @@ STEPS: Final = """
     broker.api.health broker.api
     broker.web.static broker.web broker.web.wording broker.web.endings broker.web.forms
     broker.web.connect broker.web.catalogue broker.web.people
-    broker.boot broker.restoring broker.app broker.server broker.doctor
+    broker.boot broker.restoring broker.app broker.server broker.advice broker.doctor
     broker.sandbox.knobs broker.sandbox.history broker.sandbox.evil broker.sandbox.device
     broker.sandbox.elevenlabs.knobs broker.sandbox.elevenlabs.leaks broker.sandbox.elevenlabs
     broker.sandbox.elevenlabs.chunked broker.sandbox.dialect broker.sandbox.signing
@@ -169,6 +169,7 @@ ONLY_IN: Final = {
     "pkcs11": {"vault.kms.pkcs11"},
     "google": {"vault.kms.gcp"},
     "azure": {"vault.kms.azure"},
+    "opentelemetry": {"broker.tracing"},  # an extra
     "uvicorn": {"broker.server", "broker.sandbox.server"},
 }
 NEVER_IN_VAULT: Final = {"broker", "litestar", "uvicorn", "starlette", "elevenlabs"}

@@ -210,8 +210,7 @@ RULES: Final[dict[Action, Rule]] = {
 
 
 # What belongs to the deployment and not to a workspace; the operator asks from outside of them.
-_OF_THE_DEPLOYMENT: Final = ("workspace.", "rotation.", "chain.", "provider.")
-_OF_THE_DEPLOYMENT: Final = ("workspace.", "rotation.", "backup.", "provider.")
+_OF_THE_DEPLOYMENT: Final = ("workspace.", "rotation.", "chain.", "backup.", "provider.")
 
 
 def permit(caller: Caller, action: Action) -> None:

@@ -13,16 +13,11 @@
 """
 
 import asyncio
-import hashlib
-import hmac
-import os
 import re
 import time
-from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, Self, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import asyncpg
 import structlog
@@ -32,9 +27,11 @@ from vault.secret import Secret
 
 T = TypeVar("T")
 Row = Sequence[Any]
+Watch = Callable[[str, float, str | None], None]
 
 CONNECT_SECONDS: Final = 5.0
 ACQUIRE_SECONDS: Final = 5.0
+PROBE_SECONDS: Final = 2.0
 STATEMENT_SECONDS: Final = 15.0
 RETRY_SECONDS: Final = 5.0
 ROLLBACK_SECONDS: Final = 2.0
@@ -126,13 +123,26 @@ class SessionLock:
 class Database:
     """The application's way to PostgreSQL."""
 
-    def __init__(self, pool: Any, dsn: Secret) -> None:
+    def __init__(self, pool: Any, dsn: Secret, setting: str) -> None:
         self._pool = pool
         self._dsn = dsn
+        self._setting = setting
 
     @classmethod
-    async def open(cls, dsn: Secret, *, size: int, statement_cache: int) -> Self:
-        """Connect, and refuse a server or a role that the vault must not run on."""
+    async def open(
+        cls,
+        dsn: Secret,
+        *,
+        size: int,
+        statement_cache: int,
+        setting: str = "KEYTURN_DATABASE_URL",
+        watch: Watch | None = None,
+    ) -> Self:
+        """Connect, and refuse a server or a role that the vault must not run on.
+
+        ``setting``: where the address stands, for who has to mend it. ``watch`` is told of each
+        statement that has ended: its text, how long it took, and the SQLSTATE if it failed.
+        """
         try:
             pool = await asyncpg.create_pool(
                 dsn.reveal(),
@@ -142,10 +152,11 @@ class Database:
                 command_timeout=STATEMENT_SECONDS,
                 statement_cache_size=statement_cache,
                 reset=_keep_nothing,
+                init=None if watch is None else _watched(watch),
             )
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
             raise _cannot_connect(error) from None
-        database = cls(pool, dsn)
+        database = cls(pool, dsn, setting)
         try:
             await database.refuse_privileged_role()
         except BaseException:
@@ -197,7 +208,10 @@ class Database:
         """Is the server there? On a connection of its own: a busy pool is not a dead server."""
         try:
             connection = await asyncpg.connect(
-                self._dsn.reveal(), timeout=2, command_timeout=2, statement_cache_size=0
+                self._dsn.reveal(),
+                timeout=PROBE_SECONDS,
+                command_timeout=PROBE_SECONDS,
+                statement_cache_size=0,
             )
             try:
                 await connection.execute("select 1")
@@ -205,6 +219,14 @@ class Database:
                 connection.terminate()
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             raise NotReady("The database cannot be reached.") from None
+
+    async def probe_pool(self) -> None:
+        """Is a connection free for one more who comes, or will one be in a moment?"""
+        try:
+            connection = await self._acquire(PROBE_SECONDS)
+        except _Lost:
+            raise NotReady("The database cannot be reached.") from None
+        await self._release(connection)
 
     async def session_lock(self, key: int) -> "SessionLock":
         """Take a lock that lasts as long as its connection, and so no longer than this process."""
@@ -239,9 +261,17 @@ class Database:
         for has_it, what in zip(powers, _POWERS, strict=True):
             if has_it:
                 raise Misconfigured(
-                    f"KEYTURN_DATABASE_URL logs in as {what}: row-level security does not hold "
+                    f"{self._setting} logs in as {what}: row-level security does not hold "
                     "that back. Use the application role: 'keyturn migrate' makes it."
                 )
+
+    async def refuse_other_role(self, role: str) -> None:
+        """Without the rights of this role the login sees nothing of what it is there for."""
+        [row] = await self.lookup(_HAS_ROLE, (role,))
+        if not row[0]:
+            raise Misconfigured(
+                f"{self._setting} logs in without the role {role}: 'keyturn migrate' grants it."
+            )
 
     async def refuse_other_schema(self) -> None:
         """Without our schema nothing here works; whoever starts us has to know."""
@@ -291,9 +321,9 @@ class Database:
         finally:
             await self._release(connection)
 
-    async def _acquire(self) -> Any:
+    async def _acquire(self, seconds: float = ACQUIRE_SECONDS) -> Any:
         try:
-            return await self._pool.acquire(timeout=ACQUIRE_SECONDS)
+            return await self._pool.acquire(timeout=seconds)
         except TimeoutError:
             raise NotReady("All database connections are busy.") from None
         except asyncpg.PostgresError as error:
@@ -356,6 +386,19 @@ def _driver_errors_hidden() -> Iterator[None]:
         raise _Lost from None
 
 
+def _watched(watch: Watch) -> Callable[[Any], Awaitable[None]]:
+    def ended(record: Any) -> None:
+        # The values that were sent stand in the record, too, and stay there.
+        error = record.exception
+        sqlstate = error and (sqlstate_of(error) or type(error).__name__)
+        watch(record.query, record.elapsed, sqlstate)
+
+    async def begin(connection: Any) -> None:
+        connection.add_query_logger(ended)
+
+    return begin
+
+
 async def _keep_nothing(_connection: Any) -> None:
     """Give a connection back without a reset: no session state is ever made."""
 
@@ -407,6 +450,10 @@ _POWERS: Final = (
     "the owner",
     "a role that can make itself stronger",
 )
+_HAS_ROLE: Final = """
+select exists (select from pg_roles
+                where rolname = $1 and pg_has_role(session_user, oid, 'member'))
+"""
 _WHO_AM_I: Final = """
 select current_setting('server_version_num')::int,
        bool_or(r.rolsuper),
@@ -438,38 +485,3 @@ async def connect_as_owner(dsn: Secret) -> Any:
 def sqlstate_of(error: BaseException) -> str | None:
     """The SQLSTATE of a driver's error; ``None`` for anything else."""
     return error.sqlstate if isinstance(error, asyncpg.PostgresError) else None
-
-
-def login_of(dsn: Secret) -> tuple[str, str]:
-    """User and password of a database address."""
-    try:
-        parts = urlsplit(dsn.reveal())
-        user, password = unquote(parts.username or ""), unquote(parts.password or "")
-    except ValueError:
-        raise Misconfigured("That is not a PostgreSQL address.") from None
-    if not user:
-        raise Misconfigured("The database address names no user.")
-    return user, password
-
-
-def hosts_of(dsn: Secret) -> list[tuple[str, int]]:
-    """The hosts and ports of a database address; a socket's folder is none."""
-    default = 5432
-    try:
-        parts = urlsplit(dsn.reveal())
-        listed = parts.netloc.rpartition("@")[2].split(",")
-        pairs = [urlsplit(f"//{one}") for one in listed if one]
-        return [(one.hostname, one.port or default) for one in pairs if one.hostname]
-    except ValueError:
-        raise Misconfigured("That is not a PostgreSQL address.") from None
-
-
-def scram_verifier(password: str) -> str:
-    """What PostgreSQL stores for a password (RFC 5803): the password is never sent to it."""
-    salt, rounds = os.urandom(16), 4096
-    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, rounds)
-    client = hmac.digest(salted, b"Client Key", "sha256")
-    stored = hashlib.sha256(client).digest()
-    server = hmac.digest(salted, b"Server Key", "sha256")
-    text = [b64encode(part).decode() for part in (salt, stored, server)]
-    return f"SCRAM-SHA-256${rounds}:{text[0]}${text[1]}:{text[2]}"

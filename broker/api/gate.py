@@ -89,7 +89,7 @@ class Gate:
         return headers
 
     def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
-        route, method = _route(scope), _method(scope)
+        route, method = route_of(scope), method_of(scope)
         self._metrics.requests.labels(route, method, str(status)).inc()
         self._metrics.seconds.labels(route, method).observe(seconds)
         caller: Any = scope["state"].get("caller")
@@ -115,12 +115,13 @@ def _request_id(scope: Scope) -> str:
     return new_id("req")
 
 
-def _route(scope: Scope) -> str:
+def route_of(scope: Scope) -> str:
     """The route's template; what matches no route is one thing, or labels would never end."""
     return str(scope.get("path_template") or "unknown")
 
 
-def _method(scope: Scope) -> str:
+def method_of(scope: Scope) -> str:
+    """The method, if it is one of the usual ones."""
     method = str(scope.get("method", ""))
     return method if method in _METHODS else "other"
 

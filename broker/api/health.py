@@ -1,24 +1,15 @@
 """/livez, /readyz, /metrics: for the machines around us; no key, and nothing about anybody."""
 
-import asyncio
-from collections.abc import Awaitable
-from typing import Final
-
 from litestar import Response, Router, get
 from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 
-from broker.api.messages import Check, CheckName, Liveness, Readiness
+from broker import lights
+from broker.api.messages import Check, Liveness, Readiness
 from broker.api.responses import problems
 from broker.metrics import CONTENT_TYPE, Metrics
-from broker.migrations import PARTS
-from vault.errors import VaultError
 from vault.vault import Vault
-
-CHECK_SECONDS: Final = 3.0
-# A tick comes every second; a replica whose ticks are so late keeps nothing alive.
-MAX_LATE: Final = 60.0
 
 
 @get("/livez", summary="Is the process alive?", responses=problems())
@@ -34,22 +25,10 @@ async def livez() -> Liveness:
 )
 async def readyz(vault: NamedDependency[Vault], state: State) -> Response[Readiness]:
     """Database, schema, root key, what keeps tokens alive, and whether the replica stops."""
-    checks = list(
-        await asyncio.gather(
-            _check("database", vault.check_database()),
-            _check("schema", vault.check_schema(PARTS)),
-            _check("root_key", vault.check_root_key()),
-            _check("refreshing", vault.check_refreshing()),
-        )
-    )
-    if (ticks := state.ticks) is not None:
-        late = ticks.late_by > MAX_LATE
-        reason = "What is done in the background is not done." if late else None
-        checks.append(Check(name="scheduler", ok=not late, reason=reason))
-    draining = state.gate.draining
-    checks.append(
-        Check(name="draining", ok=not draining, reason="The replica stops." if draining else None)
-    )
+    late_by = state.ticks.late_by if state.ticks is not None else None
+    seen = await lights.of_vault(vault)
+    seen += lights.of_process(late_by, draining=state.gate.draining)
+    checks = [Check(name=one.name, ok=one.ok, reason=one.reason) for one in seen]
     ready = all(check.ok for check in checks)
     return Response(Readiness(ready=ready, checks=checks), status_code=200 if ready else 503)
 
@@ -66,17 +45,6 @@ async def metrics(
     metrics.connections.labels("idle").set(idle)
     metrics.connections.labels("busy").set(size - idle)
     return metrics.text()
-
-
-async def _check(name: CheckName, question: Awaitable[None]) -> Check:
-    try:
-        async with asyncio.timeout(CHECK_SECONDS):
-            await question
-    except VaultError as error:
-        return Check(name=name, ok=False, reason=error.message)
-    except TimeoutError:
-        return Check(name=name, ok=False, reason="It did not answer in time.")
-    return Check(name=name, ok=True, reason=None)
 
 
 # The empty requirement says that no key is needed; without it the document's own would hold.

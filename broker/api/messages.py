@@ -4,10 +4,11 @@ A wire struct is made from a model struct by ``of``: a field that the model gain
 """
 
 from datetime import datetime
-from typing import Annotated, Generic, Literal, Self, TypeVar
+from typing import Annotated, Generic, Self, TypeVar
 
 from msgspec import Meta, Struct
 
+from broker.lights import Name as LightName
 from vault.environments import FallbackWarning
 from vault.model import (
     MAX_ATTRIBUTES,
@@ -208,11 +209,8 @@ class AuditEventOut(Message, frozen=True, kw_only=True):
         )
 
 
-CheckName = Literal["database", "schema", "root_key", "refreshing", "scheduler", "draining"]
-
-
 class Check(Message, frozen=True, kw_only=True):
-    name: CheckName
+    name: LightName
     ok: bool
     reason: str | None
 

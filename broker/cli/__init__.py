@@ -40,6 +40,7 @@ from broker.cli.provider import provider
 from broker.cli.rekey import rekey
 from broker.cli.upstream import upstream
 from broker.migrations import PARTS
+from broker.settings import Settings
 from broker.terminal import (
     EVERYTHING,
     NOT_WELL,
@@ -50,6 +51,7 @@ from broker.terminal import (
     run,
     say,
 )
+from broker.tracing import Traces, tracing
 from vault import __version__, bearer
 from vault.errors import Invalid, Misconfigured
 from vault.kms.file import new_line
@@ -93,10 +95,14 @@ def serve(*, no_scheduler: bool) -> None:
     async def work() -> None:
         settings = terminal.settings()
         boot.harden_process()
-        async with boot.house(settings) as house:
+        with tracing(os.environ) as traces:
+            await served(settings, traces)
+
+    async def served(settings: Settings, traces: Traces | None) -> None:
+        async with boot.house(settings, traces) as house:
             await house.vault.join()
             first_key = await boot.first_workspace(house.vault, settings)
-            service = create_service(house.vault, house.broker, settings)
+            service = create_service(house.vault, house.broker, settings, traces=traces)
             house.courier.observe = service.metrics.delivered
             say(f"Keyturn {__version__} on {settings.origin}  (docs: {settings.origin}/docs)")
             if first_key is not None:
@@ -127,10 +133,11 @@ def work_command() -> None:
     async def work() -> None:
         settings = terminal.settings()
         boot.harden_process()
-        async with boot.house(settings) as house, ticking(boot.jobs(house)):
-            await house.vault.join()
-            say(f"Keyturn {__version__} works.")
-            await stopped()
+        with tracing(os.environ) as traces:
+            async with boot.house(settings, traces) as house, ticking(boot.jobs(house)):
+                await house.vault.join()
+                say(f"Keyturn {__version__} works.")
+                await stopped()
 
     async def stopped() -> None:
         over = asyncio.Event()

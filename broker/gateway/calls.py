@@ -163,6 +163,7 @@ class Gateway:
             body=body.content,
             timeout=TIMEOUT,
             max_bytes=MAX_ANSWER,
+            peer=fresh.provider,
         )
         opened = self._vault.open_api(held.caller, request, body.upload)
         try:

@@ -20,6 +20,7 @@ import asyncpg
 import pytest
 from msgspec import Struct
 from support.api import Api, Reply
+from support.collector import collecting
 from support.process import Replica, development, short_folder
 from support.sentinels import LOUD, Secrets, names_in, of_processes, rows_of
 from support.visitor import Visitor, visiting
@@ -360,8 +361,9 @@ class Planter:
 async def left() -> AsyncIterator[Left]:
     """One life of the service, from its first start to its end."""
     operator = generate("operator").reveal()
-    with short_folder() as folder:
-        with development(folder, operator_key=operator, log_level="debug") as replica:
+    with short_folder() as folder, collecting() as collector:
+        more = {"operator_key": operator, "log_level": "debug"}
+        with development(folder, environ=collector.environ, **more) as replica:
             await replica.ready()
             embedded = Embedded(folder / "data" / "postgres")
             admin = await asyncpg.connect(embedded.dsn().reveal())
@@ -386,6 +388,7 @@ async def left() -> AsyncIterator[Left]:
             await admin.execute("select pg_switch_wal()")
             await admin.close()
             assert await replica.stop() == 0
+        places["the traces"] = collector.bodies
         shown = replica.stdout.replace(planter.secrets["the first key"].decode(), "", 1)
         places["what is printed"] = [shown.encode()]
         places["our log"] = [replica.stderr.encode()]
@@ -453,6 +456,7 @@ def test_the_search_looks_at_the_right_things(left: Left) -> None:
         found = set().union(*(names_in(one, left.clear) for one in left.places[place]))
         assert found == set(left.clear), place
     assert any(b"keyturn_http_requests_total{" in one for one in left.places["the metrics"])
+    assert any(b"PUT /v1/users/{user_id}" in one for one in left.places["the traces"])
     assert any(b"broker.cli" in one for one in left.places["the processes' arguments"])
     assert left.places["the database's environment"]
     assert any(b'"unexpected_error"' in one for one in left.places["our log"])
@@ -465,6 +469,7 @@ def test_the_search_looks_at_the_right_things(left: Left) -> None:
 
 PLACES: Final = (
     *("what is printed", "our log", "errors", "the metrics", "the processes' arguments"),
+    "the traces",
     *("the database's environment", "the database's log", "the tables", "the database's files"),
 )
 

@@ -10,15 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 import structlog
 from click.testing import CliRunner
 from msgspec import Struct
 from support.process import Deployment, deployment, environment, keyturn
 
+from broker.advice import of_settings
 from broker.cli import main
+from broker.settings import Settings
 from vault import __version__
 from vault.bearer import kind_of
+from vault.secret import Secret
 
 WORKSPACE_ID = re.compile(r"ws_[0-9a-z]{26}")
 KEY_ID = re.compile(r"key_[0-9a-z]{26}")
@@ -297,9 +301,70 @@ async def test_doctor_warns_of_agents_that_trust_a_number(run: Run, tmp_path: Pa
         assert put.code == 0, put.err
     done = await run("doctor")
     await run("workspace", "delete", workspace, "--yes")
-    [warning] = [line for line in done.lines if line.startswith("WARN")]
+    [warning] = [line for line in done.lines if line.startswith("WARN telephone")]
     assert all(word in warning for word in ("telephone", workspace, "agent_easy", "forged"))
-    assert "agent_wary" not in done.out
+    assert "agent_wary" not in warning
+
+
+async def test_doctor_warns_of_agents_whose_account_nobody_has_named(
+    run: Run, place: Place, tmp_path: Path
+) -> None:
+    file = tmp_path / "profile.json"
+    file.write_text("{}")
+    put = await run("agent", "put", "agent_there", str(file), "--workspace", place.id)
+    assert put.code == 0, put.err
+    done = await run("doctor")
+    await run("workspace", "delete", place.id, "--yes")
+    [warning] = [line for line in done.lines if line.startswith("WARN")]
+    assert all(word in warning for word in ("upstream", place.id, "agent_there"))
+
+
+async def test_doctor_warns_of_a_workspace_that_nobody_can_use(run: Run, place: Place) -> None:
+    [key] = (await run("key", "list", "--workspace", place.id, "--json")).json
+    await run("key", "delete", key["id"], "-w", place.id)
+    done = await run("doctor")
+    await run("workspace", "delete", place.id, "--yes")
+    [warning] = [line for line in done.lines if line.startswith("WARN")]
+    assert all(word in warning for word in ("keys", place.id, "no key that is alive"))
+
+
+async def test_doctor_warns_of_what_is_paused_broken_late_or_not_delivered(
+    run: Run, place: Place, made: Deployment
+) -> None:
+    added = await run(
+        *("event-endpoint", "add", "https://example.com/hook", "--workspace", place.id)
+    )
+    assert added.code == 0, added.err
+    admin = await asyncpg.connect(made.owner.reveal())
+    await admin.execute("set session_replication_role = replica")  # no integrations are needed
+    await admin.execute("update vault.event_endpoints set failures = 3, failing_since = now()")
+    await admin.execute(
+        "insert into vault.token_endpoints"
+        " (workspace_id, integration, environment, provider, standing, broken, learned)"
+        " values ($1, 'a', 'production', 'google', 'paused', false, '\\x'),"
+        " ($1, 'b', 'production', 'google', 'held', false, '\\x'),"
+        " ($1, 'c', 'production', 'slack', 'open', true, '\\x')",
+        place.id,
+    )
+    await admin.close()
+    done = await run("doctor", "--json")
+    await run("workspace", "delete", place.id, "--yes")
+    warned = {one["name"]: one["text"] for one in done.json if one["warning"]}
+    texts = [one["text"] for one in done.json if one["warning"]]
+    assert warned.keys() == {"integrations", "breaker", "events"}
+    assert any(one.startswith("google: 1 app registrations are paused") for one in texts)
+    assert any(one.startswith("google: 1 app registrations are held") for one in texts)
+    assert warned["breaker"].startswith("slack: 1 token endpoints do not answer")
+    assert place.id in warned["events"]
+    assert done.code == 0
+
+
+def test_doctor_says_what_the_settings_leave_out() -> None:
+    development = of_settings(Settings(mode="development"))
+    assert [one.name for one in development] == ["root key address"]
+    theirs = Secret("postgresql://keyturn_app@/x")
+    bare = of_settings(Settings(kek=Secret("file:///x"), database_url=theirs))
+    assert [(one.name, one.warning) for one in bare] == [("worker", True)]
 
 
 @pytest.mark.parametrize(

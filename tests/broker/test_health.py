@@ -47,9 +47,11 @@ async def checks(mine: Api) -> tuple[int, dict[str, str | None]]:
     assert reply.json["ready"] == (reply.status == 200)
     assert [one["name"] for one in reply.json["checks"]] == [
         "database",
+        "connections",
+        "roles",
         "schema",
-        "root_key",
         "refreshing",
+        "root_key",
         "draining",
     ]
     return reply.status, {
@@ -76,15 +78,20 @@ async def test_a_replica_that_is_well_says_so(mine: Api) -> None:
     assert await checks(mine) == (200, {})
 
 
-async def test_a_schema_of_another_version_is_not_ready(mine: Api, fresh_database: Secret) -> None:
-    await run_sql(
-        fresh_database,
-        "insert into vault.schema_migrations (version, name, sha256, app_version)"
-        " values (9999, 'future', 'x', '99')",
+async def test_a_schema_that_is_newer_is_ready_unless_it_has_left_this_version_behind(
+    mine: Api, fresh_database: Secret
+) -> None:
+    newer = (
+        "insert into vault.schema_migrations (part, version, name, sha256, app_version, needs)"
+        " values ('vault', 9999, 'future', 'x', '99', {needs})"
     )
+    await run_sql(fresh_database, newer.format(needs="null"))
+    assert await checks(mine) == (200, {})
+    await run_sql(fresh_database, "delete from vault.schema_migrations where version = 9999")
+    await run_sql(fresh_database, newer.format(needs=9999))
     status, reasons = await checks(mine)
     assert (status, list(reasons)) == (503, ["schema"])
-    assert "keyturn migrate" in str(reasons["schema"])
+    assert "run the newer Keyturn" in str(reasons["schema"])
     await run_sql(fresh_database, "delete from vault.schema_migrations where version = 9999")
     assert await checks(mine) == (200, {})
 
@@ -111,9 +118,9 @@ async def test_a_database_that_went_away_is_not_ready_and_the_process_lives(
 
 async def test_a_replica_that_drains_is_not_ready_and_asks_to_close(own: Alone, mine: Api) -> None:
     own.running.service.gate.draining = True
-    status, reasons = await checks(mine)
+    # At once: before long nobody listens any more.
+    (status, reasons), reply = await asyncio.gather(checks(mine), mine.get("/livez"))
     assert (status, reasons) == (503, {"draining": "The replica stops."})
-    reply = await mine.get("/livez")
     assert (reply.status, reply.headers["Connection"]) == (200, "close")
 
 

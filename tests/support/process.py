@@ -165,13 +165,15 @@ class Replica:
 
 
 @contextlib.contextmanager
-def development(folder: Path, **settings: object) -> Iterator[Replica]:
+def development(
+    folder: Path, *, environ: Mapping[str, str] | None = None, **settings: object
+) -> Iterator[Replica]:
     """A start as ``./dev serve`` makes it: a data directory, and nothing else said."""
     data = folder / "data"
     data.mkdir(exist_ok=True)
     data.chmod(0o711)  # else a start as root puts the database elsewhere, where it stays
     env = environment(mode="development", data_dir=data, port=free_port(), **settings)
-    replica = Replica(folder, env)
+    replica = Replica(folder, {**env, **(environ or {})})
     try:
         yield replica
     finally:

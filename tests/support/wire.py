@@ -39,6 +39,7 @@ class Wire:
     """Listens at ``base``, and passes on to a provider's address."""
 
     def __init__(self, to: str) -> None:
+        self.heard: list[bytes] = []
         address = urlsplit(to)
         assert address.hostname is not None
         assert address.port is not None
@@ -103,6 +104,7 @@ class Wire:
         await writer.wait_closed()
 
     async def _passed_on(self, request: bytes) -> bytes:
+        self.heard.append(request)
         reader, writer = await asyncio.open_connection(*self._to)
         writer.write(request)
         answer = await reader.read()

@@ -13,7 +13,8 @@ import pytest
 from conftest import MakeTenant, Tenant
 
 from broker.migrations import PARTS
-from vault.database import CONFLICT_TRIES, Busy, Database, Transaction, login_of
+from vault.database import CONFLICT_TRIES, Busy, Database, Transaction
+from vault.dsn import login_of
 from vault.embedded import Embedded
 from vault.errors import Conflict, Misconfigured, NotReady, VaultError
 from vault.migrations import Login, migrate

@@ -52,6 +52,7 @@ class Dialogue:
     """Our side of every conversation with a provider. Make one a process."""
 
     def __init__(self, egress: Egress, metadata: Metadata) -> None:
+        self.tracing = egress.tracing
         self._egress = egress
         self._metadata = metadata
 

@@ -59,6 +59,7 @@ from vault.errors import (
     VaultError,
 )
 from vault.secret import Secret
+from vault.tracing import UNTRACED, Tracing
 
 __all__ = [
     "MAX_HEADERS",
@@ -122,6 +123,7 @@ class Request(Struct, frozen=True, kw_only=True):
     timeout: Timeouts = DEFAULT
     max_bytes: int = MAX_REPLY
     tls: ssl.SSLContext | None = None  # for a client certificate: from Egress.tls_context()
+    peer: str = ""  # the provider as the catalogue calls it: for traces
 
     def __repr__(self) -> str:
         return f"Request({self.method})"
@@ -175,7 +177,9 @@ class Egress:
         max_connections: int = 256,
         max_per_host: int = 192,
         max_sockets: int = 4_096,
+        tracing: Tracing = UNTRACED,
     ) -> None:
+        self.tracing = tracing
         self._allow = tuple(allow)
         self._resolver = resolver
         self._ca_file = ca_file
@@ -237,6 +241,15 @@ class Egress:
 
         Whoever opens it closes it, in the same task: its time runs on until then.
         """
+        with self.tracing.span(f"call {purpose}", purpose=purpose, provider=request.peer) as span:
+            async with self._opened(purpose, request, upload) as answer:
+                span.note("status", answer.status)
+                yield answer
+
+    @asynccontextmanager
+    async def _opened(
+        self, purpose: Purpose, request: Request, upload: Upload | None
+    ) -> AsyncIterator["Answer"]:
         url = self.vet_url(purpose, request.url)
         headers, body = _outgoing(request)
         content = body if upload is None else _announced(upload, headers)

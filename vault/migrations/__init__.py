@@ -6,6 +6,9 @@
 * Any number of processes may migrate at once: the row of ``vault.schema_lock`` lets one through
   (a row and not an advisory lock, which a transaction pooler would lose).
 * A file that was changed after it was applied, or a database newer than this code, is refused.
+* Replicas of the version before go on running on the schema that a file makes. A file that takes
+  away what they use says from which version of its part on code runs without it
+  (``-- contracts: needs 0007, since ...``), and is refused by the linter unless it does.
 * Everything is made by ``keyturn_owner``, whoever logs in, so that the application's role never
   owns a table. The roles are made on the way, where the login may do that.
 """
@@ -13,6 +16,7 @@
 import asyncio
 import hashlib
 import random
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from importlib import resources
@@ -22,7 +26,8 @@ import msgspec
 import structlog
 
 from vault import __version__
-from vault.database import DriverError, connect_as_owner, login_of, scram_verifier, sqlstate_of
+from vault.database import DriverError, connect_as_owner, sqlstate_of
+from vault.dsn import login_of, scram_verifier
 from vault.errors import Misconfigured
 from vault.secret import Secret
 
@@ -31,6 +36,9 @@ LOCK_TIMEOUT: Final = "10s"
 STATEMENT_TIMEOUT: Final = "15min"
 LOGIN_STATEMENT_TIMEOUT: Final = "30s"
 LOGIN_IDLE_TIMEOUT: Final = "60s"
+CONTRACTS: Final = re.compile(
+    r"^-- contracts: needs (?P<needs>[0-9]{4}), since \S.*$", re.MULTILINE
+)
 _RACE_TRIES: Final = 8
 # Two sessions that make the same role or schema: duplicate object, unique violation,
 # "tuple concurrently updated", deadlock.
@@ -49,6 +57,12 @@ class Migration(msgspec.Struct, frozen=True):
     name: str
     sql: str
     sha256: str
+
+    @property
+    def needs(self) -> int | None:
+        """The version of its part that code has to know to run after it; ``None``: any."""
+        found = CONTRACTS.search(self.sql)
+        return int(found["needs"]) if found else None
 
     def __str__(self) -> str:
         return f"{self.part} {self.version:04} {self.name}"
@@ -210,13 +224,14 @@ async def _apply(connection: Any, migration: Migration, newest: Mapping[str, int
     await connection.execute(f"set local statement_timeout = '{STATEMENT_TIMEOUT}'")
     await connection.execute(migration.sql)
     await connection.execute(
-        "insert into vault.schema_migrations (part, version, name, sha256, app_version)"
-        " values ($1, $2, $3, $4, $5)",
+        "insert into vault.schema_migrations (part, version, name, sha256, app_version, needs)"
+        " values ($1, $2, $3, $4, $5, $6)",
         migration.part,
         migration.version,
         migration.name,
         migration.sha256,
         __version__,
+        migration.needs,
     )
     return True
 

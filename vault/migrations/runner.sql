@@ -9,6 +9,7 @@ create table if not exists vault.schema_migrations (
     sha256 text not null,
     app_version text not null,
     applied_at timestamptz not null default now(),
+    needs integer,
     primary key (part, version)
 );
 
@@ -24,6 +25,9 @@ begin
     end if;
 end
 $$;
+
+-- Code that knows less than this version of the part does not run on the schema any more.
+alter table vault.schema_migrations add column if not exists needs integer;
 
 grant usage on schema vault to keyturn_app, keyturn_worker, keyturn_backup;
 grant select on vault.schema_migrations to keyturn_app, keyturn_worker;

@@ -102,7 +102,7 @@ def push_request(app: App, attempt: Attempt, asked: Params) -> Request:
     if url is None:
         raise Misconfigured(f"{app.provider.id} has no address for pushed requests.")
     proof, headers = _client(app, attempt, token_url(app))
-    return sent_as("POST", url, asked | proof, "form", headers)
+    return sent_as("POST", url, asked | proof, "form", headers, app)
 
 
 def device_request(app: App, attempt: Attempt) -> Request:
@@ -116,7 +116,7 @@ def device_request(app: App, attempt: Attempt) -> Request:
     proof, headers = _client(app, attempt, token_url(app))
     scopes, asked = app.provider.scopes, asked_scopes(app)
     scope: Params = {scopes.param: scopes.separator.join(asked)} if asked else {}
-    return sent_as("POST", url, {"client_id": app.client_id} | proof | scope, "form", headers)
+    return sent_as("POST", url, {"client_id": app.client_id} | proof | scope, "form", headers, app)
 
 
 def device_token_request(app: App, attempt: Attempt, *, device_code: Secret) -> Request:
@@ -195,7 +195,7 @@ def _to_token_endpoint(
         fields["resource"] = app.endpoints.resource  # RFC 8707
     headers: Headers = dict(known.params(token.headers))
     form = way.form or token.format
-    return sent_as(way.method, way.url or url, fields, form, headers | shown | way.headers)
+    return sent_as(way.method, way.url or url, fields, form, headers | shown | way.headers, app)
 
 
 def token_url(app: App, tokens: TokenSet | None = None) -> str:
@@ -322,7 +322,7 @@ def _revoke_request(
         headers = {"Authorization": bearer(token)}
     elif revoke.auth == "header" and revoke.authorization is not None:
         headers = _authorized(known, revoke.authorization)
-    return sent_as(revoke.method, url, fields, revoke.format, headers)
+    return sent_as(revoke.method, url, fields, revoke.format, headers, app)
 
 
 def _revoke_url(app: App, known: Filling) -> str | None:
@@ -348,11 +348,11 @@ def identity_request(
         if tokens.access_token is None:
             return None
         proof, headers = _client(app, attempt, token_url(app, tokens))
-        return sent_as("POST", url, {"token": tokens.access_token} | proof, "form", headers)
+        return sent_as("POST", url, {"token": tokens.access_token} | proof, "form", headers, app)
     headers = _credential(app, known, tokens, identity.authorization, url)
     body: Params = dict(identity.body)  # a query of theirs, in which braces are braces
     form: Format = "json" if body else "none"
-    return sent_as(identity.method, url, body, form, headers)
+    return sent_as(identity.method, url, body, form, headers, app)
 
 
 def _identity_url(app: App, identity: Identity, known: Filling) -> str | None:
@@ -378,7 +378,7 @@ def step_request(app: App, attempt: Attempt, step: Step, tokens: TokenSet) -> Re
     headers: Headers = {}
     if step.authorization is not None or step.gives != "tokens":
         headers = _credential(app, known, tokens, step.authorization, url)
-    return sent_as(step.method, url, known.params(step.params), "form", headers)
+    return sent_as(step.method, url, known.params(step.params), "form", headers, app)
 
 
 def _credential(
@@ -408,7 +408,7 @@ def _authorized(known: Filling, template: str) -> Headers:
 
 
 def sent_as(
-    method: str, url: str, fields: Mapping[str, Value], form: Format, headers: Headers
+    method: str, url: str, fields: Mapping[str, Value], form: Format, headers: Headers, app: App
 ) -> Request:
     """A request whose fields travel in this form."""
     whole: Headers = {"Accept": "application/json"}
@@ -429,4 +429,5 @@ def sent_as(
         headers=tuple((kept | headers).items()),
         body=body,
         timeout=TIMEOUTS,
+        peer=app.provider.id,
     )

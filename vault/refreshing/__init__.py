@@ -357,8 +357,11 @@ class Refresher:
             await self._put_off(lane.place, ending.connection_id)
             raise
         began = time.monotonic()
-        ending = await self._ended(granted, ending, name)
-        return ending, observed(ending, granted, time.monotonic() - began)
+        with self._dialogue.tracing.span("refresh", provider=outlet.app.provider.id) as span:
+            ending = await self._ended(granted, ending, name)
+            seen = observed(ending, granted, time.monotonic() - began)
+            span.note("outcome", seen.outcome)
+        return ending, seen
 
     async def _opened(self, place: Place, granted: Granted, ending: Ending) -> Ending:
         stored = granted.refreshable

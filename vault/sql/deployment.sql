@@ -12,7 +12,8 @@ on conflict (singleton) do nothing
 returning deployment_id, pepper, root_key_id;
 
 -- name: schema_versions
-select part, max(version) as version
+-- `needs`: code that knows less than this version of the part does not run on the schema any more.
+select part, max(version) as version, max(needs) as needs
   from vault.schema_migrations
  group by part;
 

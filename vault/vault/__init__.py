@@ -11,7 +11,7 @@ import asyncio
 import hmac
 import os
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Self
 
@@ -57,6 +57,7 @@ class _DeploymentRow(Struct, frozen=True):
 class _SchemaVersion(Struct, frozen=True):
     part: str
     version: int | None
+    needs: int | None
 
 
 class _Bearer(Struct, frozen=True):
@@ -201,15 +202,42 @@ class Vault(
         """Raise why the database cannot be used now."""
         await self._database.probe()
 
+    async def check_connections(self) -> None:
+        """Raise if no database connection of this process is free."""
+        await self._database.probe_pool()
+
+    async def check_roles(self) -> None:
+        """Raise if a database login may do more, or less, than row-level security supposes."""
+        logins = ((self._database, "keyturn_app"), (self._worker, "keyturn_worker"))
+        for database, role in logins:
+            if database is not None:
+                await database.refuse_privileged_role()
+                await database.refuse_other_role(role)
+
     async def check_schema(self, parts: Sequence[str] = OWN) -> None:
-        """Raise if the schema is not the one that this code was written for."""
-        found = await _schema_versions.lookup_all(self._database)
-        if {one.part: one.version for one in found} != newest_versions(parts):
-            raise NotReady("The database's schema is of another version: run 'keyturn migrate'.")
+        """Raise if this code does not run on the schema. On a newer one it does, as a rule."""
+        found = {one.part: one for one in await _schema_versions.lookup_all(self._database)}
+        for part, known in newest_versions(parts).items():
+            there = found.get(part)
+            if there is None or (there.version or 0) < known:
+                raise NotReady("Migrations are pending: run 'keyturn migrate'.")
+            if (there.needs or 0) > known:
+                raise NotReady(
+                    "The database's schema has left this version behind: run the newer Keyturn."
+                )
 
     def connections(self) -> tuple[int, int]:
         """Idle and open database connections of this process."""
         return self._database.idle_connections, self._database.open_connections
+
+    async def clock_ahead(self) -> float:
+        """Seconds by which this machine's clock is surely ahead of the database's; or behind."""
+        before = datetime.now(UTC)
+        theirs = await self._time()
+        after = datetime.now(UTC)
+        # The database answered somewhere between the two.
+        ahead, behind = (before - theirs).total_seconds(), (theirs - after).total_seconds()
+        return max(ahead, 0.0) - max(behind, 0.0)
 
     async def check_root_key(self) -> None:
         """Raise why the root key cannot be used now."""
