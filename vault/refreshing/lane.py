@@ -90,7 +90,7 @@ class Lane:
     async def _claim(self, wanted: Sequence[Wanted]) -> Sequence[Granted | Refused]:
         begun = time.monotonic()
         found, endpoint = await self._database.run(
-            self.place.workspace, lambda tx: self._claimed(tx, wanted)
+            self.place.workspace, lambda tx: self._claimed(tx, wanted), ahead=True
         )
         self._replica.moves(self.place, endpoint)
         return [replace(one, begun=begun) if isinstance(one, Granted) else one for one in found]
@@ -178,7 +178,9 @@ class Lane:
     # Endings
 
     async def _end(self, ended: Sequence[Ending]) -> Sequence[Settled]:
-        return await self._database.run(self.place.workspace, lambda tx: self._ended(tx, ended))
+        return await self._database.run(
+            self.place.workspace, lambda tx: self._ended(tx, ended), ahead=True
+        )
 
     async def _ended(self, tx: Transaction, ended: Sequence[Ending]) -> list[Settled]:
         at = await moment.one(tx)
