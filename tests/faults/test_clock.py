@@ -10,7 +10,6 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +26,7 @@ from broker.sandbox import Faults
 LIBRARY: Final = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 HERE, THERE = "here", "there"
 ENOUGH = 12
+WRITTEN: Final = re.compile(r'"at": ?"([^"]+)"')
 TICKED: Final = re.compile(r'keyturn_tick_age_seconds\{job="refresh"\} ([0-9.e+-]+)')
 
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason="there is no libfaketime: apt install it")
@@ -70,14 +70,15 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 
 
 async def shifted(site: Site, clock: Clock, shift: str) -> None:
-    """Set the clock, and wait until every replica's is wrong."""
+    """Set the clock, and wait until every replica's is wrong, as its log says."""
     clock.show(shift)
     wanted = timedelta(hours=1 if shift.startswith("+") else -1)
-    for port in site.ports:
-        wire = Wire(port, site.keys[HERE])
+    for member in site.members:
+        wire = Wire(member.replica.port, site.keys[HERE])
         async with asyncio.timeout(20):
             while True:
-                said = parsedate_to_datetime((await wire.call("GET", "/livez")).headers["date"])
+                await wire.call("GET", "/v1/users")
+                said = datetime.fromisoformat(WRITTEN.findall(member.replica.stderr)[-1])
                 if abs(said - datetime.now(UTC) - wanted) < timedelta(minutes=5):
                     break
                 await asyncio.sleep(0.2)
