@@ -7,7 +7,6 @@
 """
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, Final, Protocol
 from urllib.parse import urlencode
 
@@ -31,7 +30,8 @@ class Admission(Struct, frozen=True, kw_only=True):
                            platform's backend gave when it minted is no longer open.
     ``overrides``          dotted paths below ``conversation_config_override`` that the client may
                            set, as in ``agent.language``; a path opens what lies below it too
-    ``expires_at``         when the conversation is over, whoever is still talking
+    ``seconds_left``       until the conversation is over, whoever is still talking: by the
+                           database's clock, since this machine's may be wrong
     """
 
     conversation_id: str
@@ -40,7 +40,7 @@ class Admission(Struct, frozen=True, kw_only=True):
     first_frame: Mapping[str, Any]
     client_variables: frozenset[str] = frozenset()
     overrides: tuple[str, ...] = ()
-    expires_at: datetime
+    seconds_left: float
 
     def __repr__(self) -> str:
         return f"Admission({self.conversation_id})"

@@ -107,6 +107,10 @@ class _Id(Struct, frozen=True):
     id: str
 
 
+class _Left(Struct, frozen=True):
+    seconds_left: float
+
+
 _insert: Final = Query("conversations", "insert", Times, package="broker")
 _reissue: Final = Query("conversations", "reissue", Times, package="broker")
 _lookup: Final = Query("conversations", "lookup", _Found, package="broker")
@@ -114,7 +118,7 @@ _get: Final = Query("conversations", "get", Conversation, package="broker")
 _find: Final = Query("conversations", "find", Conversation, package="broker")
 _list: Final = Query("conversations", "list", Conversation, package="broker")
 _kept: Final = Query("conversations", "kept", KeptRow, package="broker")
-_use_ticket: Final = Query("conversations", "use_ticket", _Id, package="broker")
+_use_ticket: Final = Query("conversations", "use_ticket", _Left, package="broker")
 _began: Final = Query("conversations", "began", _Id, package="broker")
 _finish: Final = Query("conversations", "finish", Ended, package="broker")
 _old: Final = Query("conversations", "old", _Place, package="broker")
@@ -234,8 +238,11 @@ async def kept(tx: Transaction, conversation_id: str) -> KeptRow | None:
 
 async def use_ticket(
     tx: Transaction, conversation_id: str, hashed: bytes, bearers: Bearers
-) -> bool:
-    """Use a ticket up, and store the grant that it gives; ``False`` where somebody was faster."""
+) -> float | None:
+    """Use a ticket up, and store the grant that it gives: the seconds that the conversation has.
+
+    ``None``: somebody was faster.
+    """
     used = await _use_ticket.maybe(
         tx,
         workspace_id=tx.workspace,
@@ -244,7 +251,7 @@ async def use_ticket(
         bearer_kind=bearers.kind,
         bearer_hash=bearers.bearer,
     )
-    return used is not None
+    return used.seconds_left if used else None
 
 
 async def began(tx: Transaction, conversation_id: str, upstream_id: str | None) -> bool:

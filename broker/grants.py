@@ -7,6 +7,7 @@
 * Every refusal of a bearer is the same one.
 """
 
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -99,7 +100,7 @@ class Grants:
 
     async def admit(self, ticket: str) -> Admission:
         """Use a ticket up: what the conversation starts with, real values inside."""
-        row, caller, kept, issued = await self._used(ticket, "")
+        row, caller, kept, issued, over_at = await self._used(ticket, "")
         itself = as_conversation(caller, row.conversation_id, kept.environments)
         client = await self._upstreams.client(itself)
         values = await self._values(row, itself, kept, issued)
@@ -113,7 +114,7 @@ class Grants:
             first_frame=_first_frame(row, kept, values),
             client_variables=frozenset(kept.plan.open_to_client(kept.given)),
             overrides=tuple(profile.overrides) if profile else (),
-            expires_at=row.expires_at,
+            seconds_left=over_at - time.monotonic(),
         )
 
     async def redeem(
@@ -123,7 +124,7 @@ class Grants:
         if bearer.kind_of(unverified_token) != "sealed":
             raise NotFound("There is no such token, or it has been used.")
         try:
-            row, itself, kept, issued = await self._used(
+            row, itself, kept, issued, _ = await self._used(
                 unverified_token, caller.request_id, only=caller
             )
         except Unauthenticated:
@@ -133,8 +134,11 @@ class Grants:
 
     async def _used(
         self, ticket: str, request_id: str, *, only: Caller | None = None
-    ) -> tuple[KeptRow, Caller, Kept, Issued]:
-        """Use it up for the conversation's grant; ``only``: who redeems, and is no relay."""
+    ) -> tuple[KeptRow, Caller, Kept, Issued, float]:
+        """Use it up for the conversation's grant; ``only``: who redeems, and is no relay.
+
+        The last is when the conversation is over, by the monotonic clock.
+        """
         hashed = self._vault.fingerprint(ticket)
         row, caller = await self._row(ticket, "ticket", request_id)
         if only is not None:
@@ -148,21 +152,22 @@ class Grants:
         bearers = self._delivering.bearers(issued)
         user_ref = await self._vault.user_ref(caller, UserId(row.user_id))
 
-        async def work(tx: Transaction) -> bool:
-            used = await conversations.use_ticket(tx, row.conversation_id, hashed, bearers)
-            if used and only:
+        async def work(tx: Transaction) -> float | None:
+            left = await conversations.use_ticket(tx, row.conversation_id, hashed, bearers)
+            if left is not None and only:
                 await _recorded(
                     tx, only, "conversation.redeem", row.conversation_id, row.environment, user_ref
                 )
-            elif used:
+            elif left is not None:
                 await _recorded(
                     tx, itself, "conversation.admit", row.conversation_id, row.environment, user_ref
                 )
-            return used
+            return left
 
-        if not await self._vault.within(caller, work):
+        left = await self._vault.within(caller, work)
+        if left is None:
             raise Unauthenticated  # somebody was faster
-        return row, caller, kept, issued
+        return row, caller, kept, issued, time.monotonic() + left
 
     async def _values(
         self, row: KeptRow, itself: Caller, kept: Kept, issued: Issued

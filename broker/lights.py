@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from broker.migrations import PARTS
 from vault.errors import VaultError
+from vault.keyring import Degraded
 from vault.vault import Vault
 
 Name = Literal[
@@ -36,10 +37,14 @@ SLOW: Final = "It did not answer in time."
 
 
 class Light(Struct, frozen=True):
-    """One thing that was looked at; red ones have a reason."""
+    """One thing that was looked at; red ones have a reason.
+
+    ``bearable``: it is red, and the replica is still of more use than none.
+    """
 
     name: Name
     reason: str | None = None
+    bearable: bool = False
 
     @property
     def ok(self) -> bool:
@@ -84,7 +89,7 @@ async def _look(name: Name, question: Awaitable[None]) -> Light:
         async with asyncio.timeout(CHECK_SECONDS):
             await question
     except VaultError as error:
-        return Light(name, error.message)
+        return Light(name, error.message, bearable=isinstance(error, Degraded))
     except TimeoutError:
         return Light(name, SLOW)
     return Light(name)

@@ -51,12 +51,23 @@ class Metrics:
             ("state",),
             registry=self.registry,
         )
+        self._checks = Gauge(
+            "keyturn_ready_check_ok",
+            "1 if what /readyz looks at was well when it last looked; 0 if not.",
+            ("check",),
+            registry=self.registry,
+        )
         self.relays = Relays(self.registry)
         self._refreshes = _Refreshes(self.registry)
         self._deliveries = _Deliveries(self.registry)
         self._deployment = _Deployment(self.registry)
         info = ("keyturn_build_info", "Always 1; the version.", ("version",))
         Gauge(*info, registry=self.registry).labels(__version__).set(1)
+
+    def checked(self, found: Mapping[str, bool]) -> None:
+        """Show what a look has found."""
+        for name, ok in found.items():
+            self._checks.labels(name).set(ok)
 
     def refreshed(self, seen: Observed) -> None:
         """Count a call of a token endpoint."""

@@ -18,7 +18,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import structlog
@@ -245,8 +244,7 @@ class Talk:
         self._doorkeeper = doorkeeper
         self._metrics = metrics
         self._clock = asyncio.get_running_loop().time
-        left = (admission.expires_at - datetime.now(UTC)).total_seconds()
-        self._until = self._clock() + left
+        self._until = self._clock() + admission.seconds_left
         self._last = self._clock()
         self._began: asyncio.Task[None] | None = None
 

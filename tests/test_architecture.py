@@ -27,7 +27,8 @@ STEPS: Final = """
     vault.tracing vault.seal vault.bearer vault.kms vault.kms.file
     vault.kms.remote vault.kms.aws vault.kms.transit vault.kms.pkcs11 vault.kms.gcp vault.kms.azure
     vault.keyring
-    vault.dsn vault.database vault.embedded.programs vault.embedded.files vault.embedded
+    vault.dsn vault.database.line vault.database.reaching vault.database.locks vault.database
+    vault.embedded.programs vault.embedded.files vault.embedded
     vault.sql vault.migrations
     vault.egress.address vault.egress.names vault.egress.deadline vault.egress.unpacking
     vault.egress.journey vault.egress.sockets vault.egress vault.egress.certificates
@@ -155,7 +156,7 @@ JOSE: Final = {
     "broker.runtimes.livekit",  # LiveKit's own token
 }
 ONLY_IN: Final = {
-    "asyncpg": {"vault.database"},
+    "asyncpg": {"vault.database", "vault.database.reaching", "vault.database.locks"},
     "aiohttp": {"vault.egress", "vault.egress.journey", "vault.egress.sockets"},
     "authlib": set(),  # a peer of the tests: vault.oauth.oauth1 says why it does not sign here
     "joserfc": JOSE,
@@ -175,7 +176,8 @@ ONLY_IN: Final = {
 NEVER_IN_VAULT: Final = {"broker", "litestar", "uvicorn", "starlette", "elevenlabs"}
 REVEALING: Final = {
     "vault.bearer": "a bearer is parsed and hashed",
-    "vault.database": "asyncpg wants an address with its password; logins are made from it",
+    "vault.database": "logins are made from an address with its password",
+    "vault.database.reaching": "asyncpg wants an address with its password",
     "vault.egress": "credentials leave in headers and bodies of outbound calls",
     "vault.egress.sockets": "a signed URL is opened; the first frame of a conversation leaves",
     "vault.kms": "the root key's address may hold a credential",

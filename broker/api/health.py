@@ -23,14 +23,25 @@ async def livez() -> Liveness:
     summary="May this replica get requests?",
     responses={503: ResponseSpec(Readiness, description="Not now; `checks` says why.")},
 )
-async def readyz(vault: NamedDependency[Vault], state: State) -> Response[Readiness]:
-    """Database, schema, root key, what keeps tokens alive, and whether the replica stops."""
+async def readyz(
+    vault: NamedDependency[Vault], metrics: NamedDependency[Metrics], state: State
+) -> Response[Readiness]:
+    """Database, schema, root key, what keeps tokens alive, and whether the replica stops.
+
+    A root key's service is away for all replicas at once. While they still serve the workspaces
+    whose keys they hold, a balancer that took all of them out would make an outage of it.
+    """
     late_by = state.ticks.late_by if state.ticks is not None else None
     seen = await lights.of_vault(vault)
     seen += lights.of_process(late_by, draining=state.gate.draining)
-    checks = [Check(name=one.name, ok=one.ok, reason=one.reason) for one in seen]
-    ready = all(check.ok for check in checks)
-    return Response(Readiness(ready=ready, checks=checks), status_code=200 if ready else 503)
+    ready = all(one.ok or one.bearable for one in seen)
+    found = Readiness(
+        ready=ready,
+        degraded=ready and any(one.bearable for one in seen),
+        checks=[Check(name=one.name, ok=one.ok, reason=one.reason) for one in seen],
+    )
+    metrics.checked({one.name: one.ok for one in seen})
+    return Response(found, status_code=200 if ready else 503)
 
 
 @get("/metrics", summary="Numbers for Prometheus", media_type=CONTENT_TYPE, responses=problems())

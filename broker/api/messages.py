@@ -216,9 +216,13 @@ class Check(Message, frozen=True, kw_only=True):
 
 
 class Readiness(Message, frozen=True, kw_only=True):
-    """Whether this replica may get requests, and what stands against it."""
+    """Whether this replica may get requests, and what stands against it.
+
+    ``degraded``: it may, although something is missing, since most of its work goes on.
+    """
 
     ready: bool
+    degraded: bool
     checks: list[Check]
 
 

@@ -86,7 +86,7 @@ update vault.conversations
    set ticket_hash = null, bearer_kind = :bearer_kind, bearer_hash = :bearer_hash
  where workspace_id = :workspace_id and conversation_id = :conversation_id
    and ticket_hash = :hash and ended_at is null and start_by > now()
-returning conversation_id as id;
+returning extract(epoch from expires_at - now())::float8 as seconds_left;
 
 -- name: began
 update vault.conversations

@@ -12,7 +12,6 @@
 import hashlib
 import hmac
 import re
-import time
 from typing import Any, Final
 
 import msgspec
@@ -96,7 +95,8 @@ class PostCall:
             kind="worker", actor_id="post-call", workspace=workspace, request_id=request_id
         )
         secrets = await self._upstreams.webhook_secrets(nobody)
-        if not is_signed(header, body, secrets, time.time()):
+        now = (await self._vault.now()).timestamp()
+        if not is_signed(header, body, secrets, now):
             raise Unauthenticated
         data = _over(body)
         if data is not None:

@@ -5,7 +5,6 @@ import base64
 import json
 import os
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
@@ -188,8 +187,7 @@ async def test_an_upstream_that_refuses_the_handshake_is_1011(
 
 
 async def test_a_conversation_ends_when_its_time_is_over(relays: Relaying) -> None:
-    until = datetime.now(UTC) + timedelta(seconds=0.5)
-    async with relays.talking(relays.url(expires_at=until)) as talk:
+    async with relays.talking(relays.url(seconds_left=0.5)) as talk:
         assert await talk.closed() == (1000, "The conversation's time is over")
     await soon(lambda: relays.door.ended == ["kcv_1"])
 

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +37,8 @@ from vault.bearer import generate
 
 # What outlives a crash of the server: fsync matters only to a crash of the machine.
 DURABLE: Final = {"fsync": "off"}
+OnDatabase = Callable[..., contextlib.AbstractContextManager[Deployment]]
+_ON_ONE_SERVER: Final[OnDatabase] = partial(deployment, DURABLE)
 LIFETIME: Final = 4
 GRACE: Final = 30
 PAUSE: Final = 0.3
@@ -218,15 +221,16 @@ class Site:
 
 
 @contextlib.asynccontextmanager
-async def a_site(folder: Path, *workspaces: str) -> AsyncIterator[Site]:
-    """A deployment that knows the providers of the runs."""
+async def a_site(
+    folder: Path, *workspaces: str, on: OnDatabase = _ON_ONE_SERVER
+) -> AsyncIterator[Site]:
+    """A deployment that knows the providers of the runs; ``on`` some database."""
     catalogue = folder / "providers"
     catalogue.mkdir()
     for name, facts in _FACTS.items():
         (catalogue / f"{name}.toml").write_text(_PROVIDER.format(id=name, facts=facts))
     operator = generate("operator").reveal()
-    with deployment(
-        DURABLE,
+    with on(
         providers_dir=catalogue,
         spool_dir=folder / "spool",
         egress_allow="127.0.0.1",

@@ -39,6 +39,8 @@ class Scene(Struct, frozen=True):
     async def root_key(self) -> tuple[int, dict[str, Any]]:
         """What /readyz says: its status, and the root key's check."""
         reply = await self.ada.get("/readyz")
+        check = {one["name"]: one for one in reply.json["checks"]}["root_key"]
+        assert reply.json["degraded"] == (reply.status == 200 and not check["ok"])
         return reply.status, {one["name"]: one for one in reply.json["checks"]}["root_key"]
 
     async def doctor(self) -> tuple[int, dict[str, Any]]:
@@ -70,6 +72,16 @@ async def scene(bao: openbao.OpenBao, tmp_path: Path) -> AsyncIterator[Scene]:
             )
 
 
+async def until_noticed(scene: Scene, *, ok: bool) -> tuple[int, dict[str, Any]]:
+    """Ask until the last answer of the key service, which holds for a while, is forgotten."""
+    for _ in range(int(HEALTHY_FOR + 20) * 5):
+        status, check = await scene.root_key()
+        if check["ok"] == ok:
+            return status, check
+        await asyncio.sleep(0.2)
+    raise AssertionError("nobody noticed")
+
+
 async def test_cached_workspaces_go_on_and_nothing_new_starts_until_it_is_back(
     scene: Scene,
 ) -> None:
@@ -92,20 +104,30 @@ async def test_cached_workspaces_go_on_and_nothing_new_starts_until_it_is_back(
     assert SENTENCE in findings["start"]["text"]
     assert findings["root key address"]["text"] == "transit"
 
-    check: dict[str, Any] = {}
-    status = 200
-    for _ in range(int(HEALTHY_FOR + 5) * 5):
-        status, check = await scene.root_key()
-        if status != 200:
-            break
-        await asyncio.sleep(0.2)  # the last good answer still holds
-    assert (status, check["ok"]) == (503, False)
+    status, check = await until_noticed(scene, ok=False)
+    assert status == 200, "no balancer may take out what still serves"
     assert SENTENCE in check["reason"]
     assert "cached go on" in check["reason"]
+    assert (await scene.ada.get("/v1/users/ada")).json["name"] == "Ada L."
+    numbers = (await scene.ada.get("/metrics")).body.decode()
+    assert 'keyturn_ready_check_ok{check="root_key"} 0.0' in numbers
 
     await scene.wire.put(None)
-    await scene.replica.ready(20)
+    assert await until_noticed(scene, ok=True) == (200, {**check, "ok": True, "reason": None})
     assert (await scene.operator.post("/v1/workspaces", {"name": "new"})).status == 201
     code, findings = await scene.doctor()
     assert (code, findings["root key"]["ok"]) == (0, True)
     assert (await scene.ada.get("/v1/users/ada")).json["name"] == "Ada L."
+
+
+async def test_a_replica_that_holds_no_workspaces_key_is_not_ready_in_an_outage(
+    scene: Scene,
+) -> None:
+    """It could serve nobody."""
+    fresh = scene.made.start(**scene.settings)
+    await fresh.ready()
+    await scene.wire.put("refused")
+    async with asyncio.timeout(HEALTHY_FOR + 20):
+        while await fresh.readiness() == 200:  # noqa: ASYNC110 - another process tells nobody
+            await asyncio.sleep(0.2)
+    assert await fresh.readiness() == 503

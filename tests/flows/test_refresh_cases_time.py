@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.alive import Alive
 
+import broker
 import vault
 from vault.lifecycle.schedule import Policy
 from vault.vault.refreshing import Hold
@@ -170,14 +171,16 @@ async def test_a_scheduler_that_was_away_gives_the_latest_notice_alone(alive: Al
 
 def test_no_replicas_own_clock_decides_anything_about_a_token() -> None:
     """A replica whose clock is an hour off refreshes nothing early or late: nothing asks it. The
-    wall clock is read to name things by time, for a key's end, and to tick.
+    wall clock is read to name things by time, and to tick.
     """
-    home = Path(vault.__file__).parent
+    homes = [Path(one.__file__).parent for one in (vault, broker)]
     readers = {
         str(file.relative_to(home))
+        for home in homes
         for file in home.rglob("*.py")
+        if "sandbox" not in file.parts  # the outside world has clocks of its own
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.Call)
         and ast.unparse(node.func).endswith(("datetime.now", "time.time", "utcnow", "date.today"))
     }
-    assert readers == {"model.py", "vault/tenants.py", "scheduler.py"}
+    assert readers == {"model.py", "scheduler.py"}

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
@@ -46,7 +45,7 @@ def admission(**changes: Any) -> Admission:
         first_frame=FRAME,
         client_variables=frozenset({"topic"}),
         overrides=("agent.language",),
-        expires_at=datetime.now(UTC) + timedelta(hours=1),
+        seconds_left=3600,
     )
     return structs.replace(made, **changes)
 

@@ -35,6 +35,10 @@ _Flight = tuple[str, bytes, bytes]
 _Answer = TypeVar("_Answer")
 
 
+class Degraded(NotReady):
+    """The root key is away, and the workspaces whose keys are cached go on without it."""
+
+
 class StoredKey(Struct, frozen=True):
     """A workspace key as its row holds it."""
 
@@ -148,8 +152,13 @@ class Keyring:
         return await self._bounded(self._root.key_info())
 
     async def health(self) -> None:
-        """Return if the root key works; raise why it does not."""
-        await self._bounded(self._root.health())
+        """Return if the root key works; raise why it does not. ``Degraded``: much goes on."""
+        try:
+            await self._bounded(self._root.health())
+        except NotReady as error:
+            if any(self._clock() < entry.dead_at for entry in self._entries.values()):
+                raise Degraded(error.message, retry_after=error.retry_after) from None
+            raise
 
     async def close(self) -> None:
         """Stop what is under way and let every key go."""

@@ -92,7 +92,10 @@ class Lane:
     async def _claim(self, wanted: Sequence[Wanted]) -> Sequence[Granted | Refused]:
         begun = time.monotonic()
         found, endpoint = await self._database.run(
-            self.place.workspace, lambda tx: self._claimed(tx, wanted), planned_once=True
+            self.place.workspace,
+            lambda tx: self._claimed(tx, wanted),
+            planned_once=True,
+            ahead=True,
         )
         self._replica.moves(self.place, endpoint)
         return [replace(one, begun=begun) if isinstance(one, Granted) else one for one in found]
@@ -184,7 +187,10 @@ class Lane:
 
     async def _end(self, ended: Sequence[Ending]) -> Sequence[Settled]:
         return await self._database.run(
-            self.place.workspace, lambda tx: self._ended(tx, ended), planned_once=True
+            self.place.workspace,
+            lambda tx: self._ended(tx, ended),
+            planned_once=True,
+            ahead=True,
         )
 
     async def _ended(self, tx: Transaction, ended: Sequence[Ending]) -> list[Settled]:

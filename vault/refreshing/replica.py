@@ -3,6 +3,9 @@
 * A replica holds a session advisory lock and writes a line every second. Dead is who does neither:
   a connection that broke is no death, a process that sleeps is none either.
 * Where the database keeps no such locks nobody is believed dead; leases end by time there.
+* A database that fails over or restarts, or a network that breaks, takes all locks along, and keeps
+  all beats away. Whoever was cut off himself believes nobody dead until the others, too, have had
+  the time to come back.
 * The deployment has a mark that grows with its refreshes, within a second. A database that says
   less than this process or a file outside of it has seen is an older state: no refresh is made on
   it, since its refresh tokens may have been used up. Only ``keyturn restore`` moves on: it begins
@@ -15,6 +18,7 @@
 
 import asyncio
 import secrets
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,6 +39,8 @@ from vault.sql import Query
 BEAT_SECONDS: Final = 1.0
 # Three beats in a row are missed by nobody who is well.
 SILENCE: Final = timedelta(seconds=3)
+# Whoever is back from an outage judges nobody for so long: the others take a while, too.
+RETURN_SECONDS: Final = 15.0
 # Token endpoints of which the last claim is remembered: some megabytes at most.
 MAX_PLACES: Final = 10_000
 
@@ -126,6 +132,7 @@ class Replica:
         self._on_beat = on_beat
         self._key = 0
         self._lock: SessionLock | None = None
+        self._beat_at = self._judges_from = time.monotonic()
         self._task: asyncio.Task[None] | None = None
         found = marks.read()
         self._seen, self._behind = found.level, found.behind
@@ -152,6 +159,7 @@ class Replica:
                 locked=self._lock is not None,
             )
             await self._settle()
+            self._beat_at = time.monotonic()
             self._task = asyncio.create_task(self._beating())
 
     async def leave(self) -> None:
@@ -169,12 +177,13 @@ class Replica:
     async def living(self) -> list[str]:
         """The ids of all replicas that live, as far as can be known."""
         held = await self._database.session_locks()
-        return list(_peers(await _list.lookup_all(self._database, silence=SILENCE), held).living)
+        every = await _list.lookup_all(self._database, silence=SILENCE)
+        return list(self._judged(every, held).living)
 
     async def peers_in(self, tx: Transaction) -> Peers:
         """Who lives, within a transaction: as of after it has locked what it asks for."""
         held = await tx.session_locks()
-        return _peers(await _list.all(tx, silence=SILENCE), held)
+        return self._judged(await _list.all(tx, silence=SILENCE), held)
 
     # The mark
 
@@ -282,14 +291,17 @@ class Replica:
             except RolledBack as error:
                 _log.error("database_rolled_back", reason=error.message)
             except VaultError:
-                continue  # the database is away; whoever can, goes on
+                self._was_cut_off()  # the database is away; whoever can, goes on
 
     async def _one_beat(self) -> None:
         if self._lock is not None and not await self._lock.holds():
+            self._was_cut_off()
             await self._lock.close()
             self._lock = None
         if self._lock is None:
             await self._take_lock()
+        if self._lock is not None:
+            self._beat_at = time.monotonic()
         arguments = {
             "replica_id": self.id,
             "lock_key": self._key,
@@ -298,9 +310,23 @@ class Replica:
         if await _beat.lookup(self._database, **arguments) is None:
             await _join.lookup(self._database, **arguments)
             await _forget_old.lookup(self._database)
+        self._beat_at = time.monotonic()
         if self._on_beat is not None:
             self._on_beat(self.id)
         await self._advance_mark()
+
+    def _was_cut_off(self) -> None:
+        self._judges_from = time.monotonic() + RETURN_SECONDS
+
+    def _judged(self, every: list[_Replica], held: set[int]) -> Peers:
+        """Who lives. All do, for who cannot tell: his own beat may be as late as theirs."""
+        now = time.monotonic()
+        if now - self._beat_at > SILENCE.total_seconds():
+            self._was_cut_off()
+        unknown = {one.replica_id for one in every if not one.locked or now < self._judges_from}
+        heard = {one.replica_id for one in every if one.heard}
+        seen = heard | {one.replica_id for one in every if one.locked and one.lock_key in held}
+        return Peers(living=frozenset(seen | unknown), seen=frozenset(seen))
 
     async def _take_lock(self) -> None:
         key = secrets.randbits(31)
@@ -313,9 +339,3 @@ class Replica:
 
 def _explained(kind: type[RolledBack]) -> str:
     return f"{kind.__doc__} 'keyturn restore --accept' goes on from it."
-
-
-def _peers(every: list[_Replica], held: set[int]) -> Peers:
-    seen = {one.replica_id for one in every if one.heard or (one.locked and one.lock_key in held)}
-    unknown = {one.replica_id for one in every if not one.locked}
-    return Peers(living=frozenset(seen | unknown), seen=frozenset(seen))

@@ -240,9 +240,9 @@ class Vault(
         return max(ahead, 0.0) - max(behind, 0.0)
 
     async def check_root_key(self) -> None:
-        """Raise why the root key cannot be used now."""
-        await self._keyring.health()
+        """Raise why the root key cannot be used now; ``Degraded``: cached workspaces go on."""
         self._announcements.check()
+        await self._keyring.health()
 
 
 async def _founded(database: Database, root: RootKey, deployment_id: str) -> _DeploymentRow:

@@ -1,6 +1,5 @@
 """The door's part for tenants: workspaces, API keys and users."""
 
-from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -110,7 +109,7 @@ class Tenants(Door):
     ) -> MadeKey:
         """Make an API key, at most as wide as the one that asks."""
         access.permit(caller, "key.create")
-        narrowed = access.narrowed(caller, wanted, datetime.now(UTC))
+        narrowed = access.narrowed(caller, wanted, await self._time())
         made_bearer = bearer.generate("api_key")
 
         async def work(tx: Transaction) -> MadeKey:

@@ -2,11 +2,14 @@
 
 * The only way to a workspace's rows is ``Database.run(workspace, work)``: it opens a transaction,
   names the workspace to row-level security for that transaction only, and commits.
-* Until COMMIT is sent a lost connection means that nothing happened, so ``work`` is run again,
-  for up to ``RETRY_SECONDS``; likewise when the server picked us to resolve a conflict. A COMMIT
-  whose answer is lost is reported as ``NotReady``: the caller's Idempotency-Key settles it.
+* Until COMMIT is sent a lost connection means that nothing happened, so ``work`` is run again;
+  likewise when the server picked us to resolve a conflict. A COMMIT whose answer is lost is
+  reported as ``NotReady``: the caller's Idempotency-Key settles it.
+* Whoever asks while the server restarts or fails over waits for it, until ``FAILOVER_SECONDS``
+  after it went away. From then on it is really away, and who asks is told so within seconds.
+* Where all connections are busy, workspaces take turns (``line``), and no wait is endless.
 * No pooled connection keeps session state, so nothing is reset between two uses (a round trip
-  saved), and a transaction pooler in front changes nothing.
+  saved), and a transaction pooler in front changes nothing but the statement cache.
 * No error text of the driver goes further: it quotes values. Only its SQLSTATE and the
   constraint's name do.
 * The service refuses a role that could look past row-level security.
@@ -22,25 +25,32 @@ from typing import Any, Final, Self, TypeVar
 import asyncpg
 import structlog
 
+from vault.database.line import Full, Line
+from vault.database.locks import HELD, LOCK_CLASS, SessionLock
+from vault.database.reaching import GONE, Away, Server
 from vault.errors import Conflict, Misconfigured, NotReady, VaultError
 from vault.secret import Secret
+
+__all__ = ["Busy", "Database", "SessionLock", "Transaction"]
 
 T = TypeVar("T")
 Row = Sequence[Any]
 Watch = Callable[[str, float, str | None], None]
 
 CONNECT_SECONDS: Final = 5.0
-ACQUIRE_SECONDS: Final = 5.0
 PROBE_SECONDS: Final = 2.0
 STATEMENT_SECONDS: Final = 15.0
-RETRY_SECONDS: Final = 5.0
+# What a failover takes, with the time until somebody notices; Patroni's took 9.2 in measurements.
+FAILOVER_SECONDS: Final = 15.0
+# So long is tried while the server is away for longer than that.
+AWAY_SECONDS: Final = 1.0
 ROLLBACK_SECONDS: Final = 2.0
 MIN_SERVER_VERSION: Final = 150000
 CONFLICT_TRIES: Final = 5
-LOCK_CLASS: Final = 0x4B54  # of our advisory locks: two numbers of 32 bits name one
 
 _SCOPE = re.compile(r"ws_[0-9a-z]{26}|operator")
 _UNSURE = "The database went away while it committed; ask again to see the outcome."
+_BUSY = "All database connections are busy."
 _TRY_AGAIN = {"40001", "40P01"}  # serialization failure, deadlock: the server asks for it
 _AWAY = {
     "25006": "The database takes no writes right now.",
@@ -52,13 +62,8 @@ _AWAY = {
     "57P02": "The database is restarting.",
     "57P03": "The database is starting.",
 }
-# InternalClientError: the protocol met something that it did not expect, as after a stall.
-_CONNECTION_GONE: Final = (
-    OSError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-)
+_READ_ONLY: Final = "25006"
+_UNKNOWN_STATEMENT: Final = {"26000", "42P05"}
 
 _log = structlog.get_logger("keyturn.database")
 
@@ -72,6 +77,10 @@ class Busy(VaultError):
 
 class _Lost(Exception):
     """The connection went away before COMMIT was sent: nothing happened."""
+
+    def __init__(self, reason: str = "The database cannot be reached.") -> None:
+        super().__init__()
+        self.reason = reason
 
 
 class Transaction:
@@ -90,7 +99,7 @@ class Transaction:
 
     async def session_locks(self) -> set[int]:
         """The keys of all session locks of ours that are held now."""
-        return {int(row[0]) for row in await self.fetch(_LOCKS, (LOCK_CLASS,))}
+        return {int(row[0]) for row in await self.fetch(HELD, (LOCK_CLASS,))}
 
     async def enter(self, workspace: str) -> None:
         """Go on as another workspace; the operator's creation of one does this, nobody else."""
@@ -98,35 +107,15 @@ class Transaction:
         self.workspace = workspace
 
 
-class SessionLock:
-    """A lock on a connection of its own, by which others see that this process lives.
-
-    It is no proof where a transaction pooler stands in front: ``holds`` finds that out.
-    """
-
-    def __init__(self, connection: Any, key: int) -> None:
-        self._connection = connection
-        self._key = key
-
-    async def holds(self) -> bool:
-        """Is it still ours?"""
-        try:
-            held = await self._connection.fetchval(_LOCK_IS_MINE, LOCK_CLASS, self._key)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            return False
-        return bool(held)
-
-    async def close(self) -> None:
-        self._connection.terminate()
-
-
 class Database:
-    """The application's way to PostgreSQL."""
+    """The application's way to PostgreSQL. ``size``: connections that the pool may open."""
 
-    def __init__(self, pool: Any, dsn: Secret, setting: str) -> None:
+    def __init__(self, pool: Any, server: Server, size: int, setting: str) -> None:
         self._pool = pool
-        self._dsn = dsn
+        self._server = server
         self._setting = setting
+        self._line = Line(size)
+        self._away_since = self._lost_at = -FAILOVER_SECONDS
 
     @classmethod
     async def open(
@@ -143,9 +132,10 @@ class Database:
         ``setting``: where the address stands, for who has to mend it. ``watch`` is told of each
         statement that has ended: its text, how long it took, and the SQLSTATE if it failed.
         """
+        server = Server(dsn)
         try:
             pool = await asyncpg.create_pool(
-                dsn.reveal(),
+                connect=server.connect,
                 min_size=1,
                 max_size=size,
                 timeout=CONNECT_SECONDS,
@@ -154,9 +144,9 @@ class Database:
                 reset=_keep_nothing,
                 init=None if watch is None else _watched(watch),
             )
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        except (Away, *GONE, asyncpg.PostgresError, ValueError) as error:
             raise _cannot_connect(error) from None
-        database = cls(pool, dsn, setting)
+        database = cls(pool, server, size, setting)
         try:
             await database.refuse_privileged_role()
         except BaseException:
@@ -171,6 +161,7 @@ class Database:
         *,
         planned_once: bool = False,
         durable_later: bool = False,
+        ahead: bool = False,
     ) -> T:
         """Run ``work`` in one transaction as ``workspace``. It may run more than once.
 
@@ -179,78 +170,59 @@ class Database:
         (A filter that is mostly empty is better planned for the values at hand.)
         ``durable_later``: do not wait for the disk; the caller's next transaction does, and with
         it everything before it is durable, too. Nothing of this may leave before that.
+        ``ahead``: of the requests that wait for a connection, since tokens die of waiting.
         """
         begin = f"begin; {_as_workspace(workspace)}"
         if planned_once:
             begin += "; set local plan_cache_mode = force_generic_plan"
         if durable_later:
             begin += "; set local synchronous_commit = off"
-        return await _retrying(lambda: self._once(begin, workspace, work))
+        return await self._retrying(lambda: self._once(begin, workspace, work, ahead=ahead))
 
     async def lookup(self, sql: str, values: Sequence[object]) -> Sequence[Row]:
         """Run one read that belongs to no workspace: a global table, or a bearer's hash."""
-        return await _retrying(lambda: self._read(sql, values))
+        return await self._retrying(lambda: self._read(sql, values))
 
     async def deed(self, sql: str, values: Sequence[object]) -> Sequence[Row]:
         """Run one statement that writes, and commits by itself: once, since nobody can tell what
         has become of it when its answer is lost.
         """
-
-        async def attempt() -> Sequence[Row]:
-            try:
-                return await self._read(sql, values)
-            except _Lost:
-                raise NotReady(_UNSURE) from None
-
-        return await _retrying(attempt)
+        return await self._retrying(lambda: self._read(sql, values, once=True))
 
     async def probe(self) -> None:
         """Is the server there? On a connection of its own: a busy pool is not a dead server."""
         try:
-            connection = await asyncpg.connect(
-                self._dsn.reveal(),
-                timeout=PROBE_SECONDS,
-                command_timeout=PROBE_SECONDS,
-                statement_cache_size=0,
+            connection = await self._server.connect(
+                timeout=PROBE_SECONDS, command_timeout=PROBE_SECONDS, statement_cache_size=0
             )
             try:
                 await connection.execute("select 1")
             finally:
                 connection.terminate()
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (Away, *GONE, asyncpg.PostgresError):
             raise NotReady("The database cannot be reached.") from None
 
     async def probe_pool(self) -> None:
         """Is a connection free for one more who comes, or will one be in a moment?"""
         try:
-            connection = await self._acquire(PROBE_SECONDS)
+            async with asyncio.timeout(PROBE_SECONDS):
+                connection = await self._acquire("")
         except _Lost:
             raise NotReady("The database cannot be reached.") from None
+        except TimeoutError:
+            raise NotReady(_BUSY) from None
         await self._release(connection)
 
-    async def session_lock(self, key: int) -> "SessionLock":
+    async def session_lock(self, key: int) -> SessionLock:
         """Take a lock that lasts as long as its connection, and so no longer than this process."""
         try:
-            connection = await asyncpg.connect(
-                self._dsn.reveal(),
-                timeout=CONNECT_SECONDS,
-                command_timeout=2,
-                statement_cache_size=0,
-            )
-            taken = await connection.fetchval(
-                "select pg_try_advisory_lock($1, $2)", LOCK_CLASS, key
-            )
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            raise NotReady("The database cannot be reached.") from None
-        lock = SessionLock(connection, key)
-        if not taken or not await lock.holds():
-            await lock.close()
-            raise NotReady("The database keeps no lock for us.")
-        return lock
+            return await SessionLock.take(self._server, key, seconds=CONNECT_SECONDS)
+        except (Away, *GONE, asyncpg.PostgresError):
+            raise NotReady("The database keeps no lock for us, or cannot be reached.") from None
 
     async def session_locks(self) -> set[int]:
         """The keys of all such locks that are held now."""
-        return {int(row[0]) for row in await self.lookup(_LOCKS, (LOCK_CLASS,))}
+        return {int(row[0]) for row in await self.lookup(HELD, (LOCK_CLASS,))}
 
     async def refuse_privileged_role(self) -> None:
         """Row-level security binds neither superusers nor owners; so we are neither."""
@@ -293,86 +265,111 @@ class Database:
     def open_connections(self) -> int:
         return int(self._pool.get_size())
 
+    async def _retrying(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        began = time.monotonic()
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return await attempt()
+            except _Lost as lost:
+                now = time.monotonic()
+                if now - self._lost_at > FAILOVER_SECONDS:
+                    self._away_since = now
+                self._lost_at = now
+                if now > max(self._away_since + FAILOVER_SECONDS, began + AWAY_SECONDS):
+                    raise NotReady(lost.reason, retry_after=2) from None
+                await asyncio.sleep(min(0.05 * 2**tries, 0.5))
+            except asyncpg.PostgresError as error:
+                if error.sqlstate not in _TRY_AGAIN or tries >= CONFLICT_TRIES:
+                    raise _translated(error) from None
+                await asyncio.sleep(0.005 * 2**tries)
+
     async def _once(
-        self, begin: str, workspace: str, work: Callable[[Transaction], Awaitable[T]]
+        self,
+        begin: str,
+        workspace: str,
+        work: Callable[[Transaction], Awaitable[T]],
+        *,
+        ahead: bool,
     ) -> T:
-        connection = await self._acquire()
+        connection = await self._acquire(workspace, ahead=ahead)
         try:
-            with _driver_errors_hidden():
+            with _driver_errors_hidden(connection):
                 await connection.execute(begin)
                 result = await work(Transaction(connection, workspace))
             try:
                 ended: str = await connection.execute("commit")
-            except _CONNECTION_GONE:
+            except GONE:
                 raise NotReady(_UNSURE) from None
             if ended != "COMMIT":
                 # A statement failed and its error was swallowed: PostgreSQL took it all back.
                 raise VaultError("The change was not made.")
+            self._lost_at = -FAILOVER_SECONDS
             return result
         finally:
-            await self._release(connection)
+            await self._release(connection, ahead=ahead)
 
-    async def _read(self, sql: str, values: Sequence[object]) -> Sequence[Row]:
-        connection = await self._acquire()
+    async def _read(
+        self, sql: str, values: Sequence[object], *, once: bool = False
+    ) -> Sequence[Row]:
+        # Whoever asks with one key again and again waits in that key's line.
+        whose = next((repr(value) for value in values if isinstance(value, bytes)), "")
+        connection = await self._acquire(whose)
         try:
-            with _driver_errors_hidden():
+            with _driver_errors_hidden(connection):
                 rows: Sequence[Row] = await connection.fetch(sql, *values)
-                return rows
+        except _Lost:
+            if once:
+                raise NotReady(_UNSURE) from None
+            raise
         finally:
             await self._release(connection)
+        self._lost_at = -FAILOVER_SECONDS
+        return rows
 
-    async def _acquire(self, seconds: float = ACQUIRE_SECONDS) -> Any:
+    async def _acquire(self, whose: str, *, ahead: bool = False) -> Any:
         try:
-            return await self._pool.acquire(timeout=seconds)
-        except TimeoutError:
-            raise NotReady("All database connections are busy.") from None
-        except asyncpg.PostgresError as error:
-            if _is_away(error):
+            await self._line.enter(whose, ahead=ahead)
+        except Full:
+            raise NotReady(_BUSY) from None
+        try:
+            return await self._pool.acquire()
+        except BaseException as error:
+            self._line.leave(ahead=ahead)
+            if isinstance(error, (Away, *GONE)):
                 raise _Lost from None
-            raise _translated(error) from None
-        except (OSError, asyncpg.InterfaceError):
-            raise _Lost from None
+            if isinstance(error, asyncpg.PostgresError):
+                raise _translated(error) from None
+            raise
 
-    async def _release(self, connection: Any) -> None:
+    async def _release(self, connection: Any, *, ahead: bool = False) -> None:
         # Shielded: a caller that goes away must not leave a transaction open behind it.
-        await asyncio.shield(self._give_back(connection))
+        await asyncio.shield(self._give_back(connection, ahead=ahead))
 
-    async def _give_back(self, connection: Any) -> None:
+    async def _give_back(self, connection: Any, *, ahead: bool) -> None:
         try:
             if connection.is_in_transaction():
                 await connection.execute("rollback", timeout=ROLLBACK_SECONDS)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (*GONE, asyncpg.PostgresError):
             # A cancelled statement still runs, or nobody answers, or the driver took it back.
-            with suppress(asyncpg.InterfaceError):
-                connection.terminate()
-        # What the pool cannot get back it has closed, and replaces; the answer is not its affair.
-        with suppress(*_CONNECTION_GONE, asyncpg.PostgresError):
-            await self._pool.release(connection, timeout=ROLLBACK_SECONDS)
-
-
-async def _retrying(attempt: Callable[[], Awaitable[T]]) -> T:
-    give_up = time.monotonic() + RETRY_SECONDS
-    tries = 0
-    while True:
-        tries += 1
+            _hang_up(connection)
         try:
-            return await attempt()
-        except _Lost:
-            if time.monotonic() > give_up:
-                raise NotReady("The database cannot be reached.", retry_after=2) from None
-            await asyncio.sleep(min(0.05 * 2**tries, 0.5))
-        except asyncpg.PostgresError as error:
-            if error.sqlstate not in _TRY_AGAIN or tries >= CONFLICT_TRIES:
-                raise _translated(error) from None
-            await asyncio.sleep(0.005 * 2**tries)
+            # What the pool cannot get back it has closed, and replaces; no affair of the answer's.
+            with suppress(*GONE, asyncpg.PostgresError):
+                await self._pool.release(connection, timeout=ROLLBACK_SECONDS)
+        finally:
+            self._line.leave(ahead=ahead)
 
 
 @contextmanager
-def _driver_errors_hidden() -> Iterator[None]:
+def _driver_errors_told_apart() -> Iterator[None]:
     """Turn a lost connection into ``_Lost``; let only errors with an SQLSTATE through."""
     try:
         yield
     except asyncpg.PostgresError as error:
+        if error.sqlstate == _READ_ONLY:  # a standby; or one that is just being promoted
+            raise _Lost(_AWAY[_READ_ONLY]) from None
         restarting = (error.sqlstate or "").startswith("57P")
         if restarting or isinstance(error, asyncpg.PostgresConnectionError):
             raise _Lost from None
@@ -399,6 +396,22 @@ def _watched(watch: Watch) -> Callable[[Any], Awaitable[None]]:
     return begin
 
 
+@contextmanager
+def _driver_errors_hidden(connection: Any) -> Iterator[None]:
+    """The same, and hang up on a server that is none any more, or takes no writes."""
+    try:
+        with _driver_errors_told_apart():
+            yield
+    except _Lost:
+        _hang_up(connection)
+        raise
+
+
+def _hang_up(connection: Any) -> None:
+    with suppress(asyncpg.InterfaceError):  # the driver has already taken it back
+        connection.terminate()
+
+
 async def _keep_nothing(_connection: Any) -> None:
     """Give a connection back without a reset: no session state is ever made."""
 
@@ -421,6 +434,9 @@ def _translated(error: Any) -> VaultError:
         return NotReady(_AWAY.get(sqlstate, "The database cannot be reached."), retry_after=2)
     if sqlstate.startswith("23"):
         return Conflict(f"The change breaks the rule {error.constraint_name or sqlstate}.")
+    if sqlstate in _UNKNOWN_STATEMENT:
+        _log.error("database_statement_lost", hint="set KEYTURN_STATEMENT_CACHE=0")
+        return VaultError("The pooler in front of the database loses prepared statements.")
     _log.error("database_error", sqlstate=sqlstate, constraint=error.constraint_name)
     return VaultError(f"The database refused a statement (SQLSTATE {sqlstate}).")
 
@@ -428,22 +444,11 @@ def _translated(error: Any) -> VaultError:
 def _cannot_connect(error: Exception) -> VaultError:
     if isinstance(error, asyncpg.PostgresError) and not _is_away(error):
         return Misconfigured(f"The database refuses the login (SQLSTATE {error.sqlstate}).")
-    if isinstance(error, ValueError):
+    if isinstance(error, ValueError) and not isinstance(error, OSError):
         return Misconfigured("KEYTURN_DATABASE_URL is not a PostgreSQL address.")
     return NotReady("The database cannot be reached.")
 
 
-_LOCKS: Final = """
-select objid::bigint
-  from pg_catalog.pg_locks
- where locktype = 'advisory' and granted and objsubid = 2 and classid::bigint = $1
-   and database = (select oid from pg_catalog.pg_database where datname = current_database())
-"""
-_LOCK_IS_MINE: Final = """
-select exists (select from pg_catalog.pg_locks
-                where locktype = 'advisory' and granted and objsubid = 2
-                  and classid::bigint = $1 and objid::bigint = $2 and pid = pg_backend_pid())
-"""
 _POWERS: Final = (
     "a superuser",
     "a role with BYPASSRLS",
@@ -477,8 +482,8 @@ DriverError: type[Exception] = asyncpg.PostgresError
 async def connect_as_owner(dsn: Secret) -> Any:
     """One connection that may change the schema."""
     try:
-        return await asyncpg.connect(dsn.reveal(), timeout=CONNECT_SECONDS, statement_cache_size=0)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        return await Server(dsn).connect(timeout=CONNECT_SECONDS, statement_cache_size=0)
+    except (Away, *GONE, asyncpg.PostgresError, ValueError) as error:
         raise _cannot_connect(error) from None
 
 
