@@ -204,7 +204,7 @@ def jobs(house: House) -> list[Job]:
         Job("abandoned", ABANDONED_SECONDS, vault.end_abandoned),
         Job("events", EVENT_SECONDS, house.courier.deliver_due),
         Job("old_events", FORGET_SECONDS, vault.forget_events),
-        Job("old_conversations", CONVERSATION_SECONDS, house.broker.forgetting.conversations),
+        Job("old_conversations", CONVERSATION_SECONDS, house.broker.grants.forget_old),
         Job("audit", AUDIT_SECONDS, vault.seal_audit),
         Job("deletions", LEDGER_SECONDS, vault.carry_ledger),
     ]

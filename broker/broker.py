@@ -11,9 +11,9 @@ from broker.admission import Admission
 from broker.agents import Agents
 from broker.conversation import Conversation, Held
 from broker.delivery import Delivering
-from broker.forgetting import Forgetting
 from broker.gateway.calls import Gateway
 from broker.gateway.renewals import Renewals
+from broker.gateway.tool_calls import ToolCalls
 from broker.grants import Grants
 from broker.mint import Minting
 from broker.mint.quick import Quick
@@ -48,10 +48,10 @@ class Broker:
         )
         self.quick = Quick(vault, self.minting, self.agents, batch=mint_batch)
         self.grants = Grants(vault, delivering, self.upstreams)
-        self.forgetting = Forgetting(vault)
         self.readiness = Readiness(vault, self.agents)
         self.renewals = Renewals(vault)
         self.gateway = Gateway(vault, self.renewals)
+        self.tool_calls = ToolCalls(vault, self.grants, delivering)
         self.numbers = PhoneNumbers(vault, self.upstreams)
         self.incoming = IncomingCalls(vault, self.minting, delivering, self.agents, self.numbers)
         self.outgoing = OutgoingCalls(self.minting, self.grants, self.upstreams, self.numbers)

@@ -274,7 +274,7 @@ async def arm(tx: Transaction, conversation_id: str) -> Ended | None:
 async def with_old(vault: Vault, days: int, limit: int) -> list[WorkspaceId]:
     """Where there are some that were made before so many days; asked as the worker."""
     rows = await vault.look_up_as_worker(_old, days=days, limit=limit)
-    return [row.workspace_id for row in rows]
+    return list(dict.fromkeys(row.workspace_id for row in rows))
 
 
 async def forget(tx: Transaction, days: int, limit: int) -> int:

@@ -10,7 +10,9 @@
 import time
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
+
+from msgspec import Struct
 
 from broker import conversations
 from broker.admission import Admission
@@ -35,8 +37,24 @@ from vault.store import surveys
 from vault.vault import Vault
 from vault.vault.door import found
 from vault.vault.refreshing import Fresh, Hold
+from vault.vault.surveys import Survey
 
+KEPT_DAYS: Final = 30  # a conversation lasts eight hours at most: none that runs is forgotten
+FORGET_ROWS: Final = 1_000  # in one transaction
+FORGET_ROUNDS: Final = 10  # in one turn
 MAX_WAIT: float = 3.0  # seconds; the person waits for the socket to open
+
+
+class Opened(Struct, frozen=True, kw_only=True):
+    """A conversation that lives, with what it was promised and whose it is."""
+
+    row: KeptRow
+    itself: Caller
+    kept: Kept
+    survey: Survey
+
+    def __repr__(self) -> str:
+        return f"Opened({self.row.conversation_id})"
 
 
 class Grants:
@@ -169,23 +187,27 @@ class Grants:
             raise Unauthenticated  # somebody was faster
         return row, caller, kept, issued, time.monotonic() + left
 
+    # What it has
+
+    async def opened(self, caller: Caller, conversation_id: str) -> Opened:
+        """A conversation of this workspace that lives, for who may ask of it."""
+        row = await self._vault.within(caller, lambda tx: conversations.kept(tx, conversation_id))
+        if row is None or not access.within_environments(caller, [row.environment]):
+            raise NotFound("There is no such conversation, or it is over.")
+        itself = _itself(caller.workspace, conversation_id, caller.request_id)
+        kept, itself = await self._opened(row, itself)
+        survey = await self._vault.survey(itself, row.user_id, kept.environment)
+        if survey is None:
+            raise NotFound("There is no such conversation, or it is over.")
+        return Opened(row=row, itself=itself, kept=kept, survey=survey)
+
     async def _values(
         self, row: KeptRow, itself: Caller, kept: Kept, issued: Issued
     ) -> dict[str, Value]:
         survey = await self._vault.survey(itself, row.user_id, kept.environment)
         if survey is None:
             raise Unauthenticated  # the user was deleted just now
-        ids = {one.connection_id: one.integration for one in kept.reached}
-        fresh: dict[str, Fresh] = {}
-        if ids:
-            every = await self._vault.fresh_tokens(
-                itself,
-                list(ids),
-                min_ttl=timedelta(seconds=kept.min_ttl),
-                wait=MAX_WAIT,
-                hold=Hold(row.conversation_id, row.expires_at),
-            )
-            fresh = {ids[one.connection_id]: one for one in every if one.reason is None}
+        fresh = await self.fresh(Opened(row=row, itself=itself, kept=kept, survey=survey))
         return await self._delivering.values(
             itself,
             kept.plan,
@@ -195,6 +217,22 @@ class Grants:
             issued=issued,
             given=kept.given,
         )
+
+    async def fresh(self, opened: Opened) -> dict[str, Fresh]:
+        """What its connections give now, by integration; the conversation holds it."""
+        row, kept = opened.row, opened.kept
+        ids = {one.connection_id: one.integration for one in kept.reached}
+        fresh: dict[str, Fresh] = {}
+        if ids:
+            every = await self._vault.fresh_tokens(
+                opened.itself,
+                list(ids),
+                min_ttl=timedelta(seconds=kept.min_ttl),
+                wait=MAX_WAIT,
+                hold=Hold(row.conversation_id, row.expires_at),
+            )
+            fresh = {ids[one.connection_id]: one for one in every if one.reason is None}
+        return fresh
 
     # A conversation's course
 
@@ -272,6 +310,24 @@ class Grants:
                 tx, page, environments=environments, user_id=user_id, agent_id=agent_id
             ),
         )
+
+    async def forget_old(self) -> int:
+        """Delete conversations that have been kept for long enough; returns how many.
+
+        The worker finds where there are some; each workspace's go as that workspace. The record of
+        what was done stays.
+        """
+        forgotten = 0
+        for _ in range(FORGET_ROUNDS):
+            places = await conversations.with_old(self._vault, KEPT_DAYS, FORGET_ROWS)
+            for workspace in places:
+                nobody = Caller(kind="worker", actor_id="forgetting", workspace=workspace)
+                forgotten += await self._vault.within(
+                    nobody, lambda tx: conversations.forget(tx, KEPT_DAYS, FORGET_ROWS)
+                )
+            if not places:
+                break
+        return forgotten
 
 
 def _first_frame(row: KeptRow, kept: Kept, values: Mapping[str, Value]) -> dict[str, Any]:

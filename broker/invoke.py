@@ -9,7 +9,7 @@
   or a URL would write it. What the other side makes of it otherwise (a hash, base64) is not seen.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -88,8 +88,12 @@ async def invoke(
     *,
     arguments: Mapping[str, Any],
     body: object = None,
+    permit: Callable[[Outgoing], None] | None = None,
 ) -> Answer:
-    """Resolve, call, and answer what came back. ``body`` is for the kinds that describe none."""
+    """Resolve, call, and answer what came back. ``body`` is for the kinds that describe none.
+
+    ``permit`` has a last look at the request, and raises where it may not be sent.
+    """
     made = plan(question.kind, question.config)
     if body is not None and not made.takes_body:
         raise Invalid("This configuration describes its body; give arguments.", pointer="/body")
@@ -97,6 +101,8 @@ async def invoke(
         caller, made.labels, made.secret_ids, question.environment
     )
     outgoing = resolve(made, configuration, _variables(question), arguments, vet=vault.vet_tool_url)
+    if permit is not None:
+        permit(outgoing)
     facts = await _facts(vault, caller, outgoing)
     content = _content(outgoing, body)
     if content is not None and len(content) > MAX_REQUEST:

@@ -87,10 +87,10 @@ STEPS: Final = """
     broker.telephone broker.telephone.numbers broker.upstreams broker.upstreams.livekit
     broker.tools.lint broker.tools broker.tools.pushing
     broker.runtimes.elevenlabs broker.conversation broker.conversations
-    broker.sealed_rows broker.forgetting broker.delivery
+    broker.sealed_rows broker.delivery
     broker.mint broker.mint.batches broker.mint.quick broker.grants broker.readiness
     broker.gateway.limits broker.gateway.renewal_rules broker.gateway.renewals
-    broker.gateway.headers broker.gateway.calls
+    broker.gateway.headers broker.gateway.calls broker.gateway.tool_calls
     broker.telephone.phone_numbers broker.telephone.incoming broker.telephone.outgoing
     broker.telephone.post_call
     broker.broker broker.relay
@@ -208,6 +208,7 @@ REVEALING: Final = {
     "broker.runtimes.signing": "a private key just made is sealed",
     "broker.admission": "a ticket stands in the URL that a client opens",
     "broker.delivery": "a bearer becomes a header's value; values go to who they are delivered to",
+    "broker.gateway.tool_calls": "an API's address, to be compared with where a request goes",
     "broker.upstreams.livekit": "a project's API secret is hashed, and sealed",
     "broker.upstreams": "an account's API key is hashed, and sealed with its webhook secrets",
     "broker.telephone.outgoing": "what an answer repeats of what was put in is masked",

@@ -111,25 +111,11 @@ update vault.conversations
 returning user_id, environment, connection_ids;
 
 -- name: old
--- crosses workspaces: the worker's look-up, which sees when each one's oldest conversation was made
-with recursive places as (
-    (select c.workspace_id, c.created_at
-       from vault.conversations c
-      order by c.workspace_id, c.conversation_id
-      limit 1)
-    union all
-    select n.workspace_id, n.created_at
-      from places p
-     cross join lateral (
-           select c.workspace_id, c.created_at
-             from vault.conversations c
-            where c.workspace_id > p.workspace_id
-            order by c.workspace_id, c.conversation_id
-            limit 1) n
-)
-select workspace_id
-  from places
- where created_at < now() - :days::integer * interval '1 day'
+-- crosses workspaces: the worker's look-up, which sees no more than this of any of them
+select c.workspace_id
+  from vault.conversations c
+ where c.created_at < now() - :days::integer * interval '1 day'
+ order by c.created_at
  limit :limit;
 
 -- name: forget

@@ -11,7 +11,7 @@ from support.minting import SEALED, Desk, minting
 from support.sandbox import Provider
 
 from broker.broker import Broker
-from broker.forgetting import KEPT_DAYS
+from broker.grants import KEPT_DAYS
 from vault.embedded import Embedded
 from vault.errors import Unauthenticated
 from vault.vault import Vault
@@ -104,7 +104,7 @@ async def test_after_thirty_days_a_conversation_is_forgotten_and_the_record_is_n
     for one in (old, ended):
         await later(admin, one, KEPT_DAYS * 24 * 60 + 1)
     await later(admin, kept, KEPT_DAYS * 24 * 60 - 60)
-    assert await broker.forgetting.conversations() >= 2
+    assert await broker.grants.forget_old() >= 2
     listed = (await desk.api.get("/v1/conversations")).json["data"]
     assert [one["id"] for one in listed] == [kept["id"]]
     assert await desk.shown(old["id"]) == 404
@@ -123,7 +123,7 @@ async def test_what_still_runs_is_kept_however_old_its_row_says_it_is(
         " where conversation_id = $1",
         made["id"],
     )
-    await broker.forgetting.conversations()
+    await broker.grants.forget_old()
     assert (await desk.shown(made["id"]))["state"] == "prepared"
 
 
@@ -135,6 +135,6 @@ async def test_every_workspace_with_old_ones_is_found_and_no_other_is_touched(
         theirs = await other.mint(**SEALED)
         mine = await desk.mint(**SEALED)
         await later(admin, mine, KEPT_DAYS * 24 * 60 + 1)
-        await broker.forgetting.conversations()
+        await broker.grants.forget_old()
         assert await desk.shown(mine["id"]) == 404
         assert (await other.shown(theirs["id"]))["id"] == theirs["id"]

@@ -179,7 +179,7 @@ async def test_a_repeated_request_gets_a_token_with_a_new_handle_for_the_same_ro
     desk: Desk,
 ) -> None:
     body = await named(desk)
-    first, again = [(await desk.ask(**LIVEKIT, key="once")).json for _ in range(2)]
+    first, again = [(await desk.ask(runtime="livekit", key="once")).json for _ in range(2)]
     assert first["id"] == again["id"]
     one, two = (claims_of(made["token"], body["api_secret"]) for made in (first, again))
     assert one["video"] == two["video"]

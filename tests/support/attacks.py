@@ -144,6 +144,7 @@ def _configured(**more: object) -> tuple[Attack, ...]:
         ("environment", 200, {**_tool("{outside}/"), "environment": "{id}"}),
         ("secret", 422, _tool("{outside}/", **header)),
         ("auth_connection", 422, _tool("{outside}/", **connection)),
+        ("conversation", 404, {**_tool("{outside}/"), "conversation_id": "{id}"}),
     )
     return tuple(
         Attack(success=200, missing=missing, kind=kind, body={**body, **more})

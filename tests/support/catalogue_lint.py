@@ -180,10 +180,7 @@ WORKER_MAY: Final = {
     ),
     *(f"vault.event_deliveries.{column}" for column in ("workspace_id", "endpoint_id", "due_at")),
     *(f"vault.outbox.{column}" for column in ("workspace_id", "at")),
-    *(
-        f"vault.conversations.{column}"
-        for column in ("workspace_id", "conversation_id", "created_at")
-    ),
+    *(f"vault.conversations.{column}" for column in ("workspace_id", "created_at")),
     *(f"vault.audit_events.{column}" for column in ("workspace_id", "at", "xact")),
     *(f"vault.audit_batches.{column}" for column in ("workspace_id", "number", "seal", "hash")),
 }
