@@ -134,12 +134,14 @@ class Sealer:
         after = left.after if left else ""
         until, done = time.monotonic() + self._work_seconds, 0
         for workspace in [one for one in await rows.waiting(self._worker, where) if one > after]:
-            while made := await self._unbroken(workspace, where):
+            made = MAX_LINES
+            while made == MAX_LINES:
+                made = await self._unbroken(workspace, where)
                 done += made
+                after = after if made == MAX_LINES else workspace
                 if time.monotonic() >= until:
                     self._left = _Left(where.seal, where.horizon, after)
                     return done
-            after = workspace
         self._left = None
         if after and await rows.finish(self._database, self._id, where.seal, where.horizon):
             await self._close_up_to(where.seal + 1)

@@ -95,13 +95,12 @@ class Verifier:
 
     async def _chain(self, workspace: str, sealed_to: int, verdict: Verdict) -> list[Problem]:
         if not rows.WORKSPACE.fullmatch(workspace):
-            text = "Lines of a workspace that there cannot be."
-            return [Problem(workspace, None, text)]
+            return [Problem(workspace, None, "Lines of a workspace that there cannot be.")]
         verdict.chains += 1
         expected = _Expected()
         async for batch in self._batches(workspace):
-            if text := await self._wrong(workspace, batch, expected):
-                return [Problem(workspace, min(batch.number, expected.number), text)]
+            if wrong := await self._wrong(workspace, batch, expected):
+                return [Problem(workspace, min(batch.number, expected.number), wrong)]
             expected.moves(batch)
             verdict.batches += 1
             verdict.lines += batch.lines
