@@ -118,7 +118,7 @@ async def _record(vault: Vault) -> Finding:
     anchored = f"its end is written down in {folders}" if folders else "its end is in the log alone"
     late = waiting.seconds > LATE_SECONDS
     sealed = (
-        f"{waiting.lines} lines wait to be sealed, for {waiting.seconds:.0f} seconds"
+        f"lines that wait to be sealed: {waiting.lines}, for {waiting.seconds:.0f} seconds"
         if late
         else "it is sealed"
     )

@@ -9,10 +9,8 @@ from support.recording import INSERT, OPERATOR, Record
 from vault.chain import Chains
 from vault.chain.anchors import Anchor, Anchors
 from vault.chain.sealing import Sealer
-from vault.database import Database
 from vault.errors import Misconfigured, VaultError
 from vault.model import OPERATOR as OPERATORS_PLACE
-from vault.secret import Secret
 
 CHANGED: Final = "A line of batch 3 was changed, or another took its place."
 REMADE: Final = "Batch 3 is not as it was made, or was made with another key."
@@ -288,12 +286,7 @@ async def test_who_has_the_database_and_not_the_key_cannot_make_a_batch_anew(
     for table in ("audit_batches", "audit_seals"):
         await record.execute(f"delete from vault.{table}")  # noqa: S608 - names of ours
     await record.execute("update vault.audit_sealing set seal = 1, sealed_to = 0")
-    database = await Database.open(
-        Secret(record.over.address("keyturn_app")), size=2, statement_cache=10
-    )
-    worker = await Database.open(
-        Secret(record.over.address("keyturn_worker")), size=1, statement_cache=10
-    )
+    database, worker = await record.logins()
     chains = Chains(record.vault.deployment_id, b"a pepper of his own")
     assert await Sealer(database, worker, chains, Anchors([tmp_path], "dep")).seal() == 7
     await database.close()

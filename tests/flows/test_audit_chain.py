@@ -9,8 +9,9 @@ import pytest
 from support.recording import INSERT, OPERATOR, Record
 
 from broker.migrations import PARTS
-from vault.chain import rows
-from vault.chain.sealing import MAX_LINES
+from vault.chain import Chains, rows
+from vault.chain.anchors import Anchors
+from vault.chain.sealing import MAX_LINES, Sealer
 from vault.errors import Misconfigured, VaultError
 from vault.kms.file import new_line
 from vault.migrations import migrate
@@ -58,6 +59,27 @@ async def test_lines_that_were_there_before_chains_were_are_sealed_first(record:
     assert await record.seal() == many + 4
     found = await record.verify()
     assert (found.problems, found.lines) == ([], many + 4)
+
+
+async def test_a_turn_that_takes_long_goes_on_where_it_stopped(record: Record) -> None:
+    """What there is to seal at first may be years of lines, and a tick must not hang."""
+    for _ in range(3):
+        await record.another_workspace()
+    many = MAX_LINES * 2 + 1
+    await record.admin.executemany(
+        INSERT, [(record.workspace, f"evt_{number:026}") for number in range(many)]
+    )
+    database, worker = await record.logins()
+    chains = Chains(record.vault.deployment_id, b"a pepper")
+    sealer = Sealer(database, worker, chains, Anchors([], "dep"), work_seconds=0)
+    await record.settled()
+    made = [await sealer.seal() for _ in range(8)]
+    await database.close()
+    await worker.close()
+    # One batch a turn: three of the long chain, one for each of the others and the operator.
+    assert sorted(made) == sorted([MAX_LINES, MAX_LINES, 3, 2, 2, 2, 4, 0])
+    assert await record.admin.fetchval("select count(*) from vault.audit_seals") == 1
+    assert (await record.vault.chain_state()).waiting.lines == 0
 
 
 async def test_who_commits_late_is_sealed_later_and_not_missed(record: Record) -> None:

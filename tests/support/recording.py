@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from support.alive import Replicas, replicas
 from vault.chain.verifying import Verdict
+from vault.database import Database
 from vault.embedded import Embedded
 from vault.kms.file import create as create_root_key
 from vault.model import Caller, NewKey, WorkspaceId
@@ -63,11 +64,25 @@ class Record(Struct, frozen=True):
         """Seal all that is committed: what other tests have under way on this server would hold it
         up, as it should.
         """
+        await self.settled()
+        return await (vault or self.vault).seal_audit()
+
+    async def settled(self) -> None:
+        """Wait until all that is committed can be sealed."""
         for _ in range(3000):
             if await self.admin.fetchval(_CAN_BE_SEALED):
-                break
+                return
             await asyncio.sleep(0.01)
-        return await (vault or self.vault).seal_audit()
+
+    async def logins(self) -> tuple[Database, Database]:
+        """The application's and the worker's, for a sealer beside the vaults."""
+        application, worker = (
+            Secret(self.over.address(name)) for name in ("keyturn_app", "keyturn_worker")
+        )
+        return (
+            await Database.open(application, size=2, statement_cache=10),
+            await Database.open(worker, size=1, statement_cache=10),
+        )
 
     async def batches_of(self, *sizes: int) -> None:
         """Make batches of so many lines, after the first one, of the workspace's making."""

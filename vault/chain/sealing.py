@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import structlog
-from msgspec import structs
+from msgspec import Struct, structs
 
 from vault.chain import START, Batch, Chains, Line, Place, Seal, digest, line_hash, listed, rows
 from vault.chain.anchors import Anchor, Anchors
@@ -28,6 +28,8 @@ from vault.model import OPERATOR, new_id
 MAX_LINES: Final = 500
 TURN_SECONDS: Final = 60
 RENEW_SECONDS: Final = 20.0
+# A turn goes on at the next tick; one that lasted would look like a tick that hangs.
+WORK_SECONDS: Final = 15.0
 
 _log = structlog.get_logger("keyturn.audit")
 
@@ -36,16 +38,32 @@ class _TurnLost(NotReady):
     """Somebody else has the turn."""
 
 
+class _Left(Struct, frozen=True):
+    """Where a turn that took too long has stopped: everybody up to ``after`` was sealed."""
+
+    seal: int
+    horizon: int
+    after: str
+
+
 class Sealer:
     """What one process does for the chain. ``worker`` finds who has lines to seal."""
 
     def __init__(
-        self, database: Database, worker: Database, chains: Chains, anchors: Anchors
+        self,
+        database: Database,
+        worker: Database,
+        chains: Chains,
+        anchors: Anchors,
+        *,
+        work_seconds: float = WORK_SECONDS,
     ) -> None:
         self._database = database
         self._worker = worker
         self._chains = chains
         self._anchors = anchors
+        self._work_seconds = work_seconds
+        self._left: _Left | None = None
         self._id = new_id("sealer")
         self._renewed = 0.0
         self._anchored: tuple[int, bytes] | None = None
@@ -111,29 +129,36 @@ class Sealer:
     async def _turn(self) -> int:
         where = await self._position()  # only now is it known what others have left
         await self._close_up_to(where.seal)
-        waiting = await rows.waiting(self._worker, where)
-        done = 0
-        for workspace in waiting:
-            done += await self._workspace(workspace, where)
-        if waiting and await rows.finish(self._database, self._id, where.seal, where.horizon):
+        left = self._left if self._left and self._left.seal == where.seal else None
+        where = structs.replace(where, horizon=left.horizon) if left else where
+        after = left.after if left else ""
+        until, done = time.monotonic() + self._work_seconds, 0
+        for workspace in [one for one in await rows.waiting(self._worker, where) if one > after]:
+            made = MAX_LINES
+            while made == MAX_LINES:
+                made = await self._unbroken(workspace, where)
+                done += made
+                after = after if made == MAX_LINES else workspace
+                if time.monotonic() >= until:
+                    self._left = _Left(where.seal, where.horizon, after)
+                    return done
+        self._left = None
+        if after and await rows.finish(self._database, self._id, where.seal, where.horizon):
             await self._close_up_to(where.seal + 1)
         return done
 
     # Batches
 
-    async def _workspace(self, workspace: str, where: Position) -> int:
+    async def _unbroken(self, workspace: str, where: Position) -> int:
+        """Seal the next lines of a workspace, unless its chain cannot be built upon."""
         if not rows.WORKSPACE.fullmatch(workspace):
             _log.error("audit_lines_of_nobody")
             return 0
-        done = 0
         try:
-            while made := await self._batch(workspace, where):
-                done += made
-                if made < MAX_LINES:
-                    break
+            return await self._batch(workspace, where)
         except IntegrityError:
             _log.error("audit_chain_broken", workspace=workspace)
-        return done
+            return 0
 
     async def _batch(self, workspace: str, where: Position) -> int:
         """Seal the next lines of a workspace; returns how many that were."""

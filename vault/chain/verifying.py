@@ -81,10 +81,10 @@ class Verifier:
         every = [workspace] if workspace else await rows.everybody(self._worker)
         # A chain of which nothing is left is known by its seals alone.
         every += sorted({one.workspace for one in from_seals if one.workspace} - set(every))
-        for number, one in enumerate(every):
+        for number, name in enumerate(every):
             tell(Step("looking at the record", number, len(every)))
-            found = await self._chain(one, sealed_to, verdict)
-            missed = [each for each in from_seals if each.workspace == one]
+            found = await self._chain(name, sealed_to, verdict)
+            missed = [one for one in from_seals if one.workspace == name]
             if worst := sorted([*found, *missed], key=_batch_of)[:1]:
                 verdict.problems += worst
         tell(Step("looking at the record", len(every), len(every)))
@@ -95,13 +95,12 @@ class Verifier:
 
     async def _chain(self, workspace: str, sealed_to: int, verdict: Verdict) -> list[Problem]:
         if not rows.WORKSPACE.fullmatch(workspace):
-            text = "Lines of a workspace that there cannot be."
-            return [Problem(workspace, None, text)]
+            return [Problem(workspace, None, "Lines of a workspace that there cannot be.")]
         verdict.chains += 1
         expected = _Expected()
         async for batch in self._batches(workspace):
-            if text := await self._wrong(workspace, batch, expected):
-                return [Problem(workspace, min(batch.number, expected.number), text)]
+            if wrong := await self._wrong(workspace, batch, expected):
+                return [Problem(workspace, min(batch.number, expected.number), wrong)]
             expected.moves(batch)
             verdict.batches += 1
             verdict.lines += batch.lines
