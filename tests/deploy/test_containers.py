@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 from support.api import Api
 from support.containers import BUILD_SECONDS, MISSING, Engine, engine, make_bases
-from support.process import free_port, short_folder
+from support.process import free_port
 
 from vault import __version__
 
@@ -93,7 +93,7 @@ class Deployment:
 def deployed() -> Iterator[Deployment]:
     if MISSING:
         pytest.skip(f"this machine cannot run containers: {MISSING}")
-    with short_folder() as folder, engine(folder) as found:
+    with engine() as found:
         make_bases(found)
         made = Deployment(found, free_port())
         try:
