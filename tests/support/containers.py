@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,8 +94,19 @@ class Engine:
 
 
 @contextlib.contextmanager
-def engine(folder: Path) -> Iterator[Engine]:
-    """Run an engine whose files are all in ``folder``; skips where it cannot run."""
+def engine() -> Iterator[Engine]:
+    """Run an engine in a folder of its own, of which nothing stays; skips where it cannot run."""
+    # Not pytest's folder: its path is long for a socket.
+    folder = Path(tempfile.mkdtemp(prefix="kt", dir="/tmp")).resolve()
+    try:
+        with _engine_in(folder) as found:
+            yield found
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _engine_in(folder: Path) -> Iterator[Engine]:
     log = folder / "dockerd.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
