@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from msgspec import Struct
 from msgspec.structs import replace
 
 from vault.database import Database
@@ -35,7 +34,16 @@ from vault.oauth.typed import as_given
 from vault.refreshing.batches import done_or_late
 from vault.refreshing.lane import Lane, replay_of, to_spool
 from vault.refreshing.observing import Observe, Observed, observed
-from vault.refreshing.page import Ending, Granted, Outlet, Place, Settled, Wanted, unused
+from vault.refreshing.page import (
+    Ending,
+    Granted,
+    Outcome,
+    Outlet,
+    Place,
+    Settled,
+    Wanted,
+    unused,
+)
 from vault.refreshing.replica import Replica
 from vault.refreshing.room import Room
 from vault.refreshing.spool import Spool, Spooled
@@ -64,17 +72,6 @@ _log = structlog.get_logger("keyturn.refreshing")
 
 
 AppOf = Callable[[Place], Awaitable[App]]
-
-
-class Outcome(Struct, frozen=True, kw_only=True):
-    """How a wish for a refresh ended.
-
-    ``generation``: of the tokens that there are now, if newer ones came; ``why`` there are none.
-    """
-
-    generation: int | None = None
-    why: str | None = None
-    failure: Failure | None = None
 
 
 class Refresher:
@@ -152,7 +149,7 @@ class Refresher:
             due += in_turn_too
         living = await self.replica.living()
         left = await rows.left_by_the_dead(self._worker, living, SWEEP_ROWS)
-        by_id = {one.connection_id: one for one in (*due, *left) if self._is_new(one)}
+        by_id = {one.connection_id: one for one in (*due, *left) if one.key not in self._flights}
         dead = {one.connection_id for one in left}
         begun = self._ordered(list(by_id.values()))
         for candidate in begun:
@@ -223,9 +220,6 @@ class Refresher:
         return waiting, True
 
     # Flights
-
-    def _is_new(self, one: Due) -> bool:
-        return (one.workspace_id, one.connection_id) not in self._flights
 
     def _ordered(self, due: list[Due]) -> list[Candidate]:
         """Whom there is room for, in their order."""

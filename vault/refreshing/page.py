@@ -136,6 +136,17 @@ class Settled(Struct, frozen=True):
     generation: int
 
 
+class Outcome(Struct, frozen=True, kw_only=True):
+    """How a wish for a refresh ended.
+
+    ``generation``: of the tokens that there are now, if newer ones came; ``why`` there are none.
+    """
+
+    generation: int | None = None
+    why: str | None = None
+    failure: Failure | None = None
+
+
 class Page:
     """What one transaction has found out and has still to write."""
 

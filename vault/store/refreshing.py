@@ -170,6 +170,11 @@ class Due(Struct, frozen=True):
     access_ends: datetime | None
     due_at: datetime | None
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Which one it is, among all workspaces'."""
+        return self.workspace_id, self.connection_id
+
 
 class Turn(Struct, frozen=True):
     """The same, or a workspace of which nothing is due."""

@@ -36,9 +36,10 @@ from vault.lifecycle.schedule import is_expiring
 from vault.lifecycle.terms import Terms, terms_of
 from vault.model import Caller, new_ids
 from vault.oauth.app import App, TokenSet
-from vault.refreshing import DRAIN_SECONDS, Outcome, Refresher
+from vault.refreshing import DRAIN_SECONDS, Refresher
 from vault.refreshing.marks import Marks
 from vault.refreshing.observing import Observe
+from vault.refreshing.page import Outcome
 from vault.refreshing.page import Place as Lane
 from vault.refreshing.replica import Replica
 from vault.refreshing.spool import Spool
