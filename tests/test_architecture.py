@@ -74,7 +74,7 @@ STEPS: Final = """
     broker.runtimes.signing
     broker.resolve.masking broker.resolve.templates broker.resolve.meanings broker.resolve.urls
     broker.resolve.bodies broker.resolve.configs broker.resolve broker.invoke
-    broker.profile broker.variables broker.upstreams.client broker.agents
+    broker.profile broker.variables broker.filling broker.upstreams.client broker.agents
     broker.telephone broker.telephone.numbers broker.upstreams
     broker.tools.lint broker.tools broker.tools.pushing
     broker.runtimes.elevenlabs broker.conversation broker.conversations

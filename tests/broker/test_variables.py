@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.filling import Credential, Values, fill, plain
 from broker.profile import AUTHORIZATION, CONVERSATION_ID, Profile, check, is_secret
 from broker.variables import (
     PLACEHOLDER,
     SECRET_PLACEHOLDER,
-    Credential,
     Grant,
     Missing,
     Person,
@@ -20,9 +20,6 @@ from broker.variables import (
     Planned,
     Token,
     Usable,
-    Values,
-    fill,
-    plain,
     plan,
     refuse_collisions,
 )
