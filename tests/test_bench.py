@@ -433,6 +433,21 @@ async def answer_of(port: int, wire: bytes) -> dict[str, Any]:
     return found
 
 
+async def test_minting_and_reading_are_measured_in_deployments_of_several_sizes() -> None:
+    outcome = await suite.BENCHMARKS["growth-mint"].run(Options(rounds=1, quick=True))
+    assert list(outcome.rounds) == [
+        *("mint, 1 thousand", "token, 1 thousand", "mint, 5 thousand", "token, 5 thousand")
+    ]
+    assert all(one["postgres_us"] > 0 for [one] in outcome.rounds.values())
+    assert len([note for note in outcome.notes if "growth exponent" in note]) == 2
+
+
+async def test_a_mint_is_timed_with_refreshing_beside_it_and_without() -> None:
+    outcome = await suite.BENCHMARKS["mint-refresh"].run(Options(rounds=1, quick=True))
+    [without], [beside] = outcome.rounds.values()
+    assert without["refreshes"] == 0 < beside["refreshes"]
+
+
 async def test_mints_written_by_hand_give_what_ours_gives() -> None:
     async with mint.bench(2) as running:
         subject = running.variants["mint"]
