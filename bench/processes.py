@@ -35,7 +35,7 @@ START_SECONDS: Final = 90.0
 STOP_SECONDS: Final = 45.0
 POLL_SECONDS: Final = 0.005
 
-Baseline = Literal["hello_raw", "hello_typed", "minted"]
+Baseline = Literal["hello_raw", "hello_typed", "minted", "minted_orm"]
 LogLevel = Literal["warning", "info"]
 Thread = tuple[int, int]
 
@@ -118,10 +118,11 @@ async def keyturn(
     key: str,
     log_level: LogLevel = "warning",
     more: Mapping[str, str] | None = None,
+    scheduler: bool = True,
 ) -> AsyncIterator[Server]:
     """Run Keyturn on a data folder; the first one on it makes a workspace with this key.
 
-    ``more``: settings that stand beside ours.
+    ``more``: settings that stand beside ours. Without ``scheduler`` another process refreshes.
     """
     port = free_port()
     settings = {
@@ -133,7 +134,7 @@ async def keyturn(
         "KEYTURN_DRAIN_SECONDS": "0",  # nobody else asks it anything
         "KEYTURN_BOOTSTRAP_API_KEY": key,
     }
-    words = ("-m", "broker.cli", "serve")
+    words = ("-m", "broker.cli", "serve", *(() if scheduler else ("--no-scheduler",)))
     async with _running(words, settings, port, READY) as server:
         yield server
 

@@ -125,6 +125,28 @@ async def world(connections: int, *, lasting: bool = False) -> AsyncIterator[Wor
         )
 
 
+@contextlib.asynccontextmanager
+async def opened_store(made: World) -> AsyncIterator[Store]:
+    """What seals as the product does."""
+    read = settings.load(made.environ)
+    embedded = Embedded(made.folder / "postgres")
+    async with boot.house(read) as house, _store(read, house, embedded) as store:
+        yield store
+
+
+@contextlib.asynccontextmanager
+async def _store(
+    read: settings.Settings, house: boot.House, embedded: Embedded
+) -> AsyncIterator[Store]:
+    database = await Database.open(embedded.dsn("keyturn_app"), size=2, statement_cache=200)
+    keyring = Keyring(boot.root_key(read), house.vault.deployment_id)
+    try:
+        yield Store(database, keyring)
+    finally:
+        await keyring.close()
+        await database.close()
+
+
 def app_of(given: Settings) -> App:
     """The integration as it is used."""
     found = Catalogue(Path(os.environ["KEYTURN_PROVIDERS_DIR"])).get(INTEGRATION)
@@ -171,13 +193,8 @@ async def _made(
         )
         caller = Caller.operator("bench").within(workspace)
         await house.vault.put_integration(caller, INTEGRATION, registration)
-        database = await Database.open(embedded.dsn("keyturn_app"), size=2, statement_cache=200)
-        keyring = Keyring(boot.root_key(read), house.vault.deployment_id)
-        try:
-            await _connect(Store(database, keyring), workspace, given.names, admin, lasting)
-        finally:
-            await keyring.close()
-            await database.close()
+        async with _store(read, house, embedded) as store:
+            await _connect(store, workspace, given.names, admin, lasting)
     await admin.execute("vacuum analyze")
     return workspace
 

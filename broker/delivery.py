@@ -12,17 +12,9 @@ from msgspec import Struct
 
 from broker.conversation import BearerKind, Delivery, Reached
 from broker.conversations import Bearers
+from broker.filling import Credential, Values, fill
 from broker.profile import is_secret
-from broker.variables import (
-    Credential,
-    Person,
-    Plan,
-    Scalar,
-    Usable,
-    Value,
-    Values,
-    fill,
-)
+from broker.variables import Person, Plan, Scalar, Usable, Value
 from vault import bearer
 from vault.errors import Unresolved
 from vault.model import Caller
@@ -180,7 +172,9 @@ class Delivering:
     ) -> Mapping[str, str | Secret]:
         """What the plan's environment variables say; raises where one has to say something."""
         wanted = planned.labels()
-        found = await self._vault.label_values(itself, wanted, environment)
+        if not wanted:
+            return {}
+        found = await self._vault.label_values(itself, set(wanted), environment)
         for name, one in planned.variables.items():
             label = getattr(one.source, "label", None)
             if label in wanted and label not in found and one.default is None:

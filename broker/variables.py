@@ -1,7 +1,7 @@
 """Which of a conversation's variables holds what. Pure.
 
 * ``plan`` says for each name where its value comes from. It holds no secret and nothing of a
-  person, so that it can be kept beside the conversation; ``fill`` puts the values in, at delivery.
+  person, so that it can be kept beside the conversation; ``broker.filling`` puts the values in.
 * A credential's name begins with ``secret__``, always: ``Plan`` itself refuses another one.
 * Every declared variable is there: its value, its default, or a placeholder. A runtime ends a call
   at the start when one is missing.
@@ -12,7 +12,9 @@
 """
 
 import re
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -28,7 +30,6 @@ from broker.profile import (
     Variable,
     is_secret,
 )
-from vault.egress import HEADER_VALUE
 from vault.errors import Invalid, VaultError
 from vault.secret import Secret
 
@@ -38,6 +39,7 @@ PLACEHOLDER: Final = ""
 NO_GENERATION: Final = 0
 MAX_GIVEN: Final = 100
 MAX_TEXT: Final = 10_000
+MAX_LAYOUTS: Final = 1_000  # that are remembered; one is a few kilobytes
 
 Scalar = str | bool | int | float
 Value = Scalar | Secret
@@ -152,6 +154,33 @@ class Missing(Struct, frozen=True, array_like=True):
     required: bool
 
 
+class Layout(dict[str, Planned]):
+    """Variables by name, and what follows from that, worked out once. Nobody changes one: it is
+    the same for nearly all users of an agent, and they share it.
+    """
+
+    def __init__(self, variables: Mapping[str, Planned]) -> None:
+        super().__init__(variables)
+        for name, one in self.items():
+            if isinstance(one.source, _CREDENTIALS) and not is_secret(name):
+                raise VaultError("A credential was planned under a name that is not secret.")
+
+    @cached_property
+    def by_integration(self) -> Mapping[str, list[str]]:
+        """The variables that draw upon each integration."""
+        found: dict[str, list[str]] = {}
+        for name, one in self.items():
+            integration = getattr(one.source, "integration", None)
+            if integration is not None:
+                found.setdefault(integration, []).append(name)
+        return found
+
+    @cached_property
+    def labels(self) -> frozenset[str]:
+        """The environment variables of the workspace that they draw upon."""
+        return frozenset(one.source.label for one in self.values() if isinstance(one.source, Label))
+
+
 class Plan(Struct, frozen=True, array_like=True):
     """Every variable of a conversation by name, and the connections that they draw upon."""
 
@@ -160,9 +189,11 @@ class Plan(Struct, frozen=True, array_like=True):
     missing: list[Missing] = []
 
     def __post_init__(self) -> None:
-        for name, one in self.variables.items():
-            if isinstance(one.source, _CREDENTIALS) and not is_secret(name):
-                raise VaultError("A credential was planned under a name that is not secret.")
+        self._layout()  # which refuses what must not be
+
+    def _layout(self) -> Layout:
+        known = self.variables
+        return known if isinstance(known, Layout) else Layout(known)
 
     @property
     def required_and_missing(self) -> list[Missing]:
@@ -171,17 +202,11 @@ class Plan(Struct, frozen=True, array_like=True):
 
     def names_of(self, integration: str) -> list[str]:
         """The variables that draw upon one integration: what a refresh has to renew."""
-        return [
-            name
-            for name, one in self.variables.items()
-            if getattr(one.source, "integration", None) == integration
-        ]
+        return list(self._layout().by_integration.get(integration, ()))
 
-    def labels(self) -> set[str]:
+    def labels(self) -> frozenset[str]:
         """The environment variables that have to be resolved."""
-        return {
-            one.source.label for one in self.variables.values() if isinstance(one.source, Label)
-        }
+        return self._layout().labels
 
     def open_to_client(self, given: Collection[str] = ()) -> set[str]:
         """What a client may set itself: what is marked so, and was not given at the mint."""
@@ -236,11 +261,43 @@ def plan(
             ready[integration] = connected[integration]
         else:
             missing.append(Missing(integration, reason, required))
-    variables: dict[str, Planned] = {}
-    for name, planned in _all(profile, person, wanted, ready):
-        variables.setdefault(name, planned)
     ids = {integration: one.connection_id for integration, one in ready.items()}
-    return Plan(variables, ids, missing)
+    return Plan(_layouts.of(profile, person, wanted, ready), ids, missing)
+
+
+class _Layouts:
+    """Layouts that are remembered. They follow from the profile and from names alone, and hold no
+    id and no value of anybody.
+    """
+
+    def __init__(self) -> None:
+        # With the profile that each was made from, so that no other one can have its place.
+        self._known: OrderedDict[tuple[object, ...], tuple[Profile | None, Layout]] = OrderedDict()
+
+    def of(
+        self,
+        profile: Profile | None,
+        person: Person,
+        wanted: Mapping[str, bool],
+        ready: Mapping[str, Usable],
+    ) -> Layout:
+        extras = tuple([(name, one.extras) for name, one in ready.items() if one.extras])
+        key = (id(profile), tuple(wanted), extras, tuple(person.attributes))
+        known = self._known.get(key)
+        if known is not None and known[0] is profile:
+            self._known.move_to_end(key)
+            return known[1]
+        variables: dict[str, Planned] = {}
+        for name, planned in _all(profile, person, wanted, ready):
+            variables.setdefault(name, planned)
+        made = Layout(variables)
+        self._known[key] = profile, made
+        if len(self._known) > MAX_LAYOUTS:
+            self._known.popitem(last=False)
+        return made
+
+
+_layouts: Final = _Layouts()
 
 
 def _wanted(
@@ -345,7 +402,7 @@ def refuse_collisions(plan: Plan, given: Mapping[str, Scalar]) -> None:
     if len(given) > MAX_GIVEN:
         raise Invalid(f"These are more than {MAX_GIVEN}.", pointer="/dynamic_variables")
     for name, value in given.items():
-        if _NAME.fullmatch(name) is None:
+        if not _is_name(name):
             raise Invalid("This is no name for a variable.", pointer="/dynamic_variables")
         if _is_taken(name):
             raise Invalid(
@@ -362,121 +419,12 @@ def refuse_collisions(plan: Plan, given: Mapping[str, Scalar]) -> None:
             )
 
 
+@lru_cache(maxsize=4_096)
+def _is_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
+
+
+@lru_cache(maxsize=4_096)
 def _is_taken(name: str) -> bool:
     """Upper case too: who compares without it should see no difference."""
     return name.lower().startswith(SYSTEM_PREFIX) or is_secret(name.lower())
-
-
-# Values
-
-
-class Credential(Struct, frozen=True, kw_only=True):
-    """What a connection gives; ``authorization`` is a whole header's value."""
-
-    token: Secret | None = None
-    authorization: Secret | None = None
-    generation: int = NO_GENERATION
-    extras: Mapping[str, str] = {}
-
-    def __repr__(self) -> str:
-        return "Credential(***)"
-
-
-class Values(Struct, frozen=True, kw_only=True):
-    """What is put in. ``grant`` is a whole header's value; ``given``: what the caller added.
-
-    A label's value is a ``Secret`` where the workspace keeps it as one.
-    """
-
-    person: Person
-    conversation_id: str
-    grant: Secret | None = None
-    credentials: Mapping[str, Credential] = {}
-    labels: Mapping[str, Scalar | Secret] = {}
-    given: Mapping[str, Scalar] = {}
-
-    def __repr__(self) -> str:
-        return "Values(***)"
-
-
-def fill(plan: Plan, values: Values, *, handles_only: bool = False) -> dict[str, Value]:
-    """Every variable with its value; one that must not be seen is a ``Secret``.
-
-    ``handles_only``: of all secrets only the conversation's own handle is given.
-    """
-    found: dict[str, Value] = dict(values.given)
-    for name, planned in plan.variables.items():
-        value = _value(name, planned.source, values)
-        if is_secret(name) and isinstance(value, str):
-            # It fills a header, and a person may have chosen it: no second header comes of it.
-            value = Secret(value) if HEADER_VALUE.fullmatch(value.encode()) else None
-        if handles_only and isinstance(value, Secret) and not isinstance(planned.source, Grant):
-            value = None
-        found[name] = _stand_in(name, planned) if value is None else value
-    return found
-
-
-def plain(filled: Mapping[str, Value]) -> dict[str, Scalar]:
-    """What anybody may see of it."""
-    return {name: one for name, one in filled.items() if not isinstance(one, Secret)}
-
-
-def _value(name: str, source: Source, values: Values) -> Value | None:
-    match source:
-        case Token() | Authorization() | Generation() | Extra():
-            one = values.credentials.get(source.integration)
-            return _of_connection_now(source, one) if one else None
-        case UserId() | UserName() | Attribute():
-            return _of_person(source, values.person)
-        case Label(label):
-            return _of_label(name, values.labels.get(label))
-        case Literally(value):
-            return value
-        case Client():
-            return values.given.get(name)
-    return values.grant if isinstance(source, Grant) else values.conversation_id
-
-
-def _of_connection_now(
-    source: Token | Authorization | Generation | Extra, one: Credential
-) -> Value | None:
-    match source:
-        case Token():
-            return one.token
-        case Authorization():
-            return one.authorization
-        case Generation():
-            return one.generation
-        case Extra():
-            return one.extras.get(source.name)
-
-
-def _of_person(source: UserId | UserName | Attribute, person: Person) -> Scalar | None:
-    match source:
-        case UserId():
-            return person.user_id
-        case UserName():
-            return person.name
-        case Attribute():
-            # Who asks for the attribute "name" of a user that has none means the name.
-            known = {"id": person.user_id, "name": person.name, **person.attributes}
-            return known.get(source.name)
-
-
-def _of_label(name: str, value: Value | None) -> Value | None:
-    """A secret of the workspace is a credential too, whatever the profile calls it."""
-    if isinstance(value, Secret) and not is_secret(name):
-        raise Invalid(
-            "The agent's profile puts a secret into a variable whose name does not begin with"
-            " secret__.",
-            pointer=f"/variables/{name}",
-        )
-    return value
-
-
-def _stand_in(name: str, planned: Planned) -> Scalar:
-    if planned.default is not None:
-        return planned.default
-    if is_secret(name):
-        return SECRET_PLACEHOLDER
-    return NO_GENERATION if isinstance(planned.source, Generation) else PLACEHOLDER

@@ -83,8 +83,9 @@ STEPS: Final = """
     broker.resolve.masking broker.resolve.templates broker.resolve.meanings broker.resolve.urls
     broker.resolve.bodies broker.resolve.configs broker.resolve broker.invoke
     broker.gateway broker.gateway.paths
-    broker.profile broker.variables broker.upstreams.client broker.upstreams.rows broker.agents
-    broker.telephone broker.telephone.numbers broker.upstreams broker.upstreams.livekit
+    broker.profile broker.variables broker.filling broker.upstreams.client broker.upstreams.rows
+    broker.agents broker.telephone broker.telephone.numbers broker.upstreams
+    broker.upstreams.livekit
     broker.tools.lint broker.tools broker.tools.pushing
     broker.runtimes.elevenlabs broker.conversation broker.conversations
     broker.sealed_rows broker.delivery

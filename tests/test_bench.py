@@ -433,13 +433,30 @@ async def answer_of(port: int, wire: bytes) -> dict[str, Any]:
     return found
 
 
-async def test_a_mint_written_by_hand_gives_what_ours_gives() -> None:
+async def test_minting_and_reading_are_measured_in_deployments_of_several_sizes() -> None:
+    outcome = await suite.BENCHMARKS["growth-mint"].run(Options(rounds=1, quick=True))
+    assert list(outcome.rounds) == [
+        *("mint, 1 thousand", "token, 1 thousand", "mint, 5 thousand", "token, 5 thousand")
+    ]
+    assert all(one["postgres_us"] > 0 for [one] in outcome.rounds.values())
+    assert len([note for note in outcome.notes if "growth exponent" in note]) == 2
+
+
+async def test_a_mint_is_timed_with_refreshing_beside_it_and_without() -> None:
+    outcome = await suite.BENCHMARKS["mint-refresh"].run(Options(rounds=1, quick=True))
+    [without], [beside] = outcome.rounds.values()
+    assert without["refreshes"] == 0 < beside["refreshes"]
+
+
+async def test_mints_written_by_hand_give_what_ours_gives() -> None:
     async with mint.bench(2) as running:
-        subject, baseline = running.variants["mint"], running.variants["by hand"]
-        for _ in range(2):  # each user
-            ours = await answer_of(subject.server.port, next(subject.requests).wire)
-            by_hand = await answer_of(baseline.server.port, next(baseline.requests).wire)
-            same_but_for_the_bearer(ours["dynamic_variables"], by_hand["dynamic_variables"])
+        subject = running.variants["mint"]
+        for name in ("by hand", "with an ORM"):
+            baseline = running.variants[name]
+            for _ in range(2):  # each user
+                ours = await answer_of(subject.server.port, next(subject.requests).wire)
+                by_hand = await answer_of(baseline.server.port, next(baseline.requests).wire)
+                same_but_for_the_bearer(ours["dynamic_variables"], by_hand["dynamic_variables"])
 
 
 def same_but_for_the_bearer(given: dict[str, Any], wanted: dict[str, Any]) -> None:

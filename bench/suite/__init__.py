@@ -2,7 +2,18 @@
 
 from typing import Final
 
-from bench.suite import bloat, crypto, growth_refresh, http, idle, mint, refresh, token
+from bench.suite import (
+    bloat,
+    crypto,
+    growth_mint,
+    growth_refresh,
+    http,
+    idle,
+    mint,
+    mint_beside_refresh,
+    refresh,
+    token,
+)
 from bench.suite.benchmark import Benchmark
 
 BENCHMARKS: Final[dict[str, Benchmark]] = {
@@ -10,6 +21,8 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {
     for one in (
         http.BENCHMARK,
         mint.BENCHMARK,
+        growth_mint.BENCHMARK,
+        mint_beside_refresh.BENCHMARK,
         token.BENCHMARK,
         idle.BENCHMARK,
         crypto.BENCHMARK,

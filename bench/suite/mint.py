@@ -1,7 +1,9 @@
 """What a mint costs: five connections with tokens of 1.5 kB, ten variables, durable, inline.
 
-* ``hello_typed``: a typed handler of our framework that greets, and does nothing else.
+* ``hello_raw``, ``hello_typed``: a bare function, and a typed handler of our framework, that greet
+  and do nothing else.
 * ``by hand``: asyncpg, a query a table and a row, Fernet; ``bench/baselines/minted.py``.
+* ``with an ORM``: the same with SQLAlchemy's async session; ``bench/baselines/minted_orm.py``.
 * ``mint``: ours, runtime ``sealed``, so that no upstream is asked; with keys of a workspace, a user
   and a conversation, row-level security, holds, and the record.
 
@@ -29,7 +31,7 @@ from vault import bearer
 from vault.database import connect_as_owner
 
 ROUNDS: Final = 9
-CONNECTIONS: Final = 16
+CONNECTIONS: Final = 32
 PEOPLE: Final = 400
 QUICK_PEOPLE: Final = 30
 INTEGRATIONS: Final = ("calendar", "chat", "crm", "files", "mail")
@@ -78,7 +80,7 @@ async def run(options: Options) -> Outcome:
     seconds = 0.3 if options.quick else 1.0
     async with bench(QUICK_PEOPLE if options.quick else PEOPLE) as running:
         subjects = {
-            name: _measuring(running, name, one, seconds) for name, one in running.variants.items()
+            name: measuring(running, name, one, seconds) for name, one in running.variants.items()
         }
         rounds = await interleaved(options.rounds_or(ROUNDS), subjects)
     return Outcome(
@@ -90,33 +92,41 @@ async def run(options: Options) -> Outcome:
         ],
         columns=COLUMNS,
         rounds=rounds,
-        pairs=[Pair("mint", "hello_typed"), Pair("mint", "by hand")],
+        pairs=[
+            Pair("mint", "hello_typed"),
+            Pair("by hand", "mint"),
+            Pair("with an ORM", "mint"),
+        ],
         gauge="cpu_us",
     )
 
 
 @contextlib.asynccontextmanager
 async def bench(people: int) -> AsyncIterator[Bench]:
-    """Start PostgreSQL and the three servers, with the same people at both who mint."""
+    """Start PostgreSQL and the servers, with the same people at all who mint."""
     key = bearer.generate("api_key").reveal()
     fernet = Fernet.generate_key().decode()
-    held = {f"user-{number}": _tokens() for number in range(people)}
+    held = {f"user-{number}": tokens_of_one() for number in range(people)}
     async with contextlib.AsyncExitStack() as stack:
         folder = stack.enter_context(processes.data_dir())
         embedded = stack.enter_context(processes.postgres(folder))
         enter = stack.enter_async_context
+        raw = await enter(processes.baseline("hello_raw"))
         typed = await enter(processes.baseline("hello_typed"))
         ours = await enter(processes.keyturn(folder, key=key))
         admin = await connect_as_owner(embedded.dsn())
         stack.push_async_callback(admin.close)
-        await _seed(ours, key, held)
+        await seed(ours, key, held)
         await minted_rows.write(admin, fernet, key, held)
         given = {"BENCH_MINT_DSN": embedded.dsn().reveal(), "BENCH_MINT_FERNET": fernet}
         wanted = [mint(key, user, tokens) for user, tokens in held.items()]
         by_hand = await enter(processes.baseline("minted", given, wanted[0]))
+        with_orm = await enter(processes.baseline("minted_orm", given, wanted[0]))
         variants = {
+            "hello_raw": Variant(raw, itertools.repeat(HELLO)),
             "hello_typed": Variant(typed, itertools.repeat(HELLO)),
             "by hand": Variant(by_hand, itertools.cycle(wanted), BY_HAND),
+            "with an ORM": Variant(with_orm, itertools.cycle(wanted), BY_HAND),
             "mint": Variant(ours, itertools.cycle(wanted), OURS),
         }
         yield Bench(variants, admin, processes.postmaster(folder))
@@ -141,13 +151,13 @@ def mint(key: str, user: str, tokens: Mapping[str, str]) -> Request:
     )
 
 
-def _tokens() -> dict[str, str]:
+def tokens_of_one() -> dict[str, str]:
+    """What one user holds."""
     return {name: secrets.token_hex(TOKEN_SIZE // 2) for name in INTEGRATIONS}
 
 
-async def _seed(
-    server: processes.Server, key: str, people: Mapping[str, Mapping[str, str]]
-) -> None:
+async def seed(server: processes.Server, key: str, people: Mapping[str, Mapping[str, str]]) -> None:
+    """Make integrations, users and connections, as a platform does it."""
     variables = {"token_url": "https://a.example/t", "authorize_url": "https://a.example/a"}
     app = {"provider": "oauth2", "client_id": "x", "client_secret": "x", "variables": variables}
     made = [
@@ -175,7 +185,7 @@ async def _seed(
         for user, held in people.items()
         for name, token in held.items()
     ]
-    for some in (made, named, connected):
+    for some in filter(None, (made, named, connected)):
         answers = await load.closed_loop(
             server.port, iter(some), connections=CONNECTIONS, seconds=load.PATIENCE * 10
         )
@@ -186,7 +196,7 @@ def _json(body: Mapping[str, object]) -> bytes:
     return json.dumps(body).encode()
 
 
-def _measuring(
+def measuring(
     running: Bench, name: str, variant: Variant, seconds: float
 ) -> Callable[[], Awaitable[Round]]:
     async def measure() -> Round:

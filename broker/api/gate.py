@@ -6,6 +6,7 @@
 * Adds the headers that every answer has, and ``Connection: close`` while the replica drains.
 """
 
+import logging
 import re
 import time
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from typing import Any, Final
 import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, ReceiveMessage, Scope, Send
+from prometheus_client import Counter, Histogram
 
 from broker.logs import clean
 from broker.metrics import Metrics
@@ -28,6 +30,7 @@ NO_STORE: Final = (b"cache-control", b"no-store")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
 _log = structlog.get_logger("keyturn.access")
+_lines = logging.getLogger("keyturn.access")  # which says whether anybody wants its lines
 
 
 class Gate:
@@ -36,6 +39,7 @@ class Gate:
     def __init__(self, metrics: Metrics) -> None:
         self.draining = False
         self._metrics = metrics
+        self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def before(self, app: ASGIApp) -> ASGIApp:
         """Return the application with the gate in front of it."""
@@ -77,6 +81,17 @@ class Gate:
             self._metrics.in_flight.dec()
             self._record(scope, status, time.perf_counter() - started, request_id)
 
+    def _counters(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
+        """Kept: to find one by its labels costs more than to count."""
+        known = self._known.get((route, method, status))
+        if known is None:
+            known = (
+                self._metrics.requests.labels(route, method, str(status)),
+                self._metrics.seconds.labels(route, method),
+            )
+            self._known[route, method, status] = known
+        return known
+
     def _headers(
         self, given: Iterable[tuple[bytes, bytes]], request_id: str
     ) -> list[tuple[bytes, bytes]]:
@@ -90,8 +105,11 @@ class Gate:
 
     def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
         route, method = route_of(scope), method_of(scope)
-        self._metrics.requests.labels(route, method, str(status)).inc()
-        self._metrics.seconds.labels(route, method).observe(seconds)
+        counter, timer = self._counters(route, method, status)
+        counter.inc()
+        timer.observe(seconds)
+        if not _lines.isEnabledFor(logging.INFO):
+            return
         caller: Any = scope["state"].get("caller")
         _log.info(
             "request",

@@ -1,7 +1,9 @@
 """What many ask for at once is asked for together: one statement and one commit for all of them.
 
-* While a batch is under way the next one collects; with nobody waiting and a lane free a batch is
-  of one, and begins at once.
+* While a batch is under way the next one collects; with nothing under way a batch is of one, and
+  begins at once.
+* A second batch goes beside the first where it is worth it: ``ENOUGH`` wait, or somebody has waited
+  for ``HURRY``. Two halves cost more than the whole, and still a stuck statement stops nobody.
 * No group takes more than a quarter of a batch while others wait.
 * One that makes a batch fail fails alone: a failed batch is asked for again one by one.
 * Whoever waits for longer than ``PATIENCE``, or comes when too many wait, is told so.
@@ -16,6 +18,8 @@ from typing import Final, Generic, NamedTuple, TypeVar
 from vault.errors import NotReady
 
 LANES: Final = 2  # batches that are under way at a time
+ENOUGH: Final = 32
+HURRY: Final = 0.02  # seconds
 PATIENCE: Final = 5.0  # seconds
 MOST_WAITING: Final = 64  # batches' worth
 SHARE: Final = 4  # a group gets one of so many parts while others wait
@@ -39,25 +43,39 @@ class Batches(Generic[Q, A]):
         self._groups: dict[Hashable, deque[_Waiting[Q, A]]] = {}
         self._waiting = 0
         self._lanes = 0
+        self._hurry: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def ask(self, group: Hashable, question: Q) -> A:
         """The answer to one question; ``group``: on whose behalf it is asked."""
         if self._waiting >= self._cap * MOST_WAITING:
             raise NotReady("Too many wait for the database.")
-        answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[A] = loop.create_future()
         queue = self._groups.get(group)
         if queue is None:
             queue = self._groups[group] = deque()
         queue.append(_Waiting(question, answer, time.monotonic()))
         self._waiting += 1
+        if self._lanes == 0 or self._waiting >= min(ENOUGH, self._cap):
+            self._open_lane()
+        elif self._hurry is None:
+            self._hurry = loop.call_later(HURRY, self._hasten)
+        return await answer
+
+    def _open_lane(self) -> None:
         if self._lanes < LANES:
             self._lanes += 1
             # It begins after whoever else is ready to ask in this turn of the loop.
             task = asyncio.create_task(self._drain())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return await answer
+
+    def _hasten(self) -> None:
+        """Somebody may have waited for long; who came later only gains by it."""
+        self._hurry = None
+        if self._waiting:
+            self._open_lane()
 
     async def _drain(self) -> None:
         try:

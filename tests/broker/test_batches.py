@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from broker.mint.batches import LANES, MOST_WAITING, Batches
+from broker.mint.batches import ENOUGH, HURRY, LANES, MOST_WAITING, Batches
 from vault.errors import Conflict, NotReady
 
 
@@ -48,8 +48,34 @@ async def busy(place: Place, batches: Batches[str, str]) -> list[asyncio.Task[st
     for number in range(LANES):
         tasks += asking(batches, f"z-{number}")
         await settled()
+        await asyncio.sleep(number * 2 * HURRY)  # the first begins at once
     assert len(place.seen) == LANES
     return tasks
+
+
+async def test_a_second_batch_begins_when_enough_wait(place: Place) -> None:
+    batches = Batches(place.run, 2 * ENOUGH)
+    tasks = asking(batches, "a-0")
+    await settled()
+    tasks += asking(batches, *(f"b-{n}" for n in range(ENOUGH - 1)))
+    await settled()
+    assert len(place.seen) == 1
+    tasks += asking(batches, "b-last")
+    await settled()
+    assert [len(one) for one in place.seen] == [1, ENOUGH]
+    place.open.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_a_statement_that_is_stuck_stops_nobody(place: Place) -> None:
+    batches = Batches(place.run, 8)
+    stuck = asking(batches, "a-0")
+    await settled()
+    other = asking(batches, "b-0")
+    await asyncio.sleep(2 * HURRY)
+    assert place.seen == [["a-0"], ["b-0"]]
+    place.open.set()
+    await asyncio.gather(*stuck, *other)
 
 
 async def test_who_comes_alone_is_asked_for_at_once(place: Place) -> None:
@@ -142,9 +168,9 @@ async def test_who_goes_away_is_not_asked_for(place: Place) -> None:
 
 
 async def test_who_waits_too_long_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.mint.batches.PATIENCE", 0.01)
     batches = Batches(place.run, 8)
     first = await busy(place, batches)
+    monkeypatch.setattr("broker.mint.batches.PATIENCE", 0.01)
     [late] = asking(batches, "a-0")
     await asyncio.sleep(0.05)
     place.open.set()

@@ -1,18 +1,20 @@
 """Variables of a conversation: which one holds what, and that no credential is ever seen."""
 
 import string
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from broker.filling import Credential, Values, fill, plain
 from broker.profile import AUTHORIZATION, CONVERSATION_ID, Profile, check, is_secret
 from broker.variables import (
     PLACEHOLDER,
     SECRET_PLACEHOLDER,
-    Credential,
     Grant,
     Missing,
     Person,
@@ -20,9 +22,6 @@ from broker.variables import (
     Planned,
     Token,
     Usable,
-    Values,
-    fill,
-    plain,
     plan,
     refuse_collisions,
 )
@@ -74,6 +73,43 @@ def test_without_a_profile_everything_has_its_usual_name_and_nothing_is_required
         "plan": "pro",
         "seats": 3,
     }
+
+
+def test_users_who_differ_in_ids_alone_share_what_follows_from_names() -> None:
+    other = Person(user_id="bob", name="Bob", attributes={"plan": "free", "seats": 1})
+    mine = plan(None, ADA, [GOOGLE, SLACK])
+    his = plan(None, other, [replace(GOOGLE, connection_id="conn_b"), SLACK])
+    assert mine.variables is his.variables
+    assert mine.connections["google"] == "conn_g"
+    assert his.connections["google"] == "conn_b"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: plan(None, replace(ADA, attributes={}), [GOOGLE]),
+        lambda: plan(None, ADA, [replace(GOOGLE, extras=())]),
+        lambda: plan(None, ADA, [SLACK]),
+        lambda: plan(None, ADA, [GOOGLE], only=["google", "slack"]),
+        lambda: plan(profile_of({}), ADA, [GOOGLE]),
+        lambda: plan(profile_of({"variables": {"greeting": {"value": "hello"}}}), ADA, [GOOGLE]),
+    ],
+    ids=["attributes", "extras", "integration", "asked for", "a profile", "another profile"],
+)
+def test_what_is_remembered_is_given_to_nobody_of_another_description(
+    other: Callable[[], Plan],
+) -> None:
+    ours = plan(None, ADA, [GOOGLE])
+    theirs = other()
+    assert theirs.variables is not ours.variables
+    assert theirs == other(), "remembered or not"
+
+
+def test_a_profile_that_has_changed_is_planned_anew() -> None:
+    for greeting in ("hello", "good day"):
+        written = {"variables": {"greeting": {"value": greeting}}}
+        planned = plan(profile_of(written), ADA, [])
+        assert fill(planned, values())["greeting"] == greeting
 
 
 def test_a_connection_that_cannot_be_used_leaves_placeholders_under_the_same_names() -> None:

@@ -16,11 +16,11 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final
 from urllib.parse import quote, quote_plus, urlencode, urlsplit
 
-from vault.egress import HEADER_VALUE
+from vault.egress import HEADER_VALUE, is_header_value
 from vault.errors import Invalid, Misconfigured, Unresolved
 from vault.oauth.app import App, TokenSet
 from vault.providers.check import NAME, TYPED_NAMES, captured
@@ -55,11 +55,18 @@ def around_token(template: str, token: Secret | None) -> Secret | None:
     """A header's value that is nothing but a token and what stands around it; ``None`` where it
     takes more than that, or nothing comes of it.
     """
-    parts = _AROUND_TOKEN.fullmatch(template)
+    parts = _around(template)
     if parts is None or not token:
         return None
-    value = f"{parts[1]}{token.reveal()}{parts[2]}"
-    return Secret(value) if HEADER_VALUE.fullmatch(value.encode()) else None
+    value = b"".join((parts[0], token.reveal_bytes(), parts[1]))
+    return Secret(value) if is_header_value(value) else None
+
+
+@lru_cache(maxsize=1_024)
+def _around(template: str) -> tuple[bytes, bytes] | None:
+    """What stands before and behind the token."""
+    parts = _AROUND_TOKEN.fullmatch(template)
+    return None if parts is None else (parts[1].encode(), parts[2].encode())
 
 
 class Filling:

@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from msgspec.structs import replace
 
@@ -86,8 +87,13 @@ def base_url(
 
 def check_header_name(name: str) -> None:
     """Refuse what is no header's name, and a header that nobody may choose."""
-    if HEADER_NAME.fullmatch(name) is None or name.lower() in OURS:
+    if not _can_be_chosen(name):
         raise Invalid("This header cannot be chosen.", pointer="/header_name")
+
+
+@lru_cache(maxsize=1_024)
+def _can_be_chosen(name: str) -> bool:
+    return HEADER_NAME.fullmatch(name) is not None and name.lower() not in OURS
 
 
 def _name(known: Filling, template: str) -> str:
