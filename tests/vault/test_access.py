@@ -47,7 +47,7 @@ POLICY: Final[dict[Scope | None, set[Action]]] = {
     None: {
         *("workspace.create", "workspace.list", "workspace.read", "workspace.delete"),
         *GRANTED,
-        *("rotation.run", "rotation.verify"),
+        *("rotation.run", "rotation.verify", "backup.take", "backup.restore"),
     },
     "manage": {
         *("key.create", "key.list", "key.read", "key.delete"),
