@@ -48,6 +48,7 @@ POLICY: Final[dict[Scope | None, set[Action]]] = {
         *("workspace.create", "workspace.list", "workspace.read", "workspace.delete"),
         *GRANTED,
         *("rotation.run", "rotation.verify", "chain.verify", "chain.export", "chain.anchor"),
+        *("backup.take", "backup.restore"),
     },
     "manage": {
         *("key.create", "key.list", "key.read", "key.delete"),

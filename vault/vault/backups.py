@@ -16,6 +16,7 @@ from vault.backup.moving_on import (
     workspaces,
 )
 from vault.backup.taking import take
+from vault.database import Transaction
 from vault.keyring.rotations import Step, Tell, untold
 from vault.model import OPERATOR, Caller
 from vault.refreshing.marks import Level, Mark, Marks
@@ -38,7 +39,7 @@ class Backups(Refreshing):
     ) -> Manifest:
         """Back the database up to a new file, by the owner's login. The record says so before."""
         access.permit(caller, "backup.take")
-        await self._recorded(caller, "backup.take")
+        await self._database.run(OPERATOR, lambda tx: self._recorded(tx, caller, "backup.take"))
         return await take(owner, self._pepper, place, parts, tell)
 
     async def go_on(
@@ -66,7 +67,7 @@ class Backups(Refreshing):
         outside = marks.read().level
         level = await self._database.run(OPERATOR, lambda tx: advance(tx, outside))
         marks.write(Mark(self.deployment_id, level.mark, epoch=level.epoch))
-        await self._recorded(caller, "backup.restore")
+        await self._database.run(OPERATOR, lambda tx: self._recorded(tx, caller, "backup.restore"))
         await self._carried()
         return moved
 
@@ -75,11 +76,8 @@ class Backups(Refreshing):
         access.permit(caller, "backup.restore")
         marks = Marks(self._kept_outside, self.deployment_id)
         marks.write(Mark(self.deployment_id, level.mark, epoch=level.epoch))
-        await self._recorded(caller, "backup.restore")
+        await self._database.run(OPERATOR, lambda tx: self._recorded(tx, caller, "backup.restore"))
         await self._carried()
 
-    async def _recorded(self, caller: Caller, action: str) -> None:
-        target = ("deployment", self.deployment_id)
-        await self._database.run(
-            OPERATOR, lambda tx: audit.record(tx, caller, action, target=target)
-        )
+    async def _recorded(self, tx: Transaction, caller: Caller, action: str) -> None:
+        await audit.record(tx, caller, action, target=("deployment", self.deployment_id))

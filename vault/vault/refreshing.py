@@ -119,7 +119,10 @@ class Refreshing(Connections):
         return Announcements(self._database, self._keyring)
 
     async def join(self) -> None:
-        """Be seen by the other replicas, and answer what they ask."""
+        """Be seen by the other replicas, and answer what they ask; bring the list of what was
+        deleted up to date, so that one that is empty is there, too.
+        """
+        await self._carried()
         await self._refresher.replica.join()
 
     @cached_property
