@@ -110,7 +110,10 @@ def _litestar(
         state=State({"door": Door(vault, settings.operator_keys), "gate": gate, "ticks": None}),
         request_max_body_size=MAX_BODY,
         openapi_config=_openapi(),
-        on_startup=[lambda: vault.observe_refreshes(metrics.refreshed)],
+        on_startup=[
+            lambda: vault.observe_refreshes(metrics.refreshed),
+            lambda: vault.observe_root_key(metrics.root_key_called),
+        ],
         logging_config=None,
         debug=False,
     )

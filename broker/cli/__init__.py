@@ -104,6 +104,7 @@ def serve(*, no_scheduler: bool) -> None:
                 say(first_key.reveal())
             work = [] if no_scheduler else boot.jobs(house)
             async with ticking([*work, boot.counting(house.vault, service.metrics)]) as ticks:
+                ticks.observe = service.metrics.tick_ended
                 service.app.state.ticks = None if no_scheduler else ticks
                 await server.run(service, settings)
 
