@@ -20,11 +20,11 @@ from broker.api.problems import handlers
 from broker.api.raw import RawMint
 from broker.api.requests import Door, caller_of
 from broker.api.responses import correct
+from broker.api.tracing import Traces
 from broker.broker import Broker
 from broker.metrics import Metrics
 from broker.relay import Relay
 from broker.settings import Settings
-from broker.tracing import Traces
 from broker.web import people
 from vault import __version__
 from vault.vault import Vault

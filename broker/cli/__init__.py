@@ -29,6 +29,7 @@ from broker.api.messages import (
     WorkspaceOut,
 )
 from broker.api.problems import reason_of
+from broker.api.tracing import Traces, tracing
 from broker.app import create_service
 from broker.cli.agent import agent
 from broker.cli.connection import connection
@@ -49,7 +50,6 @@ from broker.terminal import (
     run,
     say,
 )
-from broker.tracing import Traces, tracing
 from vault import __version__, bearer
 from vault.errors import Invalid, Misconfigured
 from vault.kms.file import new_line
