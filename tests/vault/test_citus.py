@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = (ROOT / "deploy" / "citus" / "distribute.sql").read_text()
 TEXTS = texts(ROOT / "vault") | texts(ROOT / "broker")
 # The loaded modules of both packages have made their queries by now.
-QUERIES = {name: one for name, one in every_query().items() if broker.app and vault.vault}
+LOADED = (broker.app, vault.vault)
+QUERIES = {name: one for name, one in every_query().items() if LOADED}
 
 # What Citus has, as far as the script uses it, with its refusals.
 STAND_IN = """
