@@ -20,11 +20,11 @@ from broker.api.problems import handlers
 from broker.api.raw import RawMint
 from broker.api.requests import Door, caller_of
 from broker.api.responses import correct
+from broker.api.tracing import Traces
 from broker.broker import Broker
 from broker.metrics import Metrics
 from broker.relay import Relay
 from broker.settings import Settings
-from broker.tracing import Traces
 from broker.web import people
 from vault import __version__
 from vault.vault import Vault
@@ -110,7 +110,10 @@ def _litestar(
         state=State({"door": Door(vault, settings.operator_keys), "gate": gate, "ticks": None}),
         request_max_body_size=MAX_BODY,
         openapi_config=_openapi(),
-        on_startup=[lambda: vault.observe_refreshes(metrics.refreshed)],
+        on_startup=[
+            lambda: vault.observe_refreshes(metrics.refreshed),
+            lambda: vault.observe_root_key(metrics.root_key_called),
+        ],
         logging_config=None,
         debug=False,
     )

@@ -20,13 +20,13 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
+from broker.api.tracing import Traces, collector
 from broker.broker import Broker
 from broker.events import Courier
 from broker.metrics import Metrics
 from broker.migrations import PARTS
 from broker.sealed_rows import SEALED
 from broker.settings import Settings
-from broker.tracing import Traces, collector
 from vault.database import Database
 from vault.dsn import hosts_of
 from vault.egress import Egress, Endpoint, parse_allow

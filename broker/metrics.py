@@ -60,6 +60,13 @@ class Metrics:
         self.relays = Relays(self.registry)
         self._refreshes = _Refreshes(self.registry)
         self._deliveries = _Deliveries(self.registry)
+        self._root_key = _RootKey(self.registry)
+        self._ticks = Counter(
+            "keyturn_ticks_total",
+            "Turns of what is done in the background, by job and how they ended.",
+            ("job", "outcome"),
+            registry=self.registry,
+        )
         self._deployment = _Deployment(self.registry)
         info = ("keyturn_build_info", "Always 1; the version.", ("version",))
         Gauge(*info, registry=self.registry).labels(__version__).set(1)
@@ -74,6 +81,15 @@ class Metrics:
         self._refreshes.ended.labels(seen.provider, seen.outcome).inc()
         self._refreshes.seconds.labels(seen.provider).observe(seen.seconds)
         self._refreshes.lag.labels(seen.provider).observe(seen.late_by)
+
+    def root_key_called(self, operation: str, outcome: str, seconds: float) -> None:
+        """Count a call of the root key."""
+        self._root_key.calls.labels(operation, outcome).inc()
+        self._root_key.seconds.labels(operation).observe(seconds)
+
+    def tick_ended(self, job: str, outcome: str) -> None:
+        """Count a turn of what is done in the background."""
+        self._ticks.labels(job, outcome).inc()
 
     def refreshing(self, under_way: int) -> None:
         """Show how many refreshes have not ended."""
@@ -135,6 +151,25 @@ class Relays:
     def closed(self, by: str, code: int) -> None:
         """Count an end. Anybody may choose a code from 3000 on; those are one label."""
         self._closed.labels(by, str(code) if code < FREE_CODES else "private").inc()
+
+
+class _RootKey:
+    """What is counted of the root key, which may be at a service."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.calls = Counter(
+            "keyturn_root_key_calls_total",
+            "Calls of the root key that have ended, by operation and outcome.",
+            ("operation", "outcome"),
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "keyturn_root_key_duration_seconds",
+            "Time that a call of the root key took.",
+            ("operation",),
+            buckets=SECONDS,
+            registry=registry,
+        )
 
 
 class _Refreshes:

@@ -76,8 +76,8 @@ STEPS: Final = """
     vault.vault.backups
     vault.vault.tries vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
 
-    broker broker.migrations broker.lights broker.settings broker.logs broker.admission
-    broker.frames broker.events broker.metrics
+    broker broker.migrations broker.settings broker.logs broker.admission broker.frames
+    broker.events broker.metrics
     broker.runtimes broker.runtimes.sealed broker.runtimes.livekit
     broker.runtimes.signing
     broker.resolve.masking broker.resolve.templates broker.resolve.meanings broker.resolve.urls
@@ -95,11 +95,12 @@ STEPS: Final = """
     broker.telephone.phone_numbers broker.telephone.incoming broker.telephone.outgoing
     broker.telephone.post_call
     broker.broker broker.relay
+    broker.api.lights
     broker.api.messages broker.api.provider_messages broker.api.resolve_messages
     broker.api.connect_messages broker.api.token_messages broker.api.event_messages
     broker.api.agent_messages broker.api.conversation_messages
     broker.api.problems broker.api.requests broker.api.responses
-    broker.api.examples broker.api.gate broker.tracing
+    broker.api.examples broker.api.gate broker.api.tracing
     broker.api.workspaces broker.api.keys broker.api.users broker.api.audit_events
     broker.api.settings broker.api.resolve broker.api.providers
     broker.api.integrations broker.api.connections broker.api.tokens
@@ -114,7 +115,7 @@ STEPS: Final = """
     broker.api.health broker.api
     broker.web.static broker.web broker.web.wording broker.web.endings broker.web.forms
     broker.web.connect broker.web.catalogue broker.web.people
-    broker.boot broker.restoring broker.app broker.server broker.advice broker.doctor
+    broker.boot broker.restoring broker.app broker.server broker.doctor.advice broker.doctor
     broker.sandbox.knobs broker.sandbox.history broker.sandbox.evil broker.sandbox.device
     broker.sandbox.elevenlabs.knobs broker.sandbox.elevenlabs.leaks broker.sandbox.elevenlabs
     broker.sandbox.elevenlabs.chunked broker.sandbox.dialect broker.sandbox.signing
@@ -171,13 +172,13 @@ ONLY_IN: Final = {
     "pkcs11": {"vault.kms.pkcs11"},
     "google": {"vault.kms.gcp"},
     "azure": {"vault.kms.azure"},
-    "opentelemetry": {"broker.tracing"},  # an extra
+    "opentelemetry": {"broker.api.tracing"},  # an extra
     "uvicorn": {"broker.server", "broker.sandbox.server"},
 }
 NEVER_IN_VAULT: Final = {"broker", "litestar", "uvicorn", "starlette", "elevenlabs"}
 REVEALING: Final = {
     "vault.bearer": "a bearer is parsed and hashed",
-    "vault.database": "logins are made from an address with its password",
+    "vault.dsn": "a login is made from an address with its password",
     "vault.database.reaching": "asyncpg wants an address with its password",
     "vault.egress": "credentials leave in headers and bodies of outbound calls",
     "vault.egress.sockets": "a signed URL is opened; the first frame of a conversation leaves",

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -25,6 +25,8 @@ WATCH_SECONDS: Final = 1.0
 LATE_TICKS: Final = 3
 # As long as a tick has at the end to finish what it began.
 STOP_SECONDS: Final = 5.0
+
+Outcome = Literal["done", "failed", "cut_short", "asleep"]
 
 _log = structlog.get_logger("keyturn.scheduler")
 
@@ -45,6 +47,7 @@ class Ticks:
         self._jobs = {job.name: job for job in jobs}
         self._last = dict.fromkeys(self._jobs, time.monotonic())
         self._running: dict[str, asyncio.Task[Any]] = {}
+        self.observe: Callable[[str, Outcome], None] = lambda _job, _outcome: None
 
     @property
     def late_by(self) -> float:
@@ -88,6 +91,7 @@ class Ticks:
             for name, job in self._jobs.items():
                 late = now - self._last[name] > LATE_TICKS * max(job.seconds, WATCH_SECONDS)
                 if late and name not in self._running:
+                    self.observe(name, "asleep")
                     _log.warning("tick_was_asleep", job=name)
                     self.entry(name).modify(next_run_time=datetime.now(UTC))
 
@@ -98,18 +102,22 @@ class Ticks:
     async def _tick(self, job: Job) -> None:
         if task := asyncio.current_task():
             self._running[job.name] = task
+        outcome: Outcome = "failed"
         try:
             done = await job.work()
         except asyncio.CancelledError:  # apscheduler would call it an error
+            outcome = "cut_short"
             _log.warning("tick_cut_short", job=job.name)
         except Exception as error:  # noqa: BLE001 - apscheduler would log its text, which may hold anything
             _log.warning("tick_failed", job=job.name, error=type(error).__name__)
         else:
+            outcome = "done"
             if done:
                 _log.info("tick", job=job.name, number=done)
         finally:
             self._running.pop(job.name, None)
             self._last[job.name] = time.monotonic()
+            self.observe(job.name, outcome)
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 * A span says what is done, at which provider, and how it ended, in words of ours: never an address
   with its path, a value, a bearer or an error's text.
-* The vault knows no library for this. ``broker.tracing`` brings one where that is asked for.
+* The vault knows no library for this. ``broker.api.tracing`` brings one where that is asked for.
 """
 
 from contextlib import AbstractContextManager, nullcontext

@@ -5,7 +5,7 @@ from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 
-from broker import lights
+from broker.api import lights
 from broker.api.messages import Check, Liveness, Readiness
 from broker.api.responses import problems
 from broker.metrics import CONTENT_TYPE, Metrics

@@ -8,7 +8,7 @@ from typing import Annotated, Generic, Self, TypeVar
 
 from msgspec import Meta, Struct
 
-from broker.lights import Name as LightName
+from broker.api.lights import Name as LightName
 from vault.environments import FallbackWarning
 from vault.model import (
     MAX_ATTRIBUTES,

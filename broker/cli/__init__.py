@@ -28,6 +28,7 @@ from broker.api.messages import (
     WorkspaceOut,
 )
 from broker.api.problems import reason_of
+from broker.api.tracing import Traces, tracing
 from broker.app import create_service
 from broker.cli.agent import agent
 from broker.cli.audit import audit
@@ -51,7 +52,6 @@ from broker.terminal import (
     run,
     say,
 )
-from broker.tracing import Traces, tracing
 from vault import __version__, bearer
 from vault.errors import Invalid, Misconfigured
 from vault.kms.file import new_line
@@ -110,6 +110,7 @@ def serve(*, no_scheduler: bool) -> None:
                 say(first_key.reveal())
             work = [] if no_scheduler else boot.jobs(house)
             async with ticking([*work, boot.counting(house.vault, service.metrics)]) as ticks:
+                ticks.observe = service.metrics.tick_ended
                 service.app.state.ticks = None if no_scheduler else ticks
                 await server.run(service, settings)
 

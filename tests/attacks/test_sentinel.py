@@ -20,7 +20,7 @@ import asyncpg
 import pytest
 from msgspec import Struct
 from support.api import Api, Reply
-from support.collector import collecting
+from support.collector import INSTALLED, collecting
 from support.process import Replica, development, short_folder
 from support.sentinels import LOUD, Secrets, names_in, of_processes, rows_of
 from support.visitor import Visitor, visiting
@@ -456,7 +456,7 @@ def test_the_search_looks_at_the_right_things(left: Left) -> None:
         found = set().union(*(names_in(one, left.clear) for one in left.places[place]))
         assert found == set(left.clear), place
     assert any(b"keyturn_http_requests_total{" in one for one in left.places["the metrics"])
-    assert any(b"PUT /v1/users/{user_id}" in one for one in left.places["the traces"])
+    assert any(b"PUT /v1/users/{user_id}" in one for one in left.places["the traces"]) == INSTALLED
     assert any(b"broker.cli" in one for one in left.places["the processes' arguments"])
     assert left.places["the database's environment"]
     assert any(b'"unexpected_error"' in one for one in left.places["our log"])

@@ -17,8 +17,8 @@ from click.testing import CliRunner
 from msgspec import Struct
 from support.process import Deployment, deployment, environment, keyturn
 
-from broker.advice import of_settings
 from broker.cli import main
+from broker.doctor.advice import of_settings
 from broker.settings import Settings
 from vault import __version__
 from vault.bearer import kind_of

@@ -10,7 +10,7 @@ import aiohttp
 import asyncpg
 import pytest
 from conftest import Tenant
-from support.api import Api
+from support.api import Api, Running
 from support.process import Alone, alone
 
 from broker.settings import Settings
@@ -162,6 +162,8 @@ async def test_numbers_are_counted_by_the_routes_template_alone(
         'keyturn_http_problems_total{code="not_found"}',
         'keyturn_db_pool_connections{state="busy"}',
         "keyturn_build_info{version=",
+        'keyturn_root_key_calls_total{operation="health",outcome="ok"}',
+        "keyturn_root_key_duration_seconds_bucket{",
     ):
         assert name in text
 
@@ -171,3 +173,22 @@ async def test_the_numbers_are_in_prometheus_own_format(anyone: Api) -> None:
     assert reply.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     line = re.compile(r"#.*|[a-zA-Z_:][\w:]*({[^}]*(}[^}]*)*})? -?[\d.e+-]+(inf|nan)?|")
     assert [one for one in reply.body.decode().split("\n") if not line.fullmatch(one)] == []
+
+
+async def test_labels_are_few_and_take_few_values(service: Running) -> None:
+    """A closed list: a label that could grow with workspaces, users or requests is not on it."""
+    known = {
+        *("route", "method", "status", "code", "state", "version", "le", "operation"),
+        *("provider", "outcome", "standing", "job", "by", "direction"),
+    }
+    families = list(service.service.metrics.registry.collect())
+    used = {label for family in families for one in family.samples for label in one.labels}
+    assert used <= known
+    assert all(one.name.startswith("keyturn_") for one in families)
+
+
+async def test_a_root_key_that_is_away_is_counted(mine: Api, own_root_key: Path) -> None:
+    with moved_away(own_root_key):
+        await checks(mine)
+    text = (await mine.get("/metrics")).body.decode()
+    assert 'keyturn_root_key_calls_total{operation="health",outcome="failed"} 1.0' in text

@@ -19,9 +19,9 @@ import pytest
 from msgspec import Struct
 from support.process import Deployment, Replica, deployment
 
-from broker import lights
-from broker.advice import Finding
+from broker.api import lights
 from broker.doctor import examine
+from broker.doctor.advice import Finding
 from vault.kms.file import new_line
 from vault.scheduler import Job, Ticks
 

@@ -3,7 +3,6 @@
 A real replica, a provider of the sandbox, and a collector that takes OTLP over HTTP.
 """
 
-import importlib.util
 import re
 import secrets
 import subprocess
@@ -21,8 +20,8 @@ from support.process import CHECKOUT, deployment, environment
 from support.sandbox import Provider, providing
 from support.wire import wired
 
-from broker import tracing
-from broker.tracing import ATTRIBUTES, collector, endpoint
+from broker.api import tracing
+from broker.api.tracing import ATTRIBUTES, collector, endpoint
 from vault.egress import Endpoint
 from vault.errors import Misconfigured
 
@@ -165,8 +164,8 @@ def test_nothing_of_anybody_is_in_a_trace(life: Life) -> None:
 
 def test_a_library_that_is_not_asked_for_is_not_loaded() -> None:
     code = (
-        "import sys, broker.cli, broker.tracing\n"
-        "with broker.tracing.tracing({}) as traces: assert traces is None\n"
+        "import sys, broker.cli, broker.api.tracing\n"
+        "with broker.api.tracing.tracing({}) as traces: assert traces is None\n"
         "assert not [one for one in sys.modules if one.split('.')[0] == 'opentelemetry']"
     )
     done = subprocess.run(
@@ -205,7 +204,7 @@ def test_no_url_of_a_workspace_leads_to_the_collector() -> None:
 
 
 def test_a_collector_without_the_extra_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with (
         pytest.raises(Misconfigured, match="the extra 'otel' is not installed"),
         tracing.tracing({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}),

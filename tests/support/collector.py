@@ -4,9 +4,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Final
 
 from msgspec import Struct
+
+INSTALLED: Final = find_spec("opentelemetry") is not None and bool(find_spec("opentelemetry.sdk"))
 
 
 class Span(Struct, frozen=True):
@@ -33,7 +36,9 @@ class Collector:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What a process is told, so that all of its spans come here."""
+        """What a process is told, so that its spans come here; nothing, without the extra."""
+        if not INSTALLED:
+            return {}
         return {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.port}",
             "OTEL_BSP_SCHEDULE_DELAY": "200",

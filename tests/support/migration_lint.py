@@ -114,7 +114,7 @@ def _added(table: str, column: ast.ColumnDef) -> Iterator[str]:
 
 
 def _is_grant(statement: ast.Node) -> bool:
-    return isinstance(statement, ast.GrantStmt) and statement.is_grant
+    return isinstance(statement, ast.GrantStmt) and bool(statement.is_grant)
 
 
 def _rights(grant: ast.GrantStmt) -> set[tuple[str, str, str]]:

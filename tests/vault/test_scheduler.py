@@ -29,9 +29,12 @@ class Work:
 
 async def test_a_tick_that_fails_is_followed_by_the_next() -> None:
     work = Work()
-    async with ticking([Job("work", 0.05, work)]):
+    seen: list[tuple[str, str]] = []
+    async with ticking([Job("work", 0.05, work)]) as ticks:
+        ticks.observe = lambda job, outcome: seen.append((job, outcome))
         await work.reaches(4)
     done = work.done
+    assert set(seen) == {("work", "done"), ("work", "failed")}
     await asyncio.sleep(0.2)
     assert work.done == done, "who stops ticks no more"
 
@@ -40,6 +43,8 @@ async def test_a_clock_that_goes_back_puts_nothing_to_sleep() -> None:
     work = Work()
     async with ticking([Job("work", 0.05, work)]) as ticks:
         await work.reaches(1)
+        seen: list[str] = []
+        ticks.observe = lambda _, outcome: seen.append(outcome)
         # What apscheduler makes of a clock that has gone back by an hour.
         ticks.entry("work").modify(next_run_time=datetime.now(UTC) + timedelta(hours=1))
         done = work.done
@@ -47,6 +52,7 @@ async def test_a_clock_that_goes_back_puts_nothing_to_sleep() -> None:
         assert work.done <= done + 1
         assert ticks.late_by > 0
         await work.reaches(done + 3)
+        assert "asleep" in seen
 
 
 async def test_no_tick_begins_before_the_last_has_ended() -> None:

@@ -18,7 +18,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 from msgspec import Struct
 
@@ -33,6 +33,10 @@ _WORKSPACE_KEY = "workspace-key"
 _Place = tuple[str, bytes]
 _Flight = tuple[str, bytes, bytes]
 _Answer = TypeVar("_Answer")
+
+Operation = Literal["wrap", "unwrap", "key_info", "health"]
+Observe = Callable[[Operation, str, float], None]
+"""Is told of each call of the root key: which, how it ended, and how many seconds it took."""
 
 
 class Degraded(NotReady):
@@ -73,6 +77,7 @@ class Keyring:
     ) -> None:
         if max_workspaces < 1 or not 0 < soft_ttl <= hard_ttl:
             raise ValueError("a keyring holds at least one key, and refreshes it before it dies")
+        self.observe: Observe = lambda *_: None
         self._root = root
         self._deployment_id = deployment_id
         self._max_entries = max_workspaces
@@ -141,20 +146,22 @@ class Keyring:
         self, purpose: str, secret: bytes, by: str | None = None
     ) -> Wrapped:
         """Wrap what belongs to no workspace: the pepper of the bearers, for example."""
-        return await self._bounded(self._root.wrap(secret, self._secret_context(purpose), by))
+        context = self._secret_context(purpose)
+        return await self._bounded("wrap", self._root.wrap(secret, context, by))
 
     async def unwrap_deployment_secret(self, purpose: str, wrapped: Wrapped) -> bytes:
         """Unwrap it; another purpose or deployment is an ``IntegrityError``."""
-        return await self._bounded(self._root.unwrap(wrapped, self._secret_context(purpose)))
+        context = self._secret_context(purpose)
+        return await self._bounded("unwrap", self._root.unwrap(wrapped, context))
 
     async def root_key_info(self) -> KeyInfo:
         """Tell which root key wraps now: rows that name another one are due for ``rewrap``."""
-        return await self._bounded(self._root.key_info())
+        return await self._bounded("key_info", self._root.key_info())
 
     async def health(self) -> None:
         """Return if the root key works; raise why it does not. ``Degraded``: much goes on."""
         try:
-            await self._bounded(self._root.health())
+            await self._bounded("health", self._root.health())
         except NotReady as error:
             if any(self._clock() < entry.dead_at for entry in self._entries.values()):
                 raise Degraded(error.message, retry_after=error.retry_after) from None
@@ -245,7 +252,7 @@ class Keyring:
         self, workspace: str, key_id: bytes, version: int, key: bytes, by: str | None = None
     ) -> StoredKey:
         context = self._key_context(workspace, key_id)
-        wrapped = await self._bounded(self._root.wrap(key, context, by))
+        wrapped = await self._bounded("wrap", self._root.wrap(key, context, by))
         return StoredKey(
             key_id=key_id,
             version=version,
@@ -256,7 +263,7 @@ class Keyring:
     async def _unwrap_workspace_key(self, workspace: str, stored: StoredKey) -> bytes:
         context = self._key_context(workspace, stored.key_id)
         wrapped = Wrapped(stored.wrapped, stored.root_key_id)
-        key = await self._bounded(self._root.unwrap(wrapped, context))
+        key = await self._bounded("unwrap", self._root.unwrap(wrapped, context))
         if len(key) != KEY_SIZE or len(stored.key_id) != KEY_ID_SIZE:
             raise IntegrityError("What was unwrapped is not a workspace key.")
         return key
@@ -272,9 +279,19 @@ class Keyring:
     def _secret_context(self, purpose: str) -> WrapContext:
         return WrapContext(deployment_id=self._deployment_id, purpose=purpose)
 
-    async def _bounded(self, call: Awaitable[_Answer]) -> _Answer:
+    async def _bounded(self, operation: Operation, call: Awaitable[_Answer]) -> _Answer:
+        began, outcome = time.monotonic(), "failed"
         try:
             async with asyncio.timeout(self._deadline):
-                return await call
+                answer = await call
+            outcome = "ok"
         except OSError as error:  # TimeoutError is one
+            outcome = "away"
             raise NotReady("The root key service does not answer.") from error
+        except NotReady:
+            outcome = "away"
+            raise
+        else:
+            return answer
+        finally:
+            self.observe(operation, outcome, time.monotonic() - began)

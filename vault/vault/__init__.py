@@ -21,7 +21,7 @@ from vault import access, audit, bearer
 from vault.database import Database
 from vault.egress import Egress
 from vault.errors import Misconfigured, NotReady, Unauthenticated
-from vault.keyring import Keyring
+from vault.keyring import Keyring, Observe
 from vault.kms import RootKey, Wrapped
 from vault.migrations import OWN, newest_versions
 from vault.model import AuditEvent, Caller, KeyId, Page, Scope, UserId, WorkspaceId, new_id
@@ -229,6 +229,10 @@ class Vault(
     def connections(self) -> tuple[int, int]:
         """Idle and open database connections of this process."""
         return self._database.idle_connections, self._database.open_connections
+
+    def observe_root_key(self, observe: Observe) -> None:
+        """Tell somebody of each call of the root key that has ended."""
+        self._keyring.observe = observe
 
     async def clock_ahead(self) -> float:
         """Seconds by which this machine's clock is surely ahead of the database's; or behind."""

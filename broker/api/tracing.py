@@ -12,7 +12,6 @@
   operator's own, as a root key's service is, and no workspace's URL reaches it.
 """
 
-import importlib.util
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -70,11 +69,12 @@ def tracing(environ: Mapping[str, str]) -> Iterator["Traces | None"]:
     if endpoint(environ) is None:
         yield None
         return
-    if importlib.util.find_spec("opentelemetry.sdk") is None:
+    try:
+        provider = _provider(environ)
+    except ImportError:
         raise Misconfigured(
             "OTEL_EXPORTER_OTLP_ENDPOINT is set, and the extra 'otel' is not installed."
-        )
-    provider = _provider(environ)
+        ) from None
     try:
         yield Traces(provider.get_tracer("keyturn", __version__))
     finally:

@@ -11,8 +11,10 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from broker import advice, boot, lights, logs
-from broker.advice import Finding
+from broker import boot, logs
+from broker.api import lights
+from broker.doctor import advice
+from broker.doctor.advice import Finding
 from broker.settings import Settings, load
 from vault.errors import Misconfigured, VaultError
 from vault.kms import kinds_of
