@@ -323,6 +323,9 @@ class Run:
         await asyncio.gather(*self._tasks)
         self._tasks.clear()
         self._over.clear()
+        for wires in self._wires.values():
+            for wire in wires:
+                wire.close()
 
     # The provider
 
@@ -357,9 +360,7 @@ class Run:
         await self.end()
         self.provider.misbehave(None)
         await asyncio.gather(*(self._prove(one) for one in self.record.connected))
-        for wires in self._wires.values():
-            for wire in wires:
-                wire.close()
+        await self.end()
         history = self.provider.state.history
         assert history.page(0, 1).dropped == 0, "a part of the history is no history"
         found = check(self.record, history.events())

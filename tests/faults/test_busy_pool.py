@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from conftest import MakeTenant, Tenant
 
+from vault import database
 from vault.database import Database, Transaction
 from vault.database.line import STILL_SECONDS
 from vault.embedded import Embedded
@@ -127,3 +128,18 @@ async def test_who_goes_away_leaves_the_line_and_no_place_is_lost(
     for _ in range(3):
         await one_connection.run(tenant.id, noting(done, "after"))
     assert one_connection.open_connections <= 1
+
+
+async def test_who_loses_connection_after_connection_gives_up_though_others_get_through(
+    two_connections: Database, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "FAILOVER_SECONDS", 2.0)
+    done: list[str] = []
+    ends = noting(done, "never", "select pg_terminate_backend(pg_backend_pid())")
+    lost = asyncio.create_task(two_connections.run(tenant.id, ends))
+    async with asyncio.timeout(30):
+        while not lost.done():
+            await two_connections.run(tenant.id, noting(done, "well"))
+    with pytest.raises(NotReady, match="cannot be reached"):
+        await lost
+    assert set(done) == {"well"}

@@ -81,9 +81,11 @@ class Wire:
         task.add_done_callback(self._tasks.discard)
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, OSError):
-            await self._one(reader, writer)
-        writer.transport.abort()
+        try:
+            with contextlib.suppress(asyncio.IncompleteReadError, OSError):
+                await self._one(reader, writer)
+        finally:
+            writer.transport.abort()
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.cut == "reset_at_once":
@@ -106,10 +108,11 @@ class Wire:
     async def _passed_on(self, request: bytes) -> bytes:
         self.heard.append(request)
         reader, writer = await asyncio.open_connection(*self._to)
-        writer.write(request)
-        answer = await reader.read()
-        writer.close()
-        return answer
+        try:
+            writer.write(request)
+            return await reader.read()
+        finally:
+            writer.close()
 
 
 async def _request(reader: asyncio.StreamReader) -> bytes:

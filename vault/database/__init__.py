@@ -277,7 +277,9 @@ class Database:
                 if now - self._lost_at > FAILOVER_SECONDS:
                     self._away_since = now
                 self._lost_at = now
-                if now > max(self._away_since + FAILOVER_SECONDS, began + AWAY_SECONDS):
+                # Others may get through meanwhile: nobody waits for longer than a failover takes.
+                since = min(self._away_since, began)
+                if now > max(since + FAILOVER_SECONDS, began + AWAY_SECONDS):
                     raise NotReady(lost.reason, retry_after=2) from None
                 await asyncio.sleep(min(0.05 * 2**tries, 0.5))
             except asyncpg.PostgresError as error:
