@@ -124,7 +124,7 @@ def test_it_shows_no_part_of_any_secret_that_there_was(folder: Path, tmp_path: P
     file = tmp_path / "issued"
     demo = started(folder, sys.executable, "-m", "support.demo", str(file))
     out, complaints = ended(demo)
-    assert (demo.returncode, complaints) == (0, "")
+    assert (demo.returncode, complaints) == (0, ""), out
     secrets = file.read_text().splitlines()
     # A code, an access and a refresh token for each of two people, and what the refresh gave.
     assert sum(one.startswith("sandbox_") for one in secrets) >= 8

@@ -86,7 +86,7 @@ async def test_preparing_refreshes_and_makes_nothing(desk: Desk) -> None:
     reply = await prepare(desk)
     assert reply.status == 202
     assert [one["integration"] for one in reply.json["missing"]] == ["slack"]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while (await desk.connection())["generation"] == 1:  # noqa: ASYNC110 - a refresh tells nobody
             await asyncio.sleep(0.05)
     assert (await desk.api.get("/v1/conversations")).json["data"] == []
