@@ -89,7 +89,7 @@ async def test_whatever_is_done_to_a_chain_is_noticed_at_its_first_bad_batch(
             line3=await record.event(3, workspace),
         )
         await record.execute(done)
-    expected = {
+    expected: dict[str, tuple[str, int, str]] = {
         chains[name].workspace: (name, batch, text) for name, (_, batch, text) in DEEDS.items()
     }
     found = {
