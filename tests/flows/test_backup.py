@@ -3,18 +3,23 @@
 import asyncio
 import json
 import shutil
+import uuid
 import zipfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 import aiohttp
 import pytest
+from msgspec.structs import replace
+from support.alive import address
 from support.api import Api, running
 from support.backups import OPERATOR, Elsewhere, back_up, elsewhere
 from support.rekeying import Tenancy, tenancy
 
 from broker import restoring
+from broker.migrations import PARTS
 from broker.restoring import Deletions
 from broker.settings import Settings
 from vault.backup import Damaged
@@ -364,3 +369,34 @@ async def test_the_record_says_who_took_and_who_restored_a_backup(
     ]
     with zipfile.ZipFile(file) as opened:
         assert json.loads(opened.read(MANIFEST))["deployment_id"] == manifest.deployment_id
+
+
+async def test_a_login_that_migrates_without_being_a_superuser_backs_up_and_restores(
+    here: Tenancy, there: Elsewhere, migrated: Embedded, file: Path
+) -> None:
+    login, admin = f"migrator_{uuid.uuid4().hex}", here.over.admin
+    await admin.execute(f"create role {login} login password 'x'; grant keyturn_owner to {login}")
+
+    def as_login(name: str) -> Secret:
+        superuser = migrated.password().reveal()
+        whole = address(migrated, name).reveal()
+        return Secret(whole.replace(f"postgres:{quote(superuser, safe='')}@", f"{login}:x@"))
+
+    try:
+        await asyncio.to_thread(file.parent.mkdir)
+        taking = (OPERATOR, as_login(here.over.name), file, PARTS)
+        with pytest.raises(Misconfigured, match="grant keyturn_backup"):
+            await here.vault.back_up(*taking)
+        await admin.execute(f"grant keyturn_backup to {login}")
+        await here.vault.back_up(*taking)
+        await admin.execute(f'grant create on database "{there.name}" to keyturn_owner')
+        owner = replace(there.settings, owner_database_url=as_login(there.name))
+        with Reader.of(file) as reader:
+            deployment = reader.manifest.deployment_id
+            deletions = Deletions.of(owner, deployment, [file.parent], none=False)
+            done = await restoring.restored(owner, reader, deletions, untold)
+        assert done.moved.workspaces == 1
+        async with there.opened() as restored:
+            assert (await restored.verify_keys(OPERATOR)).is_well
+    finally:
+        await admin.execute(f"drop role {login}")
