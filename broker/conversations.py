@@ -118,7 +118,8 @@ _get: Final = Query("conversations", "get", Conversation, package="broker")
 _find: Final = Query("conversations", "find", Conversation, package="broker")
 _list: Final = Query("conversations", "list", Conversation, package="broker")
 _kept: Final = Query("conversations", "kept", KeptRow, package="broker")
-_use_ticket: Final = Query("conversations", "use_ticket", _Left, package="broker")
+_use_ticket: Final = Query("conversations", "use_ticket", _Id, package="broker")
+_left: Final = Query("conversations", "left", _Left, package="broker")
 _began: Final = Query("conversations", "began", _Id, package="broker")
 _finish: Final = Query("conversations", "finish", Ended, package="broker")
 _old: Final = Query("conversations", "old", _Place, package="broker")
@@ -251,7 +252,10 @@ async def use_ticket(
         bearer_kind=bearers.kind,
         bearer_hash=bearers.bearer,
     )
-    return used.seconds_left if used else None
+    if used is None:
+        return None
+    left = await _left.one(tx, workspace_id=tx.workspace, conversation_id=conversation_id)
+    return left.seconds_left
 
 
 async def began(tx: Transaction, conversation_id: str, upstream_id: str | None) -> bool:

@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from broker.conversation import BearerKind, Delivery, Reached
 from broker.conversations import Bearers
-from broker.filling import Credential, Values, fill
 from broker.profile import is_secret
 from broker.variables import Person, Plan, Scalar, Usable, Value
+from broker.variables.filling import Credential, Values, fill
 from vault import bearer
 from vault.errors import Unresolved
 from vault.model import Caller

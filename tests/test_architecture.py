@@ -83,9 +83,9 @@ STEPS: Final = """
     broker.resolve.masking broker.resolve.templates broker.resolve.meanings broker.resolve.urls
     broker.resolve.bodies broker.resolve.configs broker.resolve broker.invoke
     broker.gateway broker.gateway.paths
-    broker.profile broker.variables broker.filling broker.upstreams.client broker.upstreams.rows
-    broker.agents broker.telephone broker.telephone.numbers broker.upstreams
-    broker.upstreams.livekit
+    broker.profile broker.variables broker.variables.filling
+    broker.upstreams.client broker.upstreams.rows broker.agents broker.telephone
+    broker.telephone.numbers broker.upstreams broker.upstreams.livekit
     broker.tools.lint broker.tools broker.tools.pushing
     broker.runtimes.elevenlabs broker.conversation broker.conversations
     broker.sealed_rows broker.delivery
@@ -115,7 +115,7 @@ STEPS: Final = """
     broker.api.health broker.api
     broker.web.static broker.web broker.web.wording broker.web.endings broker.web.forms
     broker.web.connect broker.web.catalogue broker.web.people
-    broker.boot broker.restoring broker.app broker.server broker.doctor.advice broker.doctor
+    broker.boot broker.cli.restoring broker.app broker.server broker.doctor.advice broker.doctor
     broker.sandbox.knobs broker.sandbox.history broker.sandbox.evil broker.sandbox.device
     broker.sandbox.elevenlabs.knobs broker.sandbox.elevenlabs.leaks broker.sandbox.elevenlabs
     broker.sandbox.elevenlabs.chunked broker.sandbox.dialect broker.sandbox.signing

@@ -11,10 +11,11 @@ from typing import Any
 
 import rich_click as click
 
-from broker import boot, logs, restoring, terminal
+from broker import boot, logs, terminal
+from broker.cli import restoring
 from broker.cli.rekey import say_report
+from broker.cli.restoring import Deletions
 from broker.migrations import PARTS
-from broker.restoring import Deletions
 from broker.terminal import as_json, bar, fail, print_json, run, say
 from vault.backup import Manifest
 from vault.backup.archive import Reader

@@ -18,11 +18,11 @@ from msgspec import Struct
 
 from broker.conversation import Held, Reached
 from broker.delivery import without_secrets
-from broker.filling import Credential, Values, fill
 from broker.gateway import renewal_rules
 from broker.gateway.limits import Limits, Rate
 from broker.gateway.renewal_rules import Asked, Status
 from broker.variables import Person, Value
+from broker.variables.filling import Credential, Values, fill
 from vault import access
 from vault.database import Transaction
 from vault.errors import NotFound, RateLimited

@@ -86,7 +86,12 @@ update vault.conversations
    set ticket_hash = null, bearer_kind = :bearer_kind, bearer_hash = :bearer_hash
  where workspace_id = :workspace_id and conversation_id = :conversation_id
    and ticket_hash = :hash and ended_at is null and start_by > now()
-returning extract(epoch from expires_at - now())::float8 as seconds_left;
+returning conversation_id as id;
+
+-- name: left
+select extract(epoch from expires_at - now())::float8 as seconds_left
+  from vault.conversations
+ where workspace_id = :workspace_id and conversation_id = :conversation_id;
 
 -- name: began
 update vault.conversations

@@ -384,4 +384,6 @@ def test_every_action_that_changes_something_is_tested_here() -> None:
         "chain.verify",  # these, in tests/flows/test_audit_*.py
         "chain.export",
         "chain.anchor",
+        "backup.take",  # these, in tests/flows/test_backup.py
+        "backup.restore",
     }

@@ -29,6 +29,8 @@ FREE = (
     "^/hooks/|^/v1/(convai/|workspace/|resolve|tools/|integrations|connect-sessions|connections"
     "|users/[^/]+/connections|event-endpoints|agents|upstreams)"
 )
+# Each line of these is answered by itself, within a 200; also one that breaks the schema.
+LINES = "^/v1/connections/import$"
 # Of these, what it gets through to all the same.
 REACHED = {
     ("GET", "/v1/integrations"),
@@ -66,6 +68,7 @@ def before_call(context, case, kwargs):
 # 405 answers, where it matters, name all of them (tests/broker/test_problems.py).
 NOT_CHECKED = "allow_header_conformance"
 ACCEPTANCE = "positive_data_acceptance"
+REJECTION = "negative_data_rejection"
 
 
 async def fuzz(
@@ -122,8 +125,10 @@ async def test_a_fuzzer_that_reads_the_document_finds_nothing(
         ours = ("--exclude-path-regex", f"{operators}|{FREE}")
         await fuzz(fuzzed, tmp_path, fuzzed.key, *ours, *size)
         unchecked = f"{NOT_CHECKED},{ACCEPTANCE}"
-        free = ("--include-path-regex", FREE)
+        free = ("--include-path-regex", FREE, "--exclude-path-regex", LINES)
         await fuzz(fuzzed, tmp_path, fuzzed.key, *free, *size, unchecked=unchecked)
+        lines, unchecked = ("--include-path-regex", LINES), f"{unchecked},{REJECTION}"
+        await fuzz(fuzzed, tmp_path, fuzzed.key, *lines, *size, unchecked=unchecked)
         # The last one: it deletes workspaces, the fuzzer's own among them.
         await fuzz(fuzzed, tmp_path, operator_key, "--include-path-regex", operators, *size)
         statuses = answered(fuzzed.running)

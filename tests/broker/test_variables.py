@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from broker.filling import Credential, Values, fill, plain
 from broker.profile import AUTHORIZATION, CONVERSATION_ID, Profile, check, is_secret
 from broker.variables import (
     PLACEHOLDER,
@@ -25,6 +24,7 @@ from broker.variables import (
     plan,
     refuse_collisions,
 )
+from broker.variables.filling import Credential, Values, fill, plain
 from vault.errors import Invalid, VaultError
 from vault.secret import Secret
 

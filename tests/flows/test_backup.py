@@ -18,9 +18,9 @@ from support.api import Api, running
 from support.backups import OPERATOR, Elsewhere, back_up, elsewhere
 from support.rekeying import Tenancy, tenancy
 
-from broker import restoring
+from broker.cli import restoring
+from broker.cli.restoring import Deletions
 from broker.migrations import PARTS
-from broker.restoring import Deletions
 from broker.settings import Settings
 from vault.backup import Damaged
 from vault.backup.archive import MANIFEST, Reader, Writer

@@ -173,7 +173,7 @@ def test_no_replicas_own_clock_decides_anything_about_a_token() -> None:
     """A replica whose clock is an hour off refreshes nothing early or late: nothing asks it. The
     wall clock is read to name things by time, and to tick.
     """
-    homes = [Path(one.__file__).parent for one in (vault, broker)]
+    homes = [Path(place) for one in (vault, broker) for place in one.__path__]
     readers = {
         str(file.relative_to(home))
         for home in homes

@@ -10,9 +10,9 @@ from typing import Any, Final
 import asyncpg
 from msgspec import Struct
 
-from broker import restoring
+from broker.cli import restoring
+from broker.cli.restoring import Deletions
 from broker.migrations import PARTS
-from broker.restoring import Deletions
 from broker.settings import Settings
 from support.alive import Replicas, address, opened
 from vault.backup import Manifest

@@ -484,10 +484,8 @@ class Refresher:
         return task.result() if task.done() else await asyncio.shield(task)
 
     async def _resolved(self, place: Place) -> Outlet:
-        app, sealing = await asyncio.gather(
-            self._app_of(place), self._store.seal_of(place.workspace)
-        )
-        return Outlet.of(app, sealing)
+        found = await asyncio.gather(self._app_of(place), self._store.seal_of(place.workspace))
+        return Outlet.of(*found)
 
     def _lane(self, place: Place) -> Lane:
         if place not in self._lanes:

@@ -1,7 +1,7 @@
 """Which of a conversation's variables holds what. Pure.
 
 * ``plan`` says for each name where its value comes from. It holds no secret and nothing of a
-  person, so that it can be kept beside the conversation; ``broker.filling`` puts the values in.
+  person, so that it can be kept beside the conversation; ``filling`` puts the values in.
 * A credential's name begins with ``secret__``, always: ``Plan`` itself refuses another one.
 * Every declared variable is there: its value, its default, or a placeholder. A runtime ends a call
   at the start when one is missing.
