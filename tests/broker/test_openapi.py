@@ -26,8 +26,8 @@ COMPATIBLE = ("/v1/convai/", "/v1/workspace/")
 # What is right depends on what is stored, and on what is inside a configuration that is not ours
 # to describe: here a refused request is no contradiction, and the fuzzer may get through nowhere.
 FREE = (
-    "^/hooks/|^/v1/(convai/|workspace/|resolve|tools/|integrations|connect-sessions|connections"
-    "|users/[^/]+/connections|event-endpoints|agents|upstreams)"
+    "^/hooks/|^/tokens/|^/v1/(convai/|workspace/|resolve|tools/|integrations|connect-sessions"
+    "|connections|users/[^/]+/connections|event-endpoints|agents|upstreams|conversations)"
 )
 # Each line of these is answered by itself, within a 200; also one that breaks the schema.
 LINES = "^/v1/connections/import$"
@@ -37,6 +37,7 @@ REACHED = {
     ("GET", "/v1/connections"),
     ("GET", "/v1/agents"),
     ("GET", "/v1/event-endpoints"),
+    ("GET", "/v1/conversations"),
     ("POST", "/v1/connections/import"),
 }
 METHODS = {"get", "put", "post", "delete", "patch"}

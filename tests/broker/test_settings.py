@@ -136,6 +136,9 @@ def test_every_secret_may_come_from_a_file_and_nothing_else_may() -> None:
         "KEYTURN_KEK_FILE",
         "KEYTURN_OPERATOR_KEY_FILE",
         "KEYTURN_BOOTSTRAP_API_KEY_FILE",
+        "KEYTURN_TRANSIT_TOKEN_FILE",
+        "KEYTURN_TRANSIT_SECRET_ID_FILE",
+        "KEYTURN_PKCS11_PIN_FILE",
     }
     assert "KEYTURN_PORT_FILE: there is no such setting" in refusal(
         {**DEVELOPMENT, "KEYTURN_PORT_FILE": "/x"}

@@ -214,6 +214,12 @@ class Egress:
 
     async def call(self, purpose: Purpose, request: Request) -> Reply:
         """Send one request, and return the answer whatever its status is."""
+        with self.tracing.span(f"call {purpose}", purpose=purpose, provider=request.peer) as span:
+            reply = await self._called(purpose, request)
+            span.note("status", reply.status)
+            return reply
+
+    async def _called(self, purpose: Purpose, request: Request) -> Reply:
         url = self.vet_url(purpose, request.url)
         headers, body = _outgoing(request)
         journey = Journey(request.timeout, self._deadlines)
