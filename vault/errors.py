@@ -34,9 +34,8 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal
-
-from msgspec import Struct
 
 from vault.secret import Secret
 
@@ -95,7 +94,8 @@ class Conflict(VaultError):
     code = "conflict"
 
 
-class Missing(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Missing:
     """A connection that is needed and cannot be used; the link invites the person to make it."""
 
     integration: str

@@ -39,7 +39,18 @@ OLDER_KEK = (
     " is KEYTURN_KEK older here than elsewhere?"
 )
 LEFT_BEHIND = "The database's schema has left this version behind: run the newer Keyturn."
-ROLLED_BACK = "This database is older than what this deployment has done, so nothing is refreshed."
+GOES_ON = "'keyturn restore --accept' goes on from it."
+ROLLED_BACK = (
+    f"This database is older than what this deployment has done, so nothing is refreshed. {GOES_ON}"
+)
+COPIED = (
+    "This database is a copy, or came back past 'keyturn restore', so nothing is refreshed."
+    f" {GOES_ON}"
+)
+LAST_OF_THE_BROKER = (
+    "part = 'broker' and version ="
+    " (select max(version) from vault.schema_migrations where part = 'broker')"
+)
 # Which test drives which sentence; each of them fails if it did not hear it.
 DRIVEN = {
     "The database cannot be reached.": "test_a_database_that_is_away",
@@ -61,6 +72,7 @@ ELSEWHERE = {
     "… does not answer (…). …": "tests/faults/test_root_key_outage.py",
     "The high-water mark cannot be written.": "tests/flows/test_refresh_rolled_back.py",
     "It did not answer in time.": "tests/faults/test_database.py",
+    COPIED: "tests/flows/test_restore_guard.py",
 }
 
 Seen = set[str]
@@ -174,7 +186,7 @@ async def test_all_is_well_at_first(ward: Ward) -> None:
 
 
 async def test_pending_migrations(ward: Ward) -> None:
-    async with kept(ward, "part = 'broker' and version = 6"):
+    async with kept(ward, LAST_OF_THE_BROKER):
         assert (await ward.until_red("schema")).ready.keys() == {"schema"}
     await ward.well()
 

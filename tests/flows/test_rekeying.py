@@ -79,6 +79,7 @@ async def test_every_sealed_column_of_the_schema_is_known(here: Tenancy) -> None
     not_sealed = {"hash", "state_hash", "browser_hash", "code_hash", "key_hash", "fingerprint"}
     not_sealed |= {"result", "learned", "account", "key_id", "wrapped", "pepper", "probe"}
     not_sealed |= {"bearer_hash", "ticket_hash", "claim_hash"}
+    not_sealed |= {"number_hash"}  # by the key of the indexes, which stays
     not_sealed |= {"digest", "previous", "mac"}  # of the audit record's chain
     there = {(row[0], row[1]) for row in rows if row[1] not in not_sealed}
     assert there == set(COLUMNS)
@@ -256,7 +257,8 @@ async def test_nobody_rotates_who_does_not_know_what_others_keep_there(here: Ten
 async def test_a_broker_s_row_in_another_s_place_is_named(here: Tenancy) -> None:
     await here.fill()
     await here.over.admin.execute(
-        "update vault.upstreams set base_url = 'http://127.0.0.1:2' where workspace_id = $1",
+        "update vault.upstreams set base_url = 'http://127.0.0.1:2'"
+        " where workspace_id = $1 and kind = 'elevenlabs'",
         here.workspace,
     )
     await here.over.admin.execute(
