@@ -91,7 +91,7 @@ async def test_ten_minutes_of_faults(site: Site) -> None:
             for fault in random.sample(FAULTS, len(FAULTS)):
                 for run in runs:
                     run.provider.misbehave(CALM)
-                # What is lost at the strict one is not refreshed any more, so that the other counts.
+                # What is lost at the strict one is refreshed no more: the other one counts.
                 await asyncio.gather(site.grow(3), graceful.until(ENOUGH))
                 await fault(site, runs)
         found = await graceful.verdict()
