@@ -179,7 +179,7 @@ async def test_labels_are_few_and_take_few_values(service: Running) -> None:
     """A closed list: a label that could grow with workspaces, users or requests is not on it."""
     known = {
         *("route", "method", "status", "code", "state", "version", "le", "operation"),
-        *("provider", "outcome", "standing", "job", "by", "direction"),
+        *("provider", "outcome", "standing", "job", "by", "direction", "check"),
     }
     families = list(service.service.metrics.registry.collect())
     used = {label for family in families for one in family.samples for label in one.labels}

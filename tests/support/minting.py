@@ -122,7 +122,11 @@ async def minting(
         desk = Desk(tenant, tenant.api, provider, Eleven(provider, session, FIRST_KEY))
         if upstream:
             await _account(desk)
-        yield desk
+        try:
+            yield desk
+        finally:
+            # The next sandbox may get this one's port, and then its account would be taken.
+            await desk.api.delete("/v1/upstreams/elevenlabs")
 
 
 async def _account(desk: Desk) -> None:

@@ -35,7 +35,8 @@ OWN: Final = ("vault",)
 LOCK_TIMEOUT: Final = "10s"
 STATEMENT_TIMEOUT: Final = "15min"
 LOGIN_STATEMENT_TIMEOUT: Final = "30s"
-LOGIN_IDLE_TIMEOUT: Final = "60s"
+# A process that is stopped in the midst of a transaction keeps others from its rows for so long.
+LOGIN_IDLE_TIMEOUT: Final = "10s"
 CONTRACTS: Final = re.compile(
     r"^-- contracts: needs (?P<needs>[0-9]{4}), since \S.*$", re.MULTILINE
 )
