@@ -115,7 +115,7 @@ class Refresher:
         """Tokens newer than ``generation``, within ``wait`` seconds; ``None``: it takes longer.
 
         Neither a deadline nor a cancel ends the call. A call for which there is no room in time is
-        not made.
+        not made. Without any ``wait`` it is begun, for whoever comes later.
         """
         task = self._flight(place, connection_id)
         self._waiting[connection_id] = max(generation, self._waiting.get(connection_id, 0))
@@ -128,9 +128,10 @@ class Refresher:
         finally:
             self._waiters[connection_id] -= 1
             if not self._waiters[connection_id]:
-                del self._waiters[connection_id]  # a call goes on, a wish without a call ends
-                self._waiting.pop(connection_id, None)
-                self._patience.pop(connection_id, None)
+                del self._waiters[connection_id]
+                if wait:  # a call goes on, a wish without a call ends
+                    self._waiting.pop(connection_id, None)
+                    self._patience.pop(connection_id, None)
         if not task.done():
             return None
         if task.cancelled():
