@@ -103,6 +103,7 @@ def deployed() -> Iterator[Deployment]:
             made.compose("--profile", "monitoring", "down", "--volumes", "--timeout", "5")
 
 
+@pytest.mark.soak
 async def test_the_compose_file_serves_and_goes_on_while_its_parts_are_killed() -> None:
     with deployed() as made:
         async with aiohttp.ClientSession(timeout=PATIENCE) as session:

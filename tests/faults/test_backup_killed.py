@@ -24,6 +24,8 @@ from vault.kms.file import create
 from vault.migrations import Login, migrate
 from vault.secret import Secret
 
+pytestmark = pytest.mark.soak
+
 ROWS = 100_000
 # A line of the record is about as long as one that somebody made.
 FILL = """

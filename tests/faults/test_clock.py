@@ -99,7 +99,7 @@ async def ticks_go_on(site: Site) -> None:
         wire.close()
 
 
-@pytest.mark.parametrize("shift", ["-1h", "+1h"])
+@pytest.mark.parametrize("shift", ["-1h", pytest.param("+1h", marks=pytest.mark.soak)])
 async def test_refreshes_are_made_in_their_time_whatever_the_machines_clock_says(
     site: Site, tmp_path: Path, shift: str
 ) -> None:
@@ -113,7 +113,7 @@ async def test_refreshes_are_made_in_their_time_whatever_the_machines_clock_says
         assert_nothing_happened(await run.verdict())
 
 
-@pytest.mark.parametrize("shift", ["-1h", "+1h"])
+@pytest.mark.parametrize("shift", ["-1h", pytest.param("+1h", marks=pytest.mark.soak)])
 async def test_no_storm_and_no_key_that_lives_longer_or_less_than_promised(
     site: Site, tmp_path: Path, shift: str
 ) -> None:

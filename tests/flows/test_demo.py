@@ -147,8 +147,9 @@ def test_a_step_that_fails_says_what_was_expected(folder: Path, tmp_path: Path) 
     assert_nothing_is_left(folder)
 
 
-@pytest.mark.parametrize("after", ["Starting", " 4  "])
-@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("after", "with_signal"), [("Starting", signal.SIGINT), (" 4  ", signal.SIGTERM)]
+)
 def test_a_signal_ends_it_cleanly_whenever_it_comes(
     folder: Path, after: str, with_signal: signal.Signals
 ) -> None:
