@@ -41,7 +41,7 @@ def _missing() -> str | None:
         return "a Docker engine is started by root alone, and this is somebody else"
     absent = [name for name in PROGRAMS if shutil.which(name) is None]
     if absent:
-        return f"not installed: {', '.join(absent)} (Debian has packages of these names; dockerd is in docker.io)"
+        return f"not installed: {', '.join(absent)} (dockerd is in Debian's docker.io)"
     return None
 
 
