@@ -37,7 +37,7 @@ def main(words: Sequence[str]) -> int:
     """Run what the command line names; everything when it names nothing."""
     arguments = _parser().parse_args(words)
     names = list(dict.fromkeys(arguments.names)) or list(suite.BENCHMARKS)
-    options = Options(rounds=arguments.rounds, quick=arguments.quick)
+    options = Options(rounds=arguments.rounds, quick=arguments.quick, full=arguments.full)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             run = runner.run(_run(names, options))
@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*", metavar="NAME", type=_known, help="all, if none")
     parser.add_argument("--rounds", type=_positive, help="how often everything is measured")
     parser.add_argument("--quick", action="store_true", help="short rounds; for CI and for a look")
+    parser.add_argument("--full", action="store_true", help="the largest deployments; for a night")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument(
         "--check", action="store_true", help="exit 1 if a bar of bars.toml is missed"
@@ -115,6 +116,8 @@ def _command(arguments: argparse.Namespace) -> str:
         words += ["--rounds", str(arguments.rounds)]
     if arguments.quick:
         words.append("--quick")
+    if arguments.full:
+        words.append("--full")
     return " ".join(words)
 
 

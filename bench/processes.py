@@ -35,10 +35,12 @@ START_SECONDS: Final = 90.0
 STOP_SECONDS: Final = 45.0
 POLL_SECONDS: Final = 0.005
 
-Baseline = Literal["hello_raw", "hello_typed"]
+Baseline = Literal["hello_raw", "hello_typed", "minted", "minted_orm"]
 LogLevel = Literal["warning", "info"]
 Thread = tuple[int, int]
 
+ANSWER_SECONDS: Final = 180.0
+COUNT: Final = load.request("GET", "/count", expected=b"granted")
 READY: Final = load.request("GET", "/readyz", expected=b'"ready":true')
 
 _PR_SET_PDEATHSIG = 1
@@ -111,11 +113,20 @@ def postmaster(folder: Path) -> int:
 
 @contextlib.asynccontextmanager
 async def keyturn(
-    folder: Path, *, key: str, log_level: LogLevel = "warning"
+    folder: Path,
+    *,
+    key: str,
+    log_level: LogLevel = "warning",
+    more: Mapping[str, str] | None = None,
+    scheduler: bool = True,
 ) -> AsyncIterator[Server]:
-    """Run Keyturn on a data folder; the first one on it makes a workspace with this key."""
+    """Run Keyturn on a data folder; the first one on it makes a workspace with this key.
+
+    ``more``: settings that stand beside ours. Without ``scheduler`` another process refreshes.
+    """
     port = free_port()
     settings = {
+        **(more or {}),
         "KEYTURN_MODE": "development",
         "KEYTURN_DATA_DIR": str(folder),
         "KEYTURN_PORT": str(port),
@@ -123,17 +134,89 @@ async def keyturn(
         "KEYTURN_DRAIN_SECONDS": "0",  # nobody else asks it anything
         "KEYTURN_BOOTSTRAP_API_KEY": key,
     }
-    words = ("-m", "broker.cli", "serve")
+    words = ("-m", "broker.cli", "serve", *(() if scheduler else ("--no-scheduler",)))
     async with _running(words, settings, port, READY) as server:
         yield server
 
 
 @contextlib.asynccontextmanager
-async def baseline(name: Baseline) -> AsyncIterator[Server]:
-    """Run one of the baselines."""
+async def baseline(
+    name: Baseline, settings: Mapping[str, str] | None = None, probe: load.Request = HELLO
+) -> AsyncIterator[Server]:
+    """Run one of the baselines; it is up when ``probe`` is answered."""
     port = free_port()
-    async with _running(("-m", "bench.baselines", name, str(port)), {}, port, HELLO) as server:
+    words = ("-m", "bench.baselines", name, str(port))
+    async with _running(words, settings or {}, port, probe) as server:
         yield server
+
+
+@contextlib.asynccontextmanager
+async def handwritten_read(
+    environ: Mapping[str, str], probe: load.Request
+) -> AsyncIterator[Server]:
+    """Run the read of a token that is written by hand, until it answers ``probe``."""
+    port = free_port()
+    words = ("-m", "bench.baselines", "handwritten_read", str(port))
+    async with _running(words, environ, port, probe) as server:
+        yield server
+
+
+@contextlib.asynccontextmanager
+async def provider() -> AsyncIterator[int]:
+    """Run the fake provider; its port."""
+    port = free_port()
+    words = ("-m", "bench.baselines.provider", str(port))
+    async with _running(words, {}, port, COUNT) as server:
+        yield server.port
+
+
+class Worker:
+    """A process that does things on command; see ``bench.refreshers``."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.pid = process.pid
+        self._process = process
+
+    async def ask(self, line: bytes) -> bytes:
+        """Send a line; return the line that answers it."""
+        writer, reader = self._process.stdin, self._process.stdout
+        assert writer is not None
+        assert reader is not None
+        writer.write(line + b"\n")
+        answer = await asyncio.wait_for(reader.readline(), ANSWER_SECONDS)
+        if not answer:
+            raise NotStarted("A worker ended; what it said stands above.")
+        return answer
+
+
+@contextlib.asynccontextmanager
+async def worker(name: str, environ: Mapping[str, str], settings: bytes) -> AsyncIterator[Worker]:
+    """Run a refresher, until it is ready and as long as this is open."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "bench.refreshers", name),
+        cwd=REPOSITORY,
+        env=environment(environ),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        preexec_fn=_die_with_parent,
+    )
+    try:
+        running = Worker(process)
+        await running.ask(settings)
+        yield running
+    finally:
+        await _ended(process)
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        await asyncio.wait_for(process.wait(), STOP_SECONDS)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
 
 
 @contextlib.asynccontextmanager

@@ -31,6 +31,7 @@ class Options(Struct, frozen=True):
 
     rounds: int | None
     quick: bool
+    full: bool = False
 
     def rounds_or(self, usual: int) -> int:
         """The rounds asked for; else the usual number, or two in a hurry."""

@@ -12,13 +12,18 @@ from litestar.types import ASGIApp
 from msgspec import Struct
 
 from broker import web
+from broker.admission import Doorkeeper
 from broker.api import ROUTERS
 from broker.api.convai import errors
 from broker.api.gate import Gate
 from broker.api.problems import handlers
+from broker.api.raw import RawMint
 from broker.api.requests import Door, caller_of
 from broker.api.responses import correct
+from broker.api.tracing import Traces
+from broker.broker import Broker
 from broker.metrics import Metrics
+from broker.relay import Relay
 from broker.settings import Settings
 from broker.web import people
 from vault import __version__
@@ -32,6 +37,12 @@ TAGS: Final = {
     "integrations": "App registrations at providers.",
     "connections": "What users have connected.",
     "connect-sessions": "Links that invite a user to connect.",
+    "agents": "What each agent needs, and the tools that serve it.",
+    "upstreams": "The workspace's own account at ElevenLabs.",
+    "conversations": "Minted sessions: what they start with, and what they may do meanwhile.",
+    "signing-keys": "What sealed tokens are signed with.",
+    "telephone": "Calls out, calls in, and the numbers that they come to.",
+    "events": "Signed webhooks: where events go to, and how they fare.",
     "audit": "Who did what.",
     "environments": "Environment variables and environments, as at ElevenLabs.",
     "secrets": "The workspace's secrets, as at ElevenLabs.",
@@ -49,32 +60,60 @@ class Service(Struct, frozen=True):
     app: Litestar
     gate: Gate
     metrics: Metrics
+    raw: RawMint
+    relay: Relay
+    traces: Traces | None = None
 
     @property
     def asgi(self) -> ASGIApp:
-        """The application behind its gate."""
-        return self.gate.before(self.app)
+        """The application behind its gate, with the hot route in front."""
+        gated = self.gate.before(self.raw.before(self.app))
+        return gated if self.traces is None else self.traces.before(gated)
 
 
-def create_service(vault: Vault, settings: Settings) -> Service:
-    """Put the parts together."""
+def create_service(
+    vault: Vault,
+    broker: Broker,
+    settings: Settings,
+    *,
+    doorkeeper: Doorkeeper | None = None,
+    traces: Traces | None = None,
+) -> Service:
+    """Put the parts together. ``doorkeeper``: who admits to the relay, if not the broker."""
     metrics = Metrics()
     gate = Gate(metrics)
-    return Service(_litestar(vault, settings, metrics, gate), gate, metrics)
+    relay = Relay(
+        doorkeeper or broker,
+        vault.egress,
+        metrics.relays,
+        sockets=settings.relay_sockets,
+        workspace_sockets=settings.relay_workspace_sockets,
+    )
+    app = _litestar(vault, broker, settings, metrics, gate, relay)
+    raw = RawMint(vault, broker, app.state.door)
+    return Service(app, gate, metrics, raw, relay, traces)
 
 
-def _litestar(vault: Vault, settings: Settings, metrics: Metrics, gate: Gate) -> Litestar:
+def _litestar(
+    vault: Vault, broker: Broker, settings: Settings, metrics: Metrics, gate: Gate, relay: Relay
+) -> Litestar:
     app = Litestar(
         route_handlers=[*ROUTERS, web.router, people.router],
         exception_handlers=handlers(metrics, dialect=errors.dialect),
         dependencies={
             "caller": Provide(caller_of),
             "vault": Provide(lambda: vault, sync_to_thread=False),
+            "broker": Provide(lambda: broker, sync_to_thread=False),
             "metrics": Provide(lambda: metrics, sync_to_thread=False),
+            "relay": Provide(lambda: relay, sync_to_thread=False),
         },
-        state=State({"door": Door(vault, settings.operator_keys), "gate": gate}),
+        state=State({"door": Door(vault, settings.operator_keys), "gate": gate, "ticks": None}),
         request_max_body_size=MAX_BODY,
         openapi_config=_openapi(),
+        on_startup=[
+            lambda: vault.observe_refreshes(metrics.refreshed),
+            lambda: vault.observe_root_key(metrics.root_key_called),
+        ],
         logging_config=None,
         debug=False,
     )

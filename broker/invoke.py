@@ -9,11 +9,8 @@
   or a URL would write it. What the other side makes of it otherwise (a hash, base64) is not seen.
 """
 
-import base64
-import binascii
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
-from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
@@ -21,6 +18,7 @@ from msgspec import Struct
 from broker.resolve import Kind, Outgoing, permit_host, plan, resolve
 from broker.resolve.bodies import ABSENT
 from broker.resolve.configs import AUTHORIZATION
+from broker.resolve.masking import basic_parts, written
 from broker.resolve.meanings import MASK
 from broker.resolve.templates import ENVIRONMENT_PREFIX
 from vault.auth_kinds import YIELDS_BEARER
@@ -90,8 +88,12 @@ async def invoke(
     *,
     arguments: Mapping[str, Any],
     body: object = None,
+    permit: Callable[[Outgoing], None] | None = None,
 ) -> Answer:
-    """Resolve, call, and answer what came back. ``body`` is for the kinds that describe none."""
+    """Resolve, call, and answer what came back. ``body`` is for the kinds that describe none.
+
+    ``permit`` has a last look at the request, and raises where it may not be sent.
+    """
     made = plan(question.kind, question.config)
     if body is not None and not made.takes_body:
         raise Invalid("This configuration describes its body; give arguments.", pointer="/body")
@@ -99,6 +101,8 @@ async def invoke(
         caller, made.labels, made.secret_ids, question.environment
     )
     outgoing = resolve(made, configuration, _variables(question), arguments, vet=vault.vet_tool_url)
+    if permit is not None:
+        permit(outgoing)
     facts = await _facts(vault, caller, outgoing)
     content = _content(outgoing, body)
     if content is not None and len(content) > MAX_REQUEST:
@@ -282,17 +286,5 @@ def _sent(outgoing: Outgoing, used: Iterable[Credentials]) -> list[str]:
             text = value.reveal()
             scheme, _, token = text.partition(" ")
             texts += [text, token] if name.lower() == AUTHORIZATION.lower() else [text]
-            texts += _basic_parts(token) if scheme.lower() == "basic" else []
-    found = set()
-    for text in filter(None, texts):
-        found |= {text, msgspec.json.encode(text).decode()[1:-1], quote(text, safe="")}
-    return sorted(found, key=len, reverse=True)
-
-
-def _basic_parts(token: str) -> list[str]:
-    """The password inside of a Basic credential (RFC 7617)."""
-    try:
-        pair = base64.b64decode(token, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
-        return []
-    return [pair, pair.partition(":")[2]]
+            texts += basic_parts(token) if scheme.lower() == "basic" else []
+    return written(texts)

@@ -69,7 +69,7 @@ def configure(level: str, *, stream: TextIO = sys.stderr) -> None:
     ):
         logging.getLogger(chatty).handlers = []
         logging.getLogger(chatty).propagate = True
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
     structlog.configure(
         # First of all: a line that nobody wants is not made.
         processors=[

@@ -24,6 +24,10 @@ class Settings(VaultSettings, frozen=True, kw_only=True):
     bootstrap_api_key: Secret | None = None
     trusted_proxies: str = "127.0.0.1"
     drain_seconds: Annotated[float, Meta(ge=0, le=300)] | None = None
+    mint_batch: Annotated[int, Meta(ge=1, le=1_000)] = 128
+    relay_drain: Annotated[float, Meta(ge=0, le=8 * 3600)] | None = None
+    relay_sockets: Annotated[int, Meta(ge=1, le=100_000)] = 1_000
+    relay_workspace_sockets: Annotated[int, Meta(ge=1, le=100_000)] = 250
 
     @property
     def origin(self) -> str:
@@ -43,6 +47,13 @@ class Settings(VaultSettings, frozen=True, kw_only=True):
         if self.drain_seconds is not None:
             return self.drain_seconds
         return 0.5 if self.development else 5.0
+
+    @property
+    def seconds_for_conversations(self) -> float:
+        """How long after SIGTERM conversations in the relay may go on."""
+        if self.relay_drain is not None:
+            return self.relay_drain
+        return 1.0 if self.development else 20.0
 
 
 def check(settings: Settings, *, opens_vault: bool) -> None:

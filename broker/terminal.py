@@ -2,22 +2,27 @@
 
 * An error of ours becomes one sentence on standard error and exit code 1.
 * Whoever is at the terminal is the operator; inside a workspace, its record shows it.
+* A bar shows how far something is, on standard error, where somebody is looking.
 """
 
 import asyncio
+import gc
 import os
 import sys
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 import rich_click as click
 import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from broker import boot, logs
 from broker.settings import Settings, load
 from vault.errors import NotFound, VaultError
+from vault.keyring.rotations import Step, Tell, untold
 from vault.model import Caller, Page, Workspace, WorkspaceId
 from vault.vault import Vault
 
@@ -32,11 +37,21 @@ as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON."
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run on uvloop."""
+    collect_less_often()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(work)
     except VaultError as error:
         fail(error.message)
+
+
+def collect_less_often() -> None:
+    """Let Python look for cycles after more than its 700 new objects.
+
+    Hundreds of requests and calls under way are nothing but new objects, which it would look
+    through again and again, to find nothing.
+    """
+    gc.set_threshold(10_000, 20, 50)
 
 
 def fail(message: str) -> NoReturn:
@@ -114,6 +129,27 @@ def print_rows(rows: Sequence[msgspec.Struct], *, json_output: bool) -> None:
     for line in table:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         say("  ".join(cells).rstrip())
+
+
+@contextmanager
+def bar() -> Iterator[Tell]:
+    """Show how far it is, where somebody is looking."""
+    if not sys.stderr.isatty():
+        yield untold
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=None)
+
+        def tell(step: Step) -> None:
+            progress.update(task, description=step.what, completed=step.done, total=step.total)
+
+        yield tell
 
 
 def _cell(value: object) -> str:

@@ -14,12 +14,17 @@ import hypothesis
 import pytest
 from msgspec import Struct
 from support.abroad import Abroad, living_abroad
+from support.alive import Alive, Replicas, leave_nothing_due, replicas, workspace_in
 from support.api import Api, Running, running
 from support.browser import MISSING, REASON, Browser, browsing
 from support.journeys import Clock
+from support.recording import Record, recording
 from support.sandbox import Provider, providing
+from support.talking import Stage, api_listens
 from support.visitor import Visitor, visiting
+from support.wire import wired
 
+from broker.migrations import PARTS
 from broker.settings import Settings
 from vault.bearer import generate
 from vault.database import Database
@@ -85,7 +90,7 @@ def postgres(shared_dir: Path) -> Iterator[Embedded]:
 @pytest.fixture(scope="session")
 async def migrated(postgres: Embedded) -> Embedded:
     logins = [Login(postgres.dsn(role), role) for role in ("keyturn_app", "keyturn_worker")]
-    await migrate(postgres.dsn(), logins)
+    await migrate(postgres.dsn(), logins, parts=PARTS)
     return postgres
 
 
@@ -238,6 +243,21 @@ async def tenant(make_tenant: MakeTenant) -> Tenant:
 
 
 @pytest.fixture
+async def stage(
+    tenant: Tenant, anyone: Api, service: Running, provider: Provider
+) -> AsyncIterator[Stage]:
+    """Where Ada's workspace begins conversations."""
+    async with api_listens() as listens:
+        yield Stage(
+            api=tenant.api,
+            anyone=anyone,
+            base=service.base,
+            provider=provider,
+            listens=listens,
+        )
+
+
+@pytest.fixture
 async def stranger(make_tenant: MakeTenant) -> Tenant:
     """Another workspace, which must see nothing of the first."""
     return await make_tenant()
@@ -256,3 +276,39 @@ async def fresh_database(postgres: Embedded) -> AsyncIterator[Secret]:
     await asyncio.sleep(0)
     await admin.execute(f'drop database "{name}" with (force)')
     await admin.close()
+
+
+@pytest.fixture
+async def record(
+    migrated: Embedded, fresh_database: Secret, tmp_path: Path
+) -> AsyncIterator[Record]:
+    """An audit record of a test's own, which it may tamper with."""
+    async with recording(migrated, fresh_database, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+async def two_replicas(postgres: Embedded, root_key_file: Path) -> AsyncIterator[Replicas]:
+    """Two vaults over a database of their own, in which time can be moved."""
+    import asyncpg
+
+    admin = await asyncpg.connect(postgres.dsn().reveal())
+    name = f"alive_{uuid.uuid4().hex}"
+    await admin.execute(f'create database "{name}"')
+    owner = Secret(postgres.dsn().reveal().replace("/keyturn?", f"/{name}?"))
+    with tempfile.TemporaryDirectory() as folder:
+        async with replicas(postgres, owner, root_key_file, Path(folder)) as found:
+            yield found
+    await admin.execute(f'drop database "{name}" with (force)')
+    await admin.close()
+
+
+@pytest.fixture
+async def alive(two_replicas: Replicas, provider: Provider) -> AsyncIterator[Alive]:
+    """A workspace of a test's own at two replicas, at a provider over a wire."""
+    caller = await workspace_in(two_replicas, f"alive {uuid.uuid4().hex[:8]}")
+    async with wired(provider.base) as wire:
+        found = Alive(two_replicas, caller, provider, wire)
+        yield found
+        await found.settled()
+    await leave_nothing_due(two_replicas, [caller])

@@ -18,94 +18,174 @@ from vault.secret import Secret
 from vault.settings import VaultSettings
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-MAX_LINES, MAX_FUNCTION, MAX_ENTRIES = 500, 60, 30
+MAX_LINES, MAX_FUNCTION, MAX_ENTRIES = 500, 60, 40
 
 # A module imports only what stands before it. A new module gets its step here, and a line in
 # docs/architecture.md.
 STEPS: Final = """
-    vault vault.errors vault.secret vault.auth_kinds vault.model vault.settings
-    vault.seal vault.bearer vault.kms vault.kms.file vault.keyring
-    vault.database vault.embedded.programs vault.embedded.files vault.embedded
+    vault vault.secret vault.errors vault.auth_kinds vault.model vault.settings
+    vault.tracing vault.seal vault.bearer vault.kms vault.kms.file
+    vault.kms.remote vault.kms.aws vault.kms.transit vault.kms.pkcs11 vault.kms.gcp vault.kms.azure
+    vault.keyring
+    vault.dsn vault.database.line vault.database.reaching vault.database.locks vault.database
+    vault.embedded.programs vault.embedded.files vault.embedded
     vault.sql vault.migrations
-    vault.egress.address vault.egress.names vault.egress vault.certificates
+    vault.egress.address vault.egress.names vault.egress.deadline vault.egress.unpacking
+    vault.egress.journey vault.egress.sockets vault.egress vault.egress.certificates
     vault.providers.schema vault.providers.check vault.providers.derived
     vault.providers.failures vault.providers
     vault.oauth.app vault.oauth.keys vault.oauth.paths vault.oauth.replies vault.oauth
     vault.oauth.signatures vault.oauth.filling vault.oauth.refusals vault.oauth.lifetimes
     vault.oauth.id_token vault.oauth.discovery vault.oauth.device vault.oauth.header
+    vault.oauth.api
     vault.oauth.assertions vault.oauth.authorize vault.oauth.callbacks vault.oauth.accounts
     vault.oauth.oauth1 vault.oauth.renewing vault.oauth.revoking vault.oauth.typed
     vault.oauth.requests vault.oauth.reading
-    vault.metadata vault.dialogue vault.consent
+    vault.lifecycle vault.lifecycle.terms vault.lifecycle.life vault.lifecycle.events
+    vault.lifecycle.intents vault.lifecycle.backoff vault.lifecycle.takeover
+    vault.lifecycle.machine vault.lifecycle.clocks vault.lifecycle.schedule
+    vault.lifecycle.handout vault.lifecycle.turns vault.lifecycle.window
+    vault.lifecycle.breaker vault.lifecycle.rate vault.lifecycle.retries
+    vault.lifecycle.standing vault.lifecycle.endpoint
+    vault.dialogue.clients vault.dialogue.metadata vault.dialogue vault.consent
     vault.environments
-    vault.audit vault.idempotency
+    vault.shredding vault.shredding.ledger
+    vault.audit vault.idempotency vault.events vault.events.deliveries
     vault.store vault.store.environments vault.store.auth_tokens
-    vault.store.connections vault.store.tries
-    vault.authenticate vault.access vault.scheduler
-    vault.vault.door vault.vault.tenants vault.vault.variables vault.vault.secrets
+    vault.store.connections vault.store.tries vault.store.refreshing vault.store.answers
+    vault.store.events vault.store.surveys vault.store.counts vault.store.sealed_rows
+    vault.authenticate
+    vault.keyring.announcing vault.keyring.rotations vault.keyring.roots
+    vault.keyring.workspaces vault.keyring.verifying
+    vault.refreshing.batches vault.refreshing.spool vault.refreshing.folder
+    vault.refreshing.marks
+    vault.refreshing.replica vault.refreshing.room
+    vault.refreshing.page vault.refreshing.observing vault.refreshing.consents
+    vault.refreshing.lane vault.refreshing
+    vault.chain vault.chain.anchors vault.chain.rows vault.chain.sealing vault.chain.verifying
+    vault.chain.exporting
+    vault.backup vault.backup.archive vault.backup.tables vault.backup.taking
+    vault.backup.moving_on vault.backup.restoring
+    vault.access vault.scheduler
+    vault.vault.door vault.vault.guests vault.vault.tenants vault.vault.variables
+    vault.vault.secrets
     vault.vault.authentication vault.vault.calls vault.vault.catalogue
-    vault.vault.integrations vault.vault.returns vault.vault.connections vault.vault.tries
-    vault.vault.invitations vault.vault.connect vault.vault
+    vault.vault.integrations vault.vault.returns vault.vault.connections
+    vault.vault.explaining vault.vault.refreshing vault.vault.provider_apis vault.vault.surveys
+    vault.vault.looks vault.vault.chaining vault.vault.counting vault.vault.rekeying
+    vault.vault.backups
+    vault.vault.tries vault.vault.invitations vault.vault.connect vault.vault.events vault.vault
 
-    broker broker.settings broker.logs broker.metrics
-    broker.resolve.templates broker.resolve.meanings broker.resolve.urls
+    broker broker.migrations broker.settings broker.logs broker.admission broker.frames
+    broker.events broker.metrics
+    broker.runtimes broker.runtimes.sealed broker.runtimes.livekit
+    broker.runtimes.signing
+    broker.resolve.masking broker.resolve.templates broker.resolve.meanings broker.resolve.urls
     broker.resolve.bodies broker.resolve.configs broker.resolve broker.invoke
+    broker.gateway broker.gateway.paths
+    broker.profile broker.variables broker.variables.filling
+    broker.upstreams.client broker.upstreams.rows broker.agents broker.telephone
+    broker.telephone.numbers broker.upstreams broker.upstreams.livekit
+    broker.tools.lint broker.tools broker.tools.pushing
+    broker.runtimes.elevenlabs broker.conversation broker.conversations
+    broker.sealed_rows broker.delivery
+    broker.mint broker.mint.batches broker.mint.quick broker.grants broker.readiness
+    broker.gateway.limits broker.gateway.renewal_rules broker.gateway.renewals
+    broker.gateway.headers broker.gateway.calls broker.gateway.tool_calls
+    broker.telephone.phone_numbers broker.telephone.incoming broker.telephone.outgoing
+    broker.telephone.post_call
+    broker.broker broker.relay
+    broker.api.lights
     broker.api.messages broker.api.provider_messages broker.api.resolve_messages
-    broker.api.connect_messages
+    broker.api.connect_messages broker.api.token_messages broker.api.event_messages
+    broker.api.agent_messages broker.api.conversation_messages
     broker.api.problems broker.api.requests broker.api.responses
-    broker.api.examples broker.api.gate
+    broker.api.examples broker.api.gate broker.api.tracing
     broker.api.workspaces broker.api.keys broker.api.users broker.api.audit_events
     broker.api.settings broker.api.resolve broker.api.providers
-    broker.api.integrations broker.api.connections broker.api.connect_sessions
-    broker.api.convai.errors broker.api.convai.messages
+    broker.api.integrations broker.api.connections broker.api.tokens
+    broker.api.connect_sessions broker.api.event_endpoints broker.api.agents
+    broker.api.upstreams broker.api.conversations broker.api.raw broker.api.signing_keys
+    broker.api.hooks broker.api.refresh_tool broker.api.gateway
+    broker.api.convai.errors broker.api.convai.messages broker.api.convai.passing
     broker.api.convai.environment_variables broker.api.convai.environments
-    broker.api.convai.secrets broker.api.convai.auth_connections broker.api.convai
+    broker.api.convai.secrets broker.api.convai.auth_connections broker.api.convai.sessions
+    broker.api.convai.outbound_calls broker.api.convai.phone_numbers
+    broker.api.convai.conversation_socket broker.api.convai
     broker.api.health broker.api
-    broker.web.static broker.web broker.web.wording broker.web.endings
+    broker.web.static broker.web broker.web.wording broker.web.endings broker.web.forms
     broker.web.connect broker.web.catalogue broker.web.people
-    broker.boot broker.app broker.server broker.doctor
-    broker.sandbox.knobs broker.sandbox.history broker.sandbox.evil broker.sandbox.faults
-    broker.sandbox.dialect broker.sandbox.grants broker.sandbox.signing broker.sandbox.shapes
-    broker.sandbox.pages broker.sandbox.consent broker.sandbox.device broker.sandbox.state
-    broker.sandbox.clients broker.sandbox.minting broker.sandbox.tokens broker.sandbox.oauth1
-    broker.sandbox.speaking broker.sandbox.provider broker.sandbox.registration
-    broker.sandbox.panel broker.sandbox.routes broker.sandbox.app
-    broker.sandbox broker.sandbox.server broker.sandbox.__main__
+    broker.boot broker.cli.restoring broker.app broker.server broker.doctor.advice broker.doctor
+    broker.sandbox.knobs broker.sandbox.history broker.sandbox.evil broker.sandbox.device
+    broker.sandbox.elevenlabs.knobs broker.sandbox.elevenlabs.leaks broker.sandbox.elevenlabs
+    broker.sandbox.elevenlabs.chunked broker.sandbox.dialect broker.sandbox.signing
+    broker.sandbox.grants broker.sandbox.faults broker.sandbox.elevenlabs.account
+    broker.sandbox.pages broker.sandbox.shapes broker.sandbox.elevenlabs.wire
+    broker.sandbox.elevenlabs.templates broker.sandbox.consent broker.sandbox.elevenlabs.agents
+    broker.sandbox.elevenlabs.values broker.sandbox.elevenlabs.credentials
+    broker.sandbox.elevenlabs.authorize broker.sandbox.state
+    broker.sandbox.elevenlabs.toolrequests broker.sandbox.elevenlabs.conversations
+    broker.sandbox.clients broker.sandbox.panel broker.sandbox.elevenlabs.sessions
+    broker.sandbox.elevenlabs.history broker.sandbox.elevenlabs.toolcalls broker.sandbox.minting
+    broker.sandbox.oauth1 broker.sandbox.elevenlabs.deliveries broker.sandbox.elevenlabs.dialogue
+    broker.sandbox.tokens broker.sandbox.speaking broker.sandbox.elevenlabs.workspace
+    broker.sandbox.elevenlabs.calls broker.sandbox.elevenlabs.socket broker.sandbox.provider
+    broker.sandbox.elevenlabs.panel broker.sandbox.elevenlabs.app broker.sandbox.registration
+    broker.sandbox.routes broker.sandbox.app broker.sandbox broker.sandbox.server
+    broker.sandbox.__main__
     broker.environment_file.tree broker.environment_file.reader broker.environment_file.document
     broker.environment_file.writing broker.environment_file.plan broker.environment_file.values
     broker.environment_file.showing broker.environment_file
     broker.targets broker.targets.own broker.targets.remote
-    broker.terminal broker.cli_env broker.cli_provider broker.cli_integration
-    broker.cli_connection broker.cli
+    broker.demo.world broker.demo.browser broker.demo.talk broker.demo.transcript
+    broker.demo.stage broker.demo.story broker.demo
+    broker.terminal broker.cli.agent broker.cli.upstream broker.cli.env broker.cli.provider
+    broker.cli.integration broker.cli.connection broker.cli.events broker.cli.rekey broker.cli.audit
+    broker.cli.backup
+    broker.cli broker.cli.__main__
 """
 STAIRCASE: Final = tuple(STEPS.split())
 UPWARD: Final = {
-    ("vault.kms", "vault.kms.file"): "a kind of root key is imported where its address names it",
+    ("vault.kms", f"vault.kms.{kind}"): "a kind of root key is imported where its address names it"
+    for kind in ("file", "aws", "transit", "pkcs11", "gcp", "azure")
 }
 JOSE: Final = {
     "vault.oauth",
     "vault.oauth.keys",
     "vault.oauth.id_token",
     "vault.oauth.assertions",
+    "broker.runtimes.sealed",  # what a runtime opens by itself is signed, and encrypted for it
+    "broker.runtimes.livekit",  # LiveKit's own token
 }
 ONLY_IN: Final = {
-    "asyncpg": {"vault.database"},
-    "aiohttp": {"vault.egress"},
+    "asyncpg": {"vault.database", "vault.database.reaching", "vault.database.locks"},
+    "aiohttp": {"vault.egress", "vault.egress.journey", "vault.egress.sockets"},
     "authlib": set(),  # a peer of the tests: vault.oauth.oauth1 says why it does not sign here
     "joserfc": JOSE,
     "apscheduler": {"vault.scheduler"},
     # The sandbox signs as the outside world does, and so with nothing of ours.
     "cryptography": {"vault.seal", "vault.kms.file", "broker.sandbox.signing"},
     "AESGCM": {"vault.seal", "vault.kms.file"},
+    # Extras: a kind of root key each.
+    "boto3": {"vault.kms.aws"},
+    "hvac": {"vault.kms.transit"},
+    "pkcs11": {"vault.kms.pkcs11"},
+    "google": {"vault.kms.gcp"},
+    "azure": {"vault.kms.azure"},
+    "opentelemetry": {"broker.api.tracing"},  # an extra
     "uvicorn": {"broker.server", "broker.sandbox.server"},
 }
 NEVER_IN_VAULT: Final = {"broker", "litestar", "uvicorn", "starlette", "elevenlabs"}
 REVEALING: Final = {
     "vault.bearer": "a bearer is parsed and hashed",
-    "vault.database": "asyncpg wants an address with its password; logins are made from it",
+    "vault.dsn": "a login is made from an address with its password",
+    "vault.database.reaching": "asyncpg wants an address with its password",
     "vault.egress": "credentials leave in headers and bodies of outbound calls",
+    "vault.egress.sockets": "a signed URL is opened; the first frame of a conversation leaves",
     "vault.kms": "the root key's address may hold a credential",
-    "vault.certificates": "a client's certificate and key go into a TLS context",
+    "vault.kms.transit": "a token or a secret id opens Transit",
+    "vault.kms.pkcs11": "a PIN opens a token",
+    "vault.egress.certificates": "a client's certificate and key go into a TLS context",
     "vault.oauth": "an assertion is signed, and goes into the body of a token request",
     "vault.oauth.replies": "the claims of a token that was given are read",
     "vault.oauth.accounts": "a part of a token may name the account",
@@ -118,18 +198,39 @@ REVEALING: Final = {
     "vault.oauth.typed": "what a person typed goes into a request, or is too long",
     "vault.authenticate": "a fetched token becomes a header, and is sealed",
     "vault.store.connections": "tokens, and what a person typed, are sealed",
+    "vault.store.events": "an endpoint's address and secrets are sealed",
+    "vault.refreshing.lane": "an answer that could not be read is sealed as it came",
     "vault.vault.secrets": "the value of a secret is sealed",
     "vault.vault.integrations": "the value of a label becomes part of an app registration",
     "vault.vault.connect": "state and nonce go into the address of a consent page",
     "vault.vault.invitations": "the code that completes goes back with the person's browser",
+    "broker.runtimes.sealed": "a token is signed with the workspace's private key",
+    "broker.runtimes.livekit": "a token is signed with the project's secret, and holds a handle",
+    "broker.gateway.calls": "a credential may be a part of the base URL; an answer is masked",
+    "broker.runtimes.signing": "a private key just made is sealed",
+    "broker.admission": "a ticket stands in the URL that a client opens",
+    "broker.delivery": "a bearer becomes a header's value; values go to who they are delivered to",
+    "broker.gateway.tool_calls": "an API's address, to be compared with where a request goes",
+    "broker.upstreams.livekit": "a project's API secret is hashed, and sealed",
+    "broker.upstreams": "an account's API key is hashed, and sealed with its webhook secrets",
+    "broker.telephone.outgoing": "what an answer repeats of what was put in is masked",
+    "broker.telephone.post_call": "a webhook's signature is checked",
+    "broker.tools.pushing": "a runtime key just made goes into the account's secret store",
     "broker.resolve.meanings": "a secret's value becomes part of a header",
+    "broker.events": "a delivery is signed",
     "broker.invoke": "an answer that repeats a secret is masked",
     "broker.targets.own": "what a file's secrets say is stored, in an auth connection",
     "broker.targets.remote": "what a file's secrets say is sent to the target",
     "broker.settings": "two operator keys stand in one variable",
     "broker.api.requests": "an operator's key is compared",
+    "broker.api.problems": "a link that was asked for says how to connect what is missing",
     "broker.api.messages": "a key just made is answered, once",
     "broker.api.connect_messages": "a link just made is answered, once",
+    "broker.api.event_messages": "a secret just made is answered, once",
+    "broker.api.conversation_messages": "what a client starts with is answered, once",
+    "broker.api.convai.sessions": "what a client starts with is answered, once",
+    "broker.api.refresh_tool": "a token is answered, to the conversation that holds it",
+    "broker.api.token_messages": "a token is answered, to who may read it",
     "broker.web.people": "a browser's cookie is set; the state stands in the page's own form",
     "broker.cli": "a key just made is printed, once",
 }

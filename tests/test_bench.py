@@ -13,11 +13,19 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import msgspec
 import pytest
 
 from bench import load, processes, report, suite
 from bench.baselines import ANSWER, HELLO, QUESTION
+from bench.baselines.provider import tokens
+from bench.refreshers import IN_FLIGHT, Settings
 from bench.report import Bar, Column, Options, Outcome, Pair
+from bench.suite import mint, token
+from bench.world import world
+from vault.bearer import generate
+from vault.refreshing.room import ALONE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bench reads Linux's /proc")
 
@@ -40,7 +48,7 @@ def quick_run(name: str, folder: Path) -> dict[str, Any]:
         env={**os.environ, "TMPDIR": str(scratch)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -90,6 +98,82 @@ async def test_idle_tells_the_service_from_its_database() -> None:
     assert cold["rss_mb"] > 0
     assert cold["postgres_rss_mb"] > 0
     assert "postgres_rss_mb" not in hello
+
+
+async def test_refreshing_is_measured_against_the_call_alone_and_a_pattern_by_hand() -> None:
+    outcome = await suite.BENCHMARKS["refresh"].run(Options(rounds=1, quick=True))
+    for [one] in outcome.rounds.values():
+        assert one["cpu_us"] == pytest.approx(one["worker_us"] + one["postgres_us"])
+        assert one["core_percent"] > 0
+    # The call alone is a part of a refresh, and stores nothing.
+    assert outcome.rounds["http client, 0 ms"][0]["postgres_us"] == 0
+    assert {one.base for one in outcome.pairs} >= {"http client, 200 ms", "keyturn, 0 ms"}
+
+
+async def test_leasing_is_measured_in_deployments_of_several_sizes() -> None:
+    outcome = await suite.BENCHMARKS["growth-refresh"].run(Options(rounds=1, quick=True))
+    assert len(outcome.rounds) == 2
+    assert [one.subject for one in outcome.pairs] == ["5 thousand"]
+    assert all(one["postgres_us"] > 0 for [one] in outcome.rounds.values())
+
+
+async def test_bloat_counts_one_update_of_the_ciphertext_a_refresh() -> None:
+    outcome = await suite.BENCHMARKS["bloat"].run(Options(rounds=1, quick=True))
+    [after] = outcome.rounds["tokens after"]
+    assert after["updates"] >= 3 * 150
+    assert 0 < after["hot_percent"] <= 100
+    assert after["heap_kb"] >= outcome.rounds["tokens before"][0]["heap_kb"]
+
+
+async def test_handing_out_is_measured_against_hello_world_and_a_read_by_hand() -> None:
+    outcome = await suite.BENCHMARKS["token"].run(Options(rounds=1, quick=True))
+    assert set(outcome.rounds) == {"hello_raw", "hello_typed", "keyturn", "handwritten"}
+    assert all(one["postgres_us"] > 0 for one in outcome.rounds["keyturn"])
+    assert all(one["postgres_us"] > 0 for one in outcome.rounds["handwritten"])
+
+
+async def test_the_read_by_hand_gives_the_same_answer_to_the_same_people() -> None:
+    async with world(2, lasting=True) as made, token.servers(made) as both:
+        name = made.settings.names[0]
+        asked = [
+            (made.key, name),
+            (made.key, "conn_" + "0" * 26),
+            (generate("api_key").reveal(), name),
+        ]
+        found = [[await answer(server.port, *one) for one in asked] for server in both]
+    statuses = [[status for status, _ in answers] for answers in found]
+    assert statuses == [[200, 404, 401], [200, 404, 401]]
+    [ours, theirs] = [answers[0][1] for answers in found]
+    assert theirs["access_token"].startswith(f"a.{name}.0.")
+    assert abs(theirs.pop("expires_in") - ours["expires_in"]) <= 60
+    assert theirs == {key: ours[key] for key in theirs}
+
+
+async def answer(port: int, key: str, name: str) -> tuple[int, dict[str, Any]]:
+    url = f"http://{load.HOST}:{port}/v1/connections/{name}/token"
+    headers = {"Authorization": f"Bearer {key}"}
+    async with aiohttp.ClientSession() as session, session.post(url, headers=headers) as reply:
+        found: dict[str, Any] = await reply.json(content_type=None)
+        return reply.status, found
+
+
+def test_the_call_alone_has_as_many_under_way_as_a_sweep() -> None:
+    assert ALONE["due"] == IN_FLIGHT, "the floor has as many calls under way as we"
+
+
+async def test_a_refresh_token_that_was_used_is_refused() -> None:
+    form = b"grant_type=refresh_token&refresh_token=" + tokens("ada", 0).refresh_token.encode()
+    again = load.request("POST", "/token", expected=b"a.ada.1.", body=form)
+    async with processes.provider() as port:
+        answers = await load.closed_loop(port, iter([again, again]), connections=1, seconds=5)
+        assert (answers.right, answers.refused) == (1, 1)
+
+
+async def test_a_worker_that_fails_ends_the_run() -> None:
+    settings = msgspec.json.encode(Settings(token_url="", dsn="", fernet_key="", names=[]))
+    with pytest.raises(processes.NotStarted):
+        async with processes.worker("no such", {}, settings):
+            pass
 
 
 @pytest.mark.parametrize("name", ["hello_raw", "hello_typed"])
@@ -330,3 +414,56 @@ def test_a_terminated_run_leaves_nothing(tmp_path: Path) -> None:
     assert b"stopped" in said
     assert not alive(seen)
     assert list(tmp_path.iterdir()) == []
+
+
+async def answer_of(port: int, wire: bytes) -> dict[str, Any]:
+    """The body of the answer to a request as the generator writes it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(wire)
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 201 "), head
+    [length] = [
+        int(line.partition(b":")[2])
+        for line in head.split(b"\r\n")
+        if line.lower().startswith(b"content-length:")
+    ]
+    found: dict[str, Any] = json.loads(await reader.readexactly(length))
+    writer.close()
+    await writer.wait_closed()
+    return found
+
+
+async def test_minting_and_reading_are_measured_in_deployments_of_several_sizes() -> None:
+    outcome = await suite.BENCHMARKS["growth-mint"].run(Options(rounds=1, quick=True))
+    assert list(outcome.rounds) == [
+        *("mint, 1 thousand", "token, 1 thousand", "mint, 5 thousand", "token, 5 thousand")
+    ]
+    assert all(one["postgres_us"] > 0 for [one] in outcome.rounds.values())
+    assert len([note for note in outcome.notes if "growth exponent" in note]) == 2
+
+
+async def test_a_mint_is_timed_with_refreshing_beside_it_and_without() -> None:
+    outcome = await suite.BENCHMARKS["mint-refresh"].run(Options(rounds=1, quick=True))
+    [without], [beside] = outcome.rounds.values()
+    assert without["refreshes"] == 0 < beside["refreshes"]
+
+
+async def test_mints_written_by_hand_give_what_ours_gives() -> None:
+    async with mint.bench(2) as running:
+        subject = running.variants["mint"]
+        for name in ("by hand", "with an ORM"):
+            baseline = running.variants[name]
+            for _ in range(2):  # each user
+                ours = await answer_of(subject.server.port, next(subject.requests).wire)
+                by_hand = await answer_of(baseline.server.port, next(baseline.requests).wire)
+                same_but_for_the_bearer(ours["dynamic_variables"], by_hand["dynamic_variables"])
+
+
+def same_but_for_the_bearer(given: dict[str, Any], wanted: dict[str, Any]) -> None:
+    of_one = {"keyturn_conversation_id", "secret__keyturn_authorization"}
+    assert given.keys() == wanted.keys()
+    assert {n: v for n, v in given.items() if n not in of_one} == {
+        n: v for n, v in wanted.items() if n not in of_one
+    }
+    assert all(given[name] and given[name] != wanted[name] for name in of_one)
+    assert len([name for name in given if name.startswith("secret__user_")]) == 10

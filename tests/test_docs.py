@@ -1,6 +1,7 @@
 """The documentation says what there is, all of it, and nothing else; its commands are run."""
 
 import asyncio
+import base64
 import json
 import os
 import re
@@ -9,8 +10,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any, cast, get_args
 
 import asyncpg
 import msgspec
@@ -19,16 +23,26 @@ import rich_click as click
 from conftest import Tenant
 from support.api import Running
 from support.sandbox import providing
+from support.states import edges
 
 from broker.api.problems import STATUS
-from broker.app import create_service
+from broker.app import Service, create_service
+from broker.broker import Broker
 from broker.cli import main as keyturn
+from broker.events import request_of
 from broker.settings import Settings
+from vault import events
 from vault.access import ACTIONS
 from vault.audit import HAPPENINGS
 from vault.embedded import Embedded
+from vault.events.deliveries import Delivery
+from vault.lifecycle.events import AnyEvent
+from vault.lifecycle.life import State
 from vault.model import SCOPES
+from vault.oauth.replies import Outcome
 from vault.providers import schema as provider_file
+from vault.scheduler import Job, ticking
+from vault.secret import Secret
 from vault.settings import names
 from vault.vault import Vault
 
@@ -37,6 +51,8 @@ REFERENCE = ROOT / "docs" / "reference"
 BACKGROUND = {"OPTIONS", "HEAD"}
 # Litestar's own, for what is not there: it answers 404.
 NOT_OURS = {"/schema/{path}"}
+# A route that takes all of these is documented once, as ANY.
+ANY = {"GET", "POST", "PUT", "PATCH", "DELETE"}
 # The launcher reads this one and takes it away before the service starts.
 OF_THE_LAUNCHER = {"KEYTURN_VENV"}
 
@@ -127,21 +143,30 @@ def launcher() -> set[str]:
 # What there is
 
 
+def nobodys_service() -> Service:
+    """A service that says what it has. Nothing is asked of the vault for that."""
+    return create_service(
+        cast("Vault", SimpleNamespace(egress=None)),
+        cast("Broker", None),
+        Settings(mode="development"),
+    )
+
+
 def routes() -> set[str]:
-    """Every method and address of the service. Nothing is asked of the vault to list them."""
-    app = create_service(cast("Vault", None), Settings(mode="development")).app
-    return {
-        f"{method} {route.path_format}"
-        for route in app.routes
-        for method in getattr(route, "methods", ())
-        if method not in BACKGROUND and route.path_format not in NOT_OURS
-    }
+    """Every method and address of the service."""
+    found = set()
+    for route in nobodys_service().app.routes:
+        methods = set(getattr(route, "methods", ())) - BACKGROUND
+        if route.path_format not in NOT_OURS:
+            named = {"ANY"} if methods >= ANY else methods
+            found |= {f"{method} {route.path_format}" for method in named}
+    return found
 
 
 def commands(command: click.Command, words: str = "keyturn") -> Iterator[tuple[str, click.Command]]:
     """Every command that does something, by its words."""
     children = getattr(command, "commands", {})
-    if not children:
+    if not children or getattr(command, "invoke_without_command", False):
         yield words, command
     for name, child in children.items():
         yield from commands(child, f"{words} {name}")
@@ -185,7 +210,7 @@ def test_every_route_is_documented() -> None:
 
 
 def test_every_error_that_a_route_declares_is_named_with_it() -> None:
-    schema = create_service(cast("Vault", None), Settings(mode="development")).app.openapi_schema
+    schema = nobodys_service().app.openapi_schema
     documented = sections(text_of("docs/reference/http.md"))
     everywhere = {"unauthenticated", "forbidden", "internal", "not_ready"}
     for path, item in schema.to_schema()["paths"].items():
@@ -207,15 +232,22 @@ def test_every_scope_and_every_recorded_action_is_documented() -> None:
     table = next(body for title, body in sections(page).items() if "audit-events" in title)
     documented = {code for code in first_codes(table) if "." in code}
     assert documented <= {*ACTIONS, *HAPPENINGS}
-    code = "".join(file.read_text() for file in (ROOT / "vault").rglob("*.py"))
-    recorded = set(re.findall(r'audit\.record\(\s*tx,\s*[\w.]+,\s*"([\w.]+)"', code))
+    code = "".join(
+        file.read_text()
+        for package in ("vault", "broker")
+        for file in (ROOT / package).rglob("*.py")
+    )
+    recorded = set(re.findall(r'(?:audit\.record|_recorded)\(\s*tx,\s*[\w.]+,\s*"([\w.]+)"', code))
     recorded |= set(re.findall(r'\baction="(\w+\.\w+)"', code))
+    # A statement that hands credentials out writes its own line.
+    statements = "".join(file.read_text() for file in ROOT.glob("*/sql/*.sql"))
+    recorded |= {action for action in ACTIONS if f"'{action}'" in statements}
     # One method resolves, for both; it is told which.
     assert documented == recorded | {"configuration.show", "configuration.use"}
 
 
 def test_every_metric_is_documented() -> None:
-    metrics = create_service(cast("Vault", None), Settings(mode="development")).metrics
+    metrics = nobodys_service().metrics
     there = {
         family.name + ("_total" if family.type == "counter" else "")
         for family in metrics.registry.collect()
@@ -268,6 +300,29 @@ def test_every_field_of_a_providers_file_is_documented_with_its_default() -> Non
                 assert row[1] == f"`{default}`", f"{name}: {row[0]}"
             if isinstance(default, bool):
                 assert row[1] == f"`{str(default).lower()}`", f"{name}: {row[0]}"
+
+
+def test_every_state_and_every_way_from_one_to_another_is_documented() -> None:
+    page = text_of("docs/reference/states.md")
+    parts = sections(page, "##")
+    assert first_codes(parts["States"]) == list(get_args(State))
+    [(_, drawing)] = blocks(page)
+    for state in get_args(State):
+        # No connection has this one today, and the page says so.
+        assert (state in drawing) != (state == "revoking"), state
+    shown = [[CODE.findall(cell) for cell in row] for row in rows(parts["Edges"])]
+    ways = {(row[0][0], row[1][0]): set(row[2]) for row in shown if len(row) == 4 and row[0]}
+    assert ways == edges()
+    named = {code for row in shown if len(row) < 4 for code in row[0]}
+    assert named == {*(one.__name__ for one in get_args(AnyEvent)), *get_args(Outcome)}
+
+
+def test_every_event_that_a_platform_hears_of_is_documented() -> None:
+    table = [row for row in rows(text_of("docs/reference/events.md")) if CODE.search(row[0])]
+    types = [code for row in table for code in CODE.findall(row[0]) if "." in code]
+    assert types == list(get_args(events.Type))
+    fields = {code for row in table for code in CODE.findall(row[0]) if "." not in code}
+    assert fields == set(events.News.__struct_fields__)
 
 
 async def test_every_table_and_column_is_documented(migrated: Embedded) -> None:
@@ -332,10 +387,10 @@ def test_every_page_is_on_the_map() -> None:
         assert page in linked | {index}, f"{page.name} is not in docs/index.md"
 
 
-def test_the_readme_shows_the_two_commands() -> None:
+def test_the_readme_shows_the_commands_to_begin_with() -> None:
     there = launcher()
     shown_lines = [line for _, body in blocks(text_of("README.md")) for line in body.splitlines()]
-    for command in ("serve", "test"):
+    for command in ("demo", "serve", "test"):
         assert f"$ ./dev {command}" in shown_lines
         assert command in there
 
@@ -420,20 +475,75 @@ def steps(page: str) -> list[tuple[str, Any]]:
     return found
 
 
+def test_the_receiver_of_the_page_believes_what_we_sign_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [receiver] = [
+        body
+        for language, body in blocks(text_of("docs/howto/receive-events.md"))
+        if language == "python"
+    ]
+    secret = "whsec_" + base64.b64encode(bytes(range(32))).decode()
+    monkeypatch.setenv("EVENT_SECRET", secret)
+    page: dict[str, Any] = {}
+    exec(receiver, page)  # noqa: S102 - our own page
+    now = datetime.now(UTC)
+    body = b'{"type":"connection.connected","integration":"acme","environment":"production"}'
+    delivery = Delivery("evt_1", "connection.connected", now, body.decode(), 0, now)
+    other = Secret("whsec_" + base64.b64encode(bytes(32)).decode())
+
+    def heard(*secrets: Secret, at: datetime = now, more: bytes = b"") -> Any:
+        sent = request_of("https://app.acme.com/", secrets, delivery, at)
+        assert isinstance(sent.body, bytes)
+        return page["event_of"](dict(sent.headers), sent.body + more)
+
+    assert heard(Secret(secret))["data"] == {"integration": "acme", "environment": "production"}
+    assert heard(other, Secret(secret))["type"] == "connection.connected"
+    for forged in (
+        partial(heard, other),
+        partial(heard, Secret(secret), more=b" "),
+        partial(heard, Secret(secret), at=now - timedelta(minutes=6)),
+        partial(heard, Secret(secret), at=now + timedelta(minutes=6)),
+    ):
+        with pytest.raises(ValueError, match="not from Keyturn"):
+            forged()
+
+
+async def nothing() -> int:
+    """Find nothing to do."""
+    return 0
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the pages use curl, which is not here")
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/quickstart.md", "docs/howto/connect-accounts.md"]
+    "page",
+    [
+        "README.md",
+        "docs/getting-started.md",
+        "docs/quickstart.md",
+        "docs/howto/connect-accounts.md",
+        "docs/howto/choose-workspaces.md",
+    ],
 )
 async def test_the_commands_of_a_page_answer_as_printed(
-    page: str, service: Running, tenant: Tenant, tmp_path: Path
+    page: str, service: Running, settings: Settings, tenant: Tenant, tmp_path: Path
 ) -> None:
     told = steps(page)
     assert len(told) >= 3
     between = "---- next ----"
     script = f"\necho; echo '{between}'\n".join(command for command, _ in told)
     script += '\ntest -z "$(ls -A)" # a page cleans up behind itself'
-    async with providing() as sandbox:
-        given = {"BASE": service.base, "KEY": tenant.key, "SANDBOX": sandbox.base}
+    async with providing() as sandbox, ticking([Job("nothing", 1.0, nothing)]) as ticks:
+        # `keyturn serve` ticks; here what is due belongs to other tests.
+        service.service.app.state.ticks = ticks
+        sandbox.state.elevenlabs.open_account("sandbox-grace")
+        given = {
+            "BASE": service.base,
+            "KEY": tenant.key,
+            "OPERATOR": settings.operator_keys[0].reveal(),
+            "SANDBOX": sandbox.base,
+            "UPSTREAM": sandbox.base,
+        }
         # Where a page opens a browser, somebody has to sit in front of it.
         person = {
             "BROWSER": f"{sys.executable} -m support.person %s",
@@ -452,6 +562,7 @@ async def test_the_commands_of_a_page_answer_as_printed(
             stderr=asyncio.subprocess.PIPE,
         )
         out, complaints = await asyncio.wait_for(shell.communicate(), 60)
+    service.service.app.state.ticks = None
     assert (shell.returncode, complaints) == (0, b"")
     answers = out.decode().split(f"{between}\n")
     for (command, printed), answer in zip(told, answers, strict=True):

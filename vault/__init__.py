@@ -16,7 +16,10 @@ seal, bearer, kms, keyring            bytes and keys
 database, embedded, sql, migrations   PostgreSQL
 egress                                outbound HTTP
 providers                             the catalogue: facts about other people's servers
-audit, store                          rows
+oauth, lifecycle                      what may be said, and what follows from what: pure
+dialogue                              what is said between us and a provider
+audit, events, store                  rows
+refreshing                            one refresh of a connection at a time
 access                                who may do what
 vault                                 the door
 

@@ -19,6 +19,13 @@ Action = Literal[
     "workspace.list",
     "workspace.read",
     "workspace.delete",
+    "rotation.run",
+    "rotation.verify",
+    "chain.verify",
+    "chain.export",
+    "chain.anchor",
+    "backup.take",
+    "backup.restore",
     "key.create",
     "key.list",
     "key.read",
@@ -57,23 +64,56 @@ Action = Literal[
     "connection.read",
     "connection.write",
     "connection.delete",
+    "connection.token",
+    "connection.refresh",
+    "connection.expect",
     "connect_session.list",
     "connect_session.read",
     "connect_session.write",
     "connect_session.complete",
     "connect_session.delete",
+    "event_endpoint.list",
+    "event_endpoint.read",
+    "event_endpoint.write",
+    "event_endpoint.delete",
+    "event_endpoint.rotate",
+    "event_endpoint.replay",
+    "agent.list",
+    "agent.read",
+    "agent.write",
+    "agent.delete",
+    "agent.tools",
+    "agent.push",
+    "upstream.read",
+    "upstream.write",
+    "upstream.delete",
+    "conversation.mint",
+    "conversation.prepare",
+    "conversation.read",
+    "conversation.list",
+    "conversation.end",
+    "conversation.verify",
+    "conversation.redeem",
+    "readiness.read",
+    "call.receive",
+    "phone_number.read",
+    "phone_number.write",
+    "grant.refresh",
+    "gateway.use",
+    "signing_key.rotate",
 ]
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
 
 class Rule(Struct, frozen=True):
     """A key needs ``scope`` (``None``: no key may) or one of ``others``; the operator may where
-    ``operator`` says so.
+    ``operator`` says so, and what a conversation holds where ``grant`` does.
     """
 
     scope: Scope | None
     operator: bool
     others: tuple[Scope, ...] = ()
+    grant: bool = False
 
 
 RULES: Final[dict[Action, Rule]] = {
@@ -81,6 +121,13 @@ RULES: Final[dict[Action, Rule]] = {
     "workspace.list": Rule(None, operator=True),
     "workspace.read": Rule(None, operator=True),
     "workspace.delete": Rule(None, operator=True),
+    "rotation.run": Rule(None, operator=True),
+    "rotation.verify": Rule(None, operator=True),
+    "chain.verify": Rule(None, operator=True),
+    "chain.export": Rule(None, operator=True),
+    "chain.anchor": Rule(None, operator=True),
+    "backup.take": Rule(None, operator=True),
+    "backup.restore": Rule(None, operator=True),
     "key.create": Rule("manage", operator=True),
     "key.list": Rule("manage", operator=True),
     "key.read": Rule("manage", operator=True),
@@ -120,21 +167,59 @@ RULES: Final[dict[Action, Rule]] = {
     "connection.read": Rule("manage", operator=True, others=("connect",)),
     "connection.write": Rule("connect", operator=False, others=("manage",)),
     "connection.delete": Rule("manage", operator=True, others=("connect",)),
+    "connection.token": Rule("tokens:read", operator=False, grant=True),
+    "connection.refresh": Rule("manage", operator=True, others=("connect",)),
+    # Announcing a conversation gives nothing away, and whoever may begin one may announce it.
+    "connection.expect": Rule("mint", operator=False),
     "connect_session.write": Rule("connect", operator=False, others=("manage",)),
     "connect_session.complete": Rule("connect", operator=False, others=("manage",)),
     "connect_session.list": Rule("connect", operator=True, others=("manage",)),
     "connect_session.read": Rule("connect", operator=True, others=("manage",)),
     "connect_session.delete": Rule("connect", operator=True, others=("manage",)),
+    "event_endpoint.list": Rule("manage", operator=True),
+    "event_endpoint.read": Rule("manage", operator=True),
+    "event_endpoint.write": Rule("manage", operator=True),
+    "event_endpoint.delete": Rule("manage", operator=True),
+    "event_endpoint.rotate": Rule("manage", operator=True),
+    "event_endpoint.replay": Rule("manage", operator=True),
+    "agent.list": Rule("manage", operator=True),
+    "agent.read": Rule("manage", operator=True),
+    "agent.write": Rule("manage", operator=True),
+    "agent.delete": Rule("manage", operator=True),
+    "agent.tools": Rule("manage", operator=True, others=("mint",)),
+    "agent.push": Rule("manage", operator=False),  # it sends a key of the workspace's away
+    "upstream.read": Rule("manage", operator=True),
+    "upstream.write": Rule("manage", operator=True),
+    "upstream.delete": Rule("manage", operator=True),
+    "conversation.mint": Rule("mint", operator=False),
+    "conversation.prepare": Rule("mint", operator=False, grant=True),
+    "conversation.read": Rule("manage", operator=True, others=("mint",)),
+    "conversation.list": Rule("manage", operator=True, others=("mint",)),
+    "conversation.end": Rule("manage", operator=True, others=("mint",), grant=True),
+    "conversation.verify": Rule("mint", operator=False),
+    "conversation.redeem": Rule("redeem", operator=False),
+    "readiness.read": Rule("mint", operator=False),
+    "call.receive": Rule("hooks", operator=False),
+    # They live in the workspace's account, and are reached with its key.
+    "phone_number.read": Rule("manage", operator=False),
+    "phone_number.write": Rule("manage", operator=False),
+    "grant.refresh": Rule(None, operator=False, grant=True),
+    "gateway.use": Rule(None, operator=False, grant=True),
+    "signing_key.rotate": Rule("manage", operator=True),
 }
 
 
 # What belongs to the deployment and not to a workspace; the operator asks from outside of them.
-_OF_THE_DEPLOYMENT: Final = ("workspace.", "provider.")
+_OF_THE_DEPLOYMENT: Final = ("workspace.", "rotation.", "chain.", "backup.", "provider.")
 
 
 def permit(caller: Caller, action: Action) -> None:
     """Raise ``Forbidden`` unless the table lets this caller do this."""
     rule = RULES[action]
+    if caller.kind == "grant":
+        if not rule.grant:
+            raise Forbidden("What a conversation holds may not do that.")
+        return
     if caller.kind not in ("operator", "key"):
         raise Forbidden("Only a key may do that.")
     if caller.kind == "operator":
@@ -144,9 +229,15 @@ def permit(caller: Caller, action: Action) -> None:
             raise Forbidden("Inside a workspace the operator works with the 'keyturn' command.")
         return
     if rule.scope is None:
-        raise Forbidden("Only the operator may do that.")
+        raise Forbidden(f"Only {'a conversation' if rule.grant else 'the operator'} may do that.")
     if caller.scopes.isdisjoint((rule.scope, *rule.others)):
         raise Forbidden(f"This key lacks the scope {' or '.join((rule.scope, *rule.others))}.")
+
+
+def permit_scope(caller: Caller, scope: Scope) -> None:
+    """Refuse whoever is no key of this scope."""
+    if caller.kind != "key" or scope not in caller.scopes:
+        raise Forbidden(f"This key lacks the scope {scope}.")
 
 
 def narrowed(caller: Caller, wanted: NewKey, now: datetime) -> NewKey:

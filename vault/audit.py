@@ -22,6 +22,8 @@ Happening = Literal[
     "connection.connect",
     "connection.import",
     "connection.revoke",
+    "conversation.admit",
+    "event_endpoint.disable",
 ]
 HAPPENINGS: Final[tuple[Happening, ...]] = get_args(Happening)
 

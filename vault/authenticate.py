@@ -35,9 +35,9 @@ from vault.auth_kinds import (
     OAuth2Jwt,
     PrivateKeyJwt,
 )
-from vault.certificates import ClientCertificate
 from vault.database import Database, Transaction
 from vault.egress import HEADER_VALUE, OURS, Egress
+from vault.egress.certificates import ClientCertificate
 from vault.errors import (
     CredentialRefused,
     IntegrityError,

@@ -37,6 +37,8 @@ RANDOM_SIZE: Final = 32
 
 _KINDS: dict[str, Kind] = {prefix: kind for kind, prefix in PREFIXES.items()}
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+# Two digits at a time.
+_PAIRS = tuple(one + other for one in _ALPHABET for other in _ALPHABET)
 _NOT_BASE62 = re.compile(r"[^0-9A-Za-z]")
 _BODY_LENGTH = 43
 _CHECKSUM_LENGTH = 6
@@ -95,9 +97,11 @@ def _checksum(body: str) -> str:
 
 def _base62(number: int, length: int) -> str:
     digits = []
-    for _ in range(length):
-        number, digit = divmod(number, len(_ALPHABET))
-        digits.append(_ALPHABET[digit])
+    for _ in range(length // 2):
+        number, pair = divmod(number, len(_PAIRS))
+        digits.append(_PAIRS[pair])
+    if length % 2:
+        digits.append(_ALPHABET[number % len(_ALPHABET)])
     return "".join(reversed(digits))
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 
 from vault.errors import Invalid
+from vault.lifecycle.schedule import Policy
 from vault.model import LABEL_PATTERN, Environment
 from vault.oauth.app import Account, Choice, ClientAuth, Granted, TokenSet
 from vault.oauth.device import Started
@@ -80,6 +81,7 @@ class Registration(Struct, frozen=True, kw_only=True, omit_defaults=True):
     authorize_params: dict[str, str] = {}
     redirect_uri: str | None = None
     share_connections: bool = False
+    refresh_policy: Policy = "active"
 
     def __repr__(self) -> str:
         return f"Registration({self.provider})"

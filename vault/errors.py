@@ -9,6 +9,11 @@
     ├── Forbidden              the key is known and may not                     forbidden
     ├── NotFound               missing, or another workspace's                  not_found
     ├── Conflict               the present state does not allow it              conflict
+    ├── ConnectionMissing      a conversation needs what is not connected       connection_missing
+    ├── UpstreamMissing        the workspace has not said where its runtime is  upstream_missing
+    ├── DeliveryNotPossible    this runtime takes no secrets so          delivery_not_possible
+    ├── DeliveryNeedsGateway   handles are for tools of the gateway     delivery_needs_gateway
+    ├── RateLimited            too much at once                                 rate_limited
     ├── TooLarge               over a limit                                     too_large
     ├── IdempotencyInProgress  the first request still runs        idempotency_in_progress
     ├── IdempotencyMismatch    the same key came with another body idempotency_mismatch
@@ -16,6 +21,7 @@
     ├── NotReady               a part that we need is away; try again           not_ready
     ├── UpstreamFailed         somebody else's server answered wrongly          upstream_failed
     ├── ProviderUnavailable    no token now; asking again later may help        provider_unavailable
+    ├── NeedsReauth            the person has to consent again                  needs_reauth
     ├── CredentialRefused      a provider or an upstream will not have it       conflict
     ├── EgressDenied           an outbound call that must not be made           invalid
     ├── Unreachable            nobody answered (``sent`` says what we know)     upstream_failed
@@ -27,7 +33,11 @@
 * The HTTP status of a code stands in one table, ``broker/api/problems.py``.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal
+
+from vault.secret import Secret
 
 Action = Literal["reconnect", "retry", "fix_configuration", "none"]
 
@@ -84,6 +94,56 @@ class Conflict(VaultError):
     code = "conflict"
 
 
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A connection that is needed and cannot be used; the link invites the person to make it."""
+
+    integration: str
+    reason: str
+    connect_url: Secret | None = None
+
+
+class ConnectionMissing(VaultError):
+    """The user lacks a connection that this agent needs."""
+
+    code = "connection_missing"
+    action = "reconnect"
+
+    def __init__(self, message: str | None = None, *, missing: Sequence[Missing] = ()) -> None:
+        super().__init__(message)
+        self.missing = tuple(missing)
+
+
+class UpstreamMissing(VaultError):
+    """This workspace has not said where its runtime is: PUT /v1/upstreams/elevenlabs."""
+
+    code = "upstream_missing"
+    action = "fix_configuration"
+
+
+class DeliveryNotPossible(VaultError):
+    """This runtime and channel cannot be given secrets in that way."""
+
+    code = "delivery_not_possible"
+
+
+class DeliveryNeedsGateway(VaultError):
+    """A handle buys nothing but calls of the gateway: the profile has to say "tools": "gateway"."""
+
+    code = "delivery_needs_gateway"
+    action = "fix_configuration"
+
+
+class RateLimited(VaultError):
+    """That was too much at once; try again after a while."""
+
+    code = "rate_limited"
+    action = "retry"
+
+    def __init__(self, message: str | None = None, *, retry_after: int | None = 1) -> None:
+        super().__init__(message, retry_after=retry_after)
+
+
 class TooLarge(VaultError):
     """The request is over the size limit."""
 
@@ -135,6 +195,13 @@ class ProviderUnavailable(VaultError):
 
     def __init__(self, message: str | None = None, *, retry_after: int | None = 2) -> None:
         super().__init__(message, retry_after=retry_after)
+
+
+class NeedsReauth(VaultError):
+    """The provider ended this grant: the person has to connect again."""
+
+    code = "needs_reauth"
+    action = "reconnect"
 
 
 class CredentialRefused(VaultError):

@@ -52,6 +52,22 @@ async def claim(tx: Transaction, caller: Caller, once: Once | None) -> bytes | N
     return remembered.result
 
 
+async def earlier(tx: Transaction, caller: Caller, once: Once | None) -> bytes | None:
+    """What the same request has led to before, without taking the key: whoever does much before
+    his transaction asks first.
+    """
+    if once is None:
+        return None
+    remembered = await _get.maybe(
+        tx, workspace_id=tx.workspace, caller=caller.actor_id, key_hash=once.key_hash
+    )
+    if remembered is None:
+        return None
+    if not hmac.compare_digest(remembered.fingerprint, once.fingerprint):
+        raise IdempotencyMismatch
+    return remembered.result
+
+
 async def settle(tx: Transaction, caller: Caller, once: Once | None, result: bytes) -> None:
     """Remember the outcome, in the transaction that made it."""
     if once is not None:

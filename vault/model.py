@@ -61,7 +61,9 @@ AttributeValue = (
 )
 
 _CROCKFORD: Final = "0123456789abcdefghjkmnpqrstvwxyz"
-_ULID_LENGTH: Final = 26
+# Two digits at a time.
+_PAIRS: Final = tuple(one + other for one in _CROCKFORD for other in _CROCKFORD)
+_PLACES: Final = tuple(range(120, -1, -10))
 
 
 class _Ulids:
@@ -71,12 +73,13 @@ class _Ulids:
         self._last = 0
         self._lock = threading.Lock()
 
-    def next(self) -> int:
+    def next(self, count: int = 1) -> int:
+        """The first of as many in a row."""
         value = int(time.time() * 1000) << 80 | int.from_bytes(os.urandom(10), "big")
         with self._lock:
             if value <= self._last:  # of the same millisecond, or a clock that was set back
                 value = self._last + 1 + int.from_bytes(os.urandom(4), "big")
-            self._last = value
+            self._last = value + count - 1
         return value
 
 
@@ -85,15 +88,31 @@ _next_ulid: Final = _Ulids().next
 
 def new_id(prefix: str) -> str:
     """Make an id that sorts by when it was made; those of one process exactly so."""
-    value = _next_ulid()
-    digits = [_CROCKFORD[value >> 5 * place & 31] for place in range(_ULID_LENGTH)]
-    return f"{prefix}_{''.join(reversed(digits))}"
+    return f"{prefix}_{_digits(_next_ulid())}"
+
+
+def new_ids(prefix: str, count: int) -> list[str]:
+    """Make as many that follow each other."""
+    if count == 0:
+        return []
+    first = _next_ulid(count)
+    if first >> 10 != (first + count - 1) >> 10:
+        return [f"{prefix}_{_digits(one)}" for one in range(first, first + count)]
+    start = f"{prefix}_{_digits(first)[:-2]}"  # only the last two digits differ
+    return [start + _PAIRS[one & 1023] for one in range(first, first + count)]
+
+
+def _digits(value: int) -> str:
+    return "".join([_PAIRS[value >> place & 1023] for place in _PLACES])
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asks: known, not yet allowed. ``vault.access`` says what it may do."""
+    """Who asks: known, not yet allowed. ``vault.access`` says what it may do.
 
-    kind: Literal["operator", "key", "person", "worker"]
+    A ``grant`` is what one conversation holds; ``actor_id`` is the conversation's.
+    """
+
+    kind: Literal["operator", "key", "person", "worker", "grant"]
     actor_id: str
     workspace: WorkspaceId
     scopes: frozenset[Scope] = frozenset()

@@ -32,13 +32,15 @@ import hmac
 import os
 import unicodedata
 from collections.abc import Callable
+from functools import lru_cache
 from struct import Struct as Packing
 from typing import Final, NoReturn, Self, final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+from cryptography.hazmat.primitives.hmac import HMAC
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from msgspec import Struct
 
 from vault.errors import IntegrityError
@@ -103,11 +105,12 @@ class KeyMaterial(bytearray):
 class SealingKey:
     """What seals and opens the rows of one workspace, or of one user in it."""
 
-    __slots__ = ("_owner", "key_id")
+    __slots__ = ("_keyed", "_owner", "key_id")
 
     def __init__(self, key_id: bytes, owner: KeyMaterial) -> None:
         self.key_id = key_id
         self._owner = owner
+        self._keyed = HMAC(owner, _SHA256)
 
     @classmethod
     def from_workspace_key(cls, key_id: bytes, key: bytes) -> Self:
@@ -125,10 +128,18 @@ class SealingKey:
         return SealingKey(self.key_id, _derive(both, b"keyturn/usr/1"))
 
     def record_keys(self, salt: bytes) -> tuple[bytes, bytes]:
-        """Return the record's key and its commitment."""
-        expand = HKDFExpand(_SHA256, KEY_SIZE + COMMITMENT_SIZE, b"keyturn/rec/1" + salt)
-        derived = expand.derive(self._owner)
-        return derived[:KEY_SIZE], derived[KEY_SIZE:]
+        """Return the record's key and its commitment.
+
+        They are the two blocks of HKDF-Expand (RFC 5869, section 2.3), made with one HMAC that has
+        the key already: a user's key opens many records at a time.
+        """
+        info = b"keyturn/rec/1" + salt
+        first = self._keyed.copy()
+        first.update(info + b"\x01")
+        record_key = first.finalize()
+        second = self._keyed.copy()
+        second.update(record_key + info + b"\x02")
+        return record_key, second.finalize()
 
     def __repr__(self) -> str:
         return f"SealingKey({self.key_id.hex()}, ***)"
@@ -189,20 +200,30 @@ def blind_index(index_key: bytes | bytearray, field: str, value: str) -> bytes:
 
 
 def _associated_data(key_id: bytes, context: Context, commitment: bytes) -> bytes:
-    return _prefixed(
+    row = context.row.encode()
+    return b"".join(
         (
-            b"keyturn/1",
-            _VERSION,
-            key_id,
-            context.workspace.encode(),
-            context.table.encode(),
-            context.row.encode(),
-            context.field.encode(),
-            _u64(context.generation),
-            context.environment.encode(),
+            _before_row(key_id, context.workspace, context.table),
+            _u32(len(row)),
+            row,
+            _after_row(context.field, context.generation, context.environment),
+            _u32(len(commitment)),
             commitment,
         )
     )
+
+
+# Of many records only the row is another one. What is remembered here is no secret.
+
+
+@lru_cache(maxsize=4_096)
+def _before_row(key_id: bytes, workspace: str, table: str) -> bytes:
+    return _prefixed((b"keyturn/1", _VERSION, key_id, workspace.encode(), table.encode()))
+
+
+@lru_cache(maxsize=4_096)
+def _after_row(field: str, generation: int, environment: str) -> bytes:
+    return _prefixed((field.encode(), _u64(generation), environment.encode()))
 
 
 def _prefixed(parts: tuple[bytes, ...]) -> bytes:

@@ -32,7 +32,11 @@ class VaultSettings(msgspec.Struct, frozen=True, kw_only=True):
     owner_database_url: Secret | None = None
     worker_database_url: Secret | None = None
     data_dir: Path | None = None
+    spool_dir: Path | None = None
     kek: Secret | None = None
+    transit_token: Secret | None = None
+    transit_secret_id: Secret | None = None
+    pkcs11_pin: Secret | None = None
     deployment_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}(?!\n)$")] | None = None
     egress_allow: str = ""
     egress_ca_file: Path | None = None

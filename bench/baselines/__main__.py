@@ -16,11 +16,19 @@ from broker.metrics import Metrics
 from broker.settings import Settings
 
 
+class NoRelay:
+    """A baseline relays no conversation."""
+
+    open = 0
+    draining = False
+
+
 class Bare(Struct, frozen=True):
     """What ``server.run`` needs of a service: no gate in front, only one to drain by."""
 
     asgi: ASGIApp
     gate: Gate
+    relay: NoRelay
 
 
 def main(name: str, port: int) -> None:
@@ -28,7 +36,8 @@ def main(name: str, port: int) -> None:
     app: ASGIApp = import_module(f"bench.baselines.{name}").app
     settings = Settings(mode="development", port=port, drain_seconds=0)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(server.run(cast("Service", Bare(app, Gate(Metrics()))), settings))
+        bare = Bare(app, Gate(Metrics()), NoRelay())
+        runner.run(server.run(cast("Service", bare), settings))
 
 
 if __name__ == "__main__":

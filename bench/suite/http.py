@@ -47,6 +47,12 @@ COLUMNS: Final = [
 ]
 
 
+COUNT: Final = """
+select (select count(*) from vault.users),
+       (select count(*) from vault.audit_events where action = 'user.write')
+"""
+
+
 class Times(Struct, frozen=True):
     """Seconds for warming up, for the closed loop and for the open one."""
 
@@ -60,9 +66,9 @@ QUICK: Final = Times(warm=0.05, closed=0.25, open=0.2)
 
 
 class Rows(Struct, frozen=True):
-    """How many rows there are, or how many an answer adds."""
+    """How many rows there are, or how many an answer adds: of its own, and in the record."""
 
-    users: int
+    own: int
     audit: int
 
 
@@ -76,18 +82,19 @@ class Variant(Struct, frozen=True):
 
 
 class Bench(Struct, frozen=True):
-    """What is running: the servers, and an owner's connection to count rows with."""
+    """What is running: the servers, and an owner's connection with what counts the rows."""
 
     variants: list[Variant]
     connection: Any
     postmaster: int
+    count: str = COUNT
 
 
 async def run(options: Options) -> Outcome:
     """Start everything, then measure in turn."""
     times = QUICK if options.quick else FULL
     async with _bench(QUICK_KNOWN_USERS if options.quick else KNOWN_USERS) as bench:
-        subjects = {one.name: _measuring(bench, one, times) for one in bench.variants}
+        subjects = {one.name: measuring(bench, one, times) for one in bench.variants}
         rounds = await interleaved(options.rounds_or(ROUNDS), subjects)
     return Outcome(
         name="http",
@@ -170,14 +177,16 @@ def _new_users(key: str) -> Iterator[Request]:
     return (_put_user(key, f"new-{number}", number) for number in itertools.count())
 
 
-def _measuring(bench: Bench, variant: Variant, times: Times) -> Callable[[], Awaitable[Round]]:
+def measuring(bench: Bench, variant: Variant, times: Times) -> Callable[[], Awaitable[Round]]:
+    """What measures one variant, a round at a time."""
+
     async def measure() -> Round:
-        before = await _count(bench.connection)
+        before = await _count(bench)
         warm = await _closed(variant, times.warm)
         closed, found = await _with_cpu(bench, variant, times.closed)
         opened = await _open(variant, closed.rate / 2, times.open)
         given = warm.right + closed.right + opened.right
-        _refuse_other_rows(variant, given, before, await _count(bench.connection))
+        _refuse_other_rows(variant, given, before, await _count(bench))
         return {
             **found,
             "rate": closed.rate,
@@ -232,17 +241,13 @@ async def _open(variant: Variant, rate: float, seconds: float) -> Answers:
     return answers
 
 
-async def _count(connection: Any) -> Rows:  # noqa: ANN401 - the driver has no types
-    users, audit = await connection.fetchrow(
-        "select (select count(*) from vault.users),"
-        " (select count(*) from vault.audit_events where action = 'user.write')"
-    )
-    return Rows(users, audit)
+async def _count(bench: Bench) -> Rows:
+    return Rows(*await bench.connection.fetchrow(bench.count))
 
 
 def _refuse_other_rows(variant: Variant, given: int, before: Rows, after: Rows) -> None:
-    added = Rows(after.users - before.users, after.audit - before.audit)
-    wanted = Rows(given * variant.adds.users, given * variant.adds.audit)
+    added = Rows(after.own - before.own, after.audit - before.audit)
+    wanted = Rows(given * variant.adds.own, given * variant.adds.audit)
     if added != wanted:
         raise WrongAnswers(f"{variant.name}: {given} answers, but {added} instead of {wanted}")
 

@@ -20,6 +20,7 @@ from vault.consent import (
     ValueReference,
 )
 from vault.errors import Invalid
+from vault.lifecycle.schedule import Policy
 from vault.model import PRODUCTION, USER_ID_PATTERN, Caller, Environment
 from vault.oauth.app import ClientAuth
 from vault.secret import Secret
@@ -40,6 +41,10 @@ Scopes = Annotated[
     Meta(max_length=200),
 ]
 Credential = Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN)]
+# What a provider's reply has to be, too: it fills a header.
+TokenText = Annotated[
+    str, Meta(min_length=1, max_length=MAX_TOKEN, pattern=r"^[\x20-\x7e]+(?!\n)$")
+]
 Text = Annotated[str, Meta(max_length=2_000)]
 VariableName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,47}(?!\n)$")]
 ClientSecret = Credential | ValueReference
@@ -59,6 +64,7 @@ class IntegrationIn(Message, frozen=True, kw_only=True):
     authorize_params: Annotated[dict[str, Text], Meta(max_length=20)] = field(default_factory=dict)
     redirect_uri: Text | None = None
     share_connections: bool = False
+    refresh_policy: Policy = "active"
 
     def registration(self) -> Registration:
         given = self.client_secret
@@ -73,6 +79,7 @@ class IntegrationIn(Message, frozen=True, kw_only=True):
             authorize_params=self.authorize_params,
             redirect_uri=self.redirect_uri,
             share_connections=self.share_connections,
+            refresh_policy=self.refresh_policy,
         )
 
 
@@ -92,6 +99,7 @@ class IntegrationOut(Message, frozen=True, kw_only=True):
     authorize_params: dict[str, str]
     redirect_uri: str
     share_connections: bool
+    refresh_policy: Policy
     created_at: Instant
     updated_at: Instant
 
@@ -116,6 +124,7 @@ class IntegrationOut(Message, frozen=True, kw_only=True):
             authorize_params=told.authorize_params,
             redirect_uri=told.redirect_uri or vault.callback_url(provider, found.integration),
             share_connections=told.share_connections,
+            refresh_policy=told.refresh_policy,
             created_at=found.created_at,
             updated_at=found.updated_at,
         )
@@ -207,8 +216,8 @@ class ConnectionDetailOut(ConnectionOut, frozen=True, kw_only=True):
 class ImportIn(Message, frozen=True, kw_only=True):
     """What the platform already holds: tokens, or what a person would type."""
 
-    access_token: Credential | None = None
-    refresh_token: Credential | None = None
+    access_token: TokenText | None = None
+    refresh_token: TokenText | None = None
     expires_in: Annotated[int, Meta(ge=1, le=400 * 86_400)] | None = None
     expires_at: Instant | None = None
     scopes: Scopes | None = None

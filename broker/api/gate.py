@@ -6,6 +6,7 @@
 * Adds the headers that every answer has, and ``Connection: close`` while the replica drains.
 """
 
+import logging
 import re
 import time
 from collections.abc import Iterable
@@ -13,7 +14,8 @@ from typing import Any, Final
 
 import structlog
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, Message, Receive, ReceiveMessage, Scope, Send
+from prometheus_client import Counter, Histogram
 
 from broker.logs import clean
 from broker.metrics import Metrics
@@ -28,6 +30,7 @@ NO_STORE: Final = (b"cache-control", b"no-store")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
 _log = structlog.get_logger("keyturn.access")
+_lines = logging.getLogger("keyturn.access")  # which says whether anybody wants its lines
 
 
 class Gate:
@@ -36,6 +39,7 @@ class Gate:
     def __init__(self, metrics: Metrics) -> None:
         self.draining = False
         self._metrics = metrics
+        self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def before(self, app: ASGIApp) -> ASGIApp:
         """Return the application with the gate in front of it."""
@@ -54,6 +58,12 @@ class Gate:
         started = time.perf_counter()
         status = 500
 
+        async def noticing_who_leaves() -> ReceiveMessage:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                scope["state"]["hung_up"] = True
+            return message
+
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
@@ -66,10 +76,21 @@ class Gate:
 
         self._metrics.in_flight.inc()
         try:
-            await app(scope, receive, send_with_headers)
+            await app(scope, noticing_who_leaves, send_with_headers)
         finally:
             self._metrics.in_flight.dec()
             self._record(scope, status, time.perf_counter() - started, request_id)
+
+    def _counters(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
+        """Kept: to find one by its labels costs more than to count."""
+        known = self._known.get((route, method, status))
+        if known is None:
+            known = (
+                self._metrics.requests.labels(route, method, str(status)),
+                self._metrics.seconds.labels(route, method),
+            )
+            self._known[route, method, status] = known
+        return known
 
     def _headers(
         self, given: Iterable[tuple[bytes, bytes]], request_id: str
@@ -83,9 +104,12 @@ class Gate:
         return headers
 
     def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
-        route, method = _route(scope), _method(scope)
-        self._metrics.requests.labels(route, method, str(status)).inc()
-        self._metrics.seconds.labels(route, method).observe(seconds)
+        route, method = route_of(scope), method_of(scope)
+        counter, timer = self._counters(route, method, status)
+        counter.inc()
+        timer.observe(seconds)
+        if not _lines.isEnabledFor(logging.INFO):
+            return
         caller: Any = scope["state"].get("caller")
         _log.info(
             "request",
@@ -109,12 +133,13 @@ def _request_id(scope: Scope) -> str:
     return new_id("req")
 
 
-def _route(scope: Scope) -> str:
+def route_of(scope: Scope) -> str:
     """The route's template; what matches no route is one thing, or labels would never end."""
     return str(scope.get("path_template") or "unknown")
 
 
-def _method(scope: Scope) -> str:
+def method_of(scope: Scope) -> str:
+    """The method, if it is one of the usual ones."""
     method = str(scope.get("method", ""))
     return method if method in _METHODS else "other"
 

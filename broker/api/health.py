@@ -1,21 +1,15 @@
 """/livez, /readyz, /metrics: for the machines around us; no key, and nothing about anybody."""
 
-import asyncio
-from collections.abc import Awaitable
-from typing import Final
-
 from litestar import Response, Router, get
 from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 
-from broker.api.messages import Check, CheckName, Liveness, Readiness
+from broker.api import lights
+from broker.api.messages import Check, Liveness, Readiness
 from broker.api.responses import problems
 from broker.metrics import CONTENT_TYPE, Metrics
-from vault.errors import VaultError
 from vault.vault import Vault
-
-CHECK_SECONDS: Final = 3.0
 
 
 @get("/livez", summary="Is the process alive?", responses=problems())
@@ -29,41 +23,39 @@ async def livez() -> Liveness:
     summary="May this replica get requests?",
     responses={503: ResponseSpec(Readiness, description="Not now; `checks` says why.")},
 )
-async def readyz(vault: NamedDependency[Vault], state: State) -> Response[Readiness]:
-    """Database, schema, root key, and whether the replica is about to stop."""
-    checks = list(
-        await asyncio.gather(
-            _check("database", vault.check_database()),
-            _check("schema", vault.check_schema()),
-            _check("root_key", vault.check_root_key()),
-        )
+async def readyz(
+    vault: NamedDependency[Vault], metrics: NamedDependency[Metrics], state: State
+) -> Response[Readiness]:
+    """Database, schema, root key, what keeps tokens alive, and whether the replica stops.
+
+    A root key's service is away for all replicas at once. While they still serve the workspaces
+    whose keys they hold, a balancer that took all of them out would make an outage of it.
+    """
+    late_by = state.ticks.late_by if state.ticks is not None else None
+    seen = await lights.of_vault(vault)
+    seen += lights.of_process(late_by, draining=state.gate.draining)
+    ready = all(one.ok or one.bearable for one in seen)
+    found = Readiness(
+        ready=ready,
+        degraded=ready and any(one.bearable for one in seen),
+        checks=[Check(name=one.name, ok=one.ok, reason=one.reason) for one in seen],
     )
-    draining = state.gate.draining
-    checks.append(
-        Check(name="draining", ok=not draining, reason="The replica stops." if draining else None)
-    )
-    ready = all(check.ok for check in checks)
-    return Response(Readiness(ready=ready, checks=checks), status_code=200 if ready else 503)
+    metrics.checked({one.name: one.ok for one in seen})
+    return Response(found, status_code=200 if ready else 503)
 
 
 @get("/metrics", summary="Numbers for Prometheus", media_type=CONTENT_TYPE, responses=problems())
-async def metrics(vault: NamedDependency[Vault], metrics: NamedDependency[Metrics]) -> bytes:
-    """Counters and histograms of this replica."""
+async def metrics(
+    vault: NamedDependency[Vault], metrics: NamedDependency[Metrics], state: State
+) -> bytes:
+    """Counters and histograms of this replica, and what it last counted of all of them."""
+    if state.ticks is not None:
+        metrics.ticked(state.ticks.ages)
     idle, size = vault.connections()
+    metrics.refreshing(vault.refreshes_under_way)
     metrics.connections.labels("idle").set(idle)
     metrics.connections.labels("busy").set(size - idle)
     return metrics.text()
-
-
-async def _check(name: CheckName, question: Awaitable[None]) -> Check:
-    try:
-        async with asyncio.timeout(CHECK_SECONDS):
-            await question
-    except VaultError as error:
-        return Check(name=name, ok=False, reason=error.message)
-    except TimeoutError:
-        return Check(name=name, ok=False, reason="It did not answer in time.")
-    return Check(name=name, ok=True, reason=None)
 
 
 # The empty requirement says that no key is needed; without it the document's own would hold.

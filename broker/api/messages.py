@@ -4,10 +4,11 @@ A wire struct is made from a model struct by ``of``: a field that the model gain
 """
 
 from datetime import datetime
-from typing import Annotated, Generic, Literal, Self, TypeVar
+from typing import Annotated, Generic, Self, TypeVar
 
 from msgspec import Meta, Struct
 
+from broker.api.lights import Name as LightName
 from vault.environments import FallbackWarning
 from vault.model import (
     MAX_ATTRIBUTES,
@@ -208,19 +209,20 @@ class AuditEventOut(Message, frozen=True, kw_only=True):
         )
 
 
-CheckName = Literal["database", "schema", "root_key", "draining"]
-
-
 class Check(Message, frozen=True, kw_only=True):
-    name: CheckName
+    name: LightName
     ok: bool
     reason: str | None
 
 
 class Readiness(Message, frozen=True, kw_only=True):
-    """Whether this replica may get requests, and what stands against it."""
+    """Whether this replica may get requests, and what stands against it.
+
+    ``degraded``: it may, although something is missing, since most of its work goes on.
+    """
 
     ready: bool
+    degraded: bool
     checks: list[Check]
 
 

@@ -11,12 +11,18 @@ from typing import Any, Final
 
 import structlog
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, SerializationException, ValidationException
+from litestar.exceptions import (
+    HTTPException,
+    InternalServerException,
+    SerializationException,
+    ValidationException,
+)
 from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
+from msgspec.structs import replace
 
 from broker.metrics import Metrics
-from vault.errors import Action, Invalid, VaultError
+from vault.errors import Action, ConnectionMissing, Invalid, Missing, VaultError
 
 STATUS: Final[dict[str, int]] = {
     "malformed": 400,
@@ -24,11 +30,17 @@ STATUS: Final[dict[str, int]] = {
     "forbidden": 403,
     "not_found": 404,
     "conflict": 409,
+    "connection_missing": 409,
+    "needs_reauth": 409,
+    "upstream_missing": 409,
     "idempotency_in_progress": 409,
     "too_large": 413,
     "invalid": 422,
     "idempotency_mismatch": 422,
     "unresolved": 422,
+    "delivery_not_possible": 422,
+    "delivery_needs_gateway": 422,
+    "rate_limited": 429,
     "internal": 500,
     "upstream_failed": 502,
     "not_ready": 503,
@@ -40,11 +52,17 @@ TITLES: Final[dict[str, str]] = {
     "forbidden": "Not allowed",
     "not_found": "Not found",
     "conflict": "Conflict",
+    "connection_missing": "A connection is missing",
+    "needs_reauth": "The person has to connect again",
+    "upstream_missing": "No upstream",
     "idempotency_in_progress": "Still in progress",
     "too_large": "Too large",
     "invalid": "Invalid request",
     "idempotency_mismatch": "Another request had this Idempotency-Key",
     "unresolved": "Nothing to resolve to",
+    "delivery_not_possible": "Not deliverable in this way",
+    "delivery_needs_gateway": "Only for tools that call the gateway",
+    "rate_limited": "Too much at once",
     "internal": "Our fault",
     "upstream_failed": "Another server failed",
     "not_ready": "Not ready",
@@ -86,6 +104,14 @@ class FieldError(Struct, frozen=True):
     message: str
 
 
+class MissingConnection(Struct, frozen=True):
+    """A connection that is missing; the link is there where it was asked for."""
+
+    integration: str
+    reason: str
+    connect_url: str | None
+
+
 class Problem(Struct, frozen=True, omit_defaults=True):
     """An error, as RFC 9457 has it."""
 
@@ -98,7 +124,11 @@ class Problem(Struct, frozen=True, omit_defaults=True):
     action: Action
     retry_after: int | None = None
     errors: list[FieldError] = []
+    missing: list[MissingConnection] = []
 
+
+# What the access line says of a request whose client left in the middle of it. Nobody gets it.
+HUNG_UP: Final = 499
 
 Dialect = Callable[[Request[Any, Any, Any], Exception, Problem], Response[Any] | None]
 
@@ -107,6 +137,8 @@ def handlers(metrics: Metrics, *, dialect: Dialect) -> ExceptionHandlersMap:
     """The exception handlers of the application; ``dialect`` may answer in other words."""
 
     def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+        if _hung_up(request, error):
+            return Response(None, status_code=HUNG_UP)
         problem = problem_of(error, request_id_of(request))
         metrics.problems.labels(problem.code).inc()
         if problem.code == "internal":
@@ -116,6 +148,12 @@ def handlers(metrics: Metrics, *, dialect: Dialect) -> ExceptionHandlersMap:
         return answered
 
     return {VaultError: answer, HTTPException: answer, Exception: answer}
+
+
+def _hung_up(request: Request[Any, Any, Any], error: Exception) -> bool:
+    """Did the client leave before its body was here? The framework calls that our own error."""
+    left = request.scope["state"].get("hung_up", False)
+    return left and isinstance(error, InternalServerException)
 
 
 def request_id_of(request: Request[Any, Any, Any]) -> str:
@@ -169,7 +207,7 @@ def _of_ours(error: VaultError, request_id: str) -> Problem:
     errors = []
     if isinstance(error, Invalid) and error.pointer:
         errors.append(FieldError(error.pointer, error.message))
-    return _problem(
+    problem = _problem(
         code,
         error.message,
         request_id,
@@ -177,6 +215,14 @@ def _of_ours(error: VaultError, request_id: str) -> Problem:
         action=error.action,
         retry_after=error.retry_after,
     )
+    if isinstance(error, ConnectionMissing):
+        return replace(problem, missing=[_missing(one) for one in error.missing])
+    return problem
+
+
+def _missing(one: Missing) -> MissingConnection:
+    url = one.connect_url.reveal() if one.connect_url else None
+    return MissingConnection(one.integration, one.reason, url)
 
 
 def _problem(

@@ -4,14 +4,18 @@ import base64
 import binascii
 import hmac
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 from litestar.connection import ASGIConnection, Request
+from litestar.di import NamedDependency
 from litestar.exceptions import HTTPException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import HeaderParameter, QueryParameter
 from litestar.types import Guard
 
+from broker.broker import Broker
+from broker.conversation import Held
 from vault import access, bearer
 from vault.errors import Forbidden, Invalid, Unauthenticated
 from vault.model import Caller, Once, Page
@@ -44,6 +48,7 @@ IdempotencyKey = Annotated[
 
 _JSON = re.compile(r"(?i)application/(\w+\+)?json\b")
 _LINES = re.compile(r"(?i)application/(x-ndjson|ndjson|jsonl|json-lines)\b")
+_KEY_HEADERS = (b"authorization", b"xi-api-key")
 _SPACE = " \t"  # what HTTP calls white space; a no-break space is part of what was sent
 _CURSOR = re.compile(r"[ -~]{1,255}")
 
@@ -61,6 +66,20 @@ class Door:
         if unverified.startswith(bearer.PREFIXES["operator"]):
             return self._operator(unverified, request_id)
         return await self._vault.authenticate(unverified, request_id=request_id)
+
+    def key_hash(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+        """The keyed hash of the one API key that is plainly there; who it is, nobody knows yet."""
+        offered = [one for one in headers if one[0] in _KEY_HEADERS]
+        if len(offered) != 1:
+            return None
+        [(name, value)] = offered
+        text = value.decode("latin-1")
+        if name == b"authorization":
+            scheme, _, text = text.partition(" ")
+            if scheme.lower() != "bearer":
+                return None
+        text = text.strip(_SPACE)
+        return self._vault.fingerprint(text) if bearer.kind_of(text) == "api_key" else None
 
     def refuse_without_operator(self) -> None:
         if not self._operator_keys:
@@ -92,7 +111,8 @@ def _requires(action: access.Action, media: re.Pattern[str]) -> list[Guard]:
         connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler
     ) -> None:
         door: Door = connection.app.state.door
-        if access.RULES[action].scope is None:
+        rule = access.RULES[action]
+        if rule.scope is None and rule.operator:
             door.refuse_without_operator()
         caller = await door.caller(connection)
         access.permit(caller, action)
@@ -104,10 +124,34 @@ def _requires(action: access.Action, media: re.Pattern[str]) -> list[Guard]:
     return [guard]
 
 
-async def caller_of(request: Request[Any, Any, Any]) -> Caller:
-    """Who asks, as the guard found out."""
+async def caller_of(
+    request: Request[Any, Any, Any],
+    vault: NamedDependency[Vault],  # noqa: ARG001 - see below
+) -> Caller:
+    """Who asks, as the guard found out.
+
+    It wants the vault for the order's sake: Litestar resolves what depends on nothing side by side,
+    in a task group, which costs more than either value; one after the other they are just called.
+    """
     caller: Caller = request.scope["state"]["caller"]
     return caller
+
+
+async def held_of(request: Request[Any, Any, Any], broker: Broker, runtime_key: str | None) -> Held:
+    """What the grant or handle of this request opens; it alone decides whose that is."""
+    held = await broker.held(
+        _unverified_bearer(request),
+        runtime_key,
+        request_id=request.scope["state"].get("request_id", ""),
+    )
+    request.scope["state"]["caller"] = held.caller
+    return held
+
+
+def header_of(request: Request[Any, Any, Any], name: str) -> str | None:
+    """A header that is there once; twice is as good as none."""
+    values = request.headers.getall(name, [])
+    return values[0].strip(_SPACE) if len(values) == 1 else None
 
 
 def page_of(limit: int, cursor: str | None) -> Page:

@@ -8,6 +8,7 @@ from broker import invoke
 from broker.api.requests import requires
 from broker.api.resolve_messages import AnswerOut, InvokeIn, ResolvedOut, ResolveIn
 from broker.api.responses import guarded
+from broker.broker import Broker
 from vault.model import Caller
 from vault.vault import Vault
 
@@ -16,17 +17,25 @@ from vault.vault import Vault
     "/resolve",
     status_code=200,
     guards=requires("configuration.show"),
-    responses=guarded("malformed", "too_large", "invalid", "unresolved"),
+    responses=guarded("malformed", "not_found", "too_large", "invalid", "unresolved"),
     summary="Resolve a configuration",
 )
 async def show(
-    data: JSONBody[ResolveIn], caller: NamedDependency[Caller], vault: NamedDependency[Vault]
+    data: JSONBody[ResolveIn],
+    caller: NamedDependency[Caller],
+    vault: NamedDependency[Vault],
+    broker: NamedDependency[Broker],
 ) -> ResolvedOut:
-    """Show the request that a configuration becomes in an environment. Secrets are masked.
+    """Show the request that a configuration becomes in an environment, or in a conversation.
+    Secrets are masked.
 
     With `explain`, say why each value was chosen.
     """
-    outgoing, facts = await invoke.show(vault, caller, data.question())
+    asked, conversation = data.question(), data.conversation_id
+    if conversation is None:
+        outgoing, facts = await invoke.show(vault, caller, asked)
+    else:
+        outgoing, facts = await broker.tool_calls.show(caller, conversation, asked)
     return ResolvedOut.of(outgoing, facts, explain=data.explain)
 
 
@@ -47,16 +56,21 @@ async def show(
     summary="Call what a configuration describes",
 )
 async def call(
-    data: JSONBody[InvokeIn], caller: NamedDependency[Caller], vault: NamedDependency[Vault]
+    data: JSONBody[InvokeIn],
+    caller: NamedDependency[Caller],
+    vault: NamedDependency[Vault],
+    broker: NamedDependency[Broker],
 ) -> AnswerOut:
     """Resolve a configuration, send the request, and return the answer whatever its status.
 
-    A secret that the other side sends back is masked; cookies and most headers are dropped.
+    With `conversation_id` a user's credential goes only to its connection's own API. A secret that
+    the other side sends back is masked; cookies and most headers are dropped.
     """
-    answer = await invoke.invoke(
-        vault, caller, data.question(), arguments=data.arguments, body=data.body
-    )
-    return AnswerOut.of(answer)
+    asked, conversation = data.question(), data.conversation_id
+    given = {"arguments": data.arguments, "body": data.body}
+    if conversation is None:
+        return AnswerOut.of(await invoke.invoke(vault, caller, asked, **given))
+    return AnswerOut.of(await broker.tool_calls.invoke(caller, conversation, asked, **given))
 
 
 router = Router("/v1", route_handlers=[show, call], tags=["resolve"])

@@ -11,28 +11,40 @@ from broker.resolve import Asked, Choice, HeaderLine, Kind, Outgoing
 from broker.resolve.bodies import ABSENT
 from broker.resolve.meanings import MASK
 from broker.resolve.templates import VARIABLE_PATTERN
+from vault.errors import Invalid
 from vault.model import PRODUCTION, Environment
 from vault.vault.calls import AuthFacts
 from vault.vault.variables import ResolvedSecret
 
 VariableName = Annotated[str, Meta(pattern=VARIABLE_PATTERN)]
+ConversationId = Annotated[str, Meta(pattern=r"^kcv_[0-9a-z]{26}(?!\n)$")]
 Variables = Annotated[dict[VariableName, Any], Meta(max_length=500)]
 Arguments = Annotated[dict[str, Any], Meta(max_length=500)]
 
 
 class ConfigIn(Message, frozen=True, kw_only=True):
-    """``config`` is what ElevenLabs would be sent: unknown fields in it are passed over."""
+    """``config`` is what ElevenLabs would be sent: unknown fields in it are passed over.
+
+    ``environment`` is `production` if not given; with ``conversation_id`` environment and variables
+    are that conversation's.
+    """
 
     kind: Kind
     config: dict[str, Any]
-    environment: Environment = PRODUCTION
+    environment: Environment | None = None
+    conversation_id: ConversationId | None = None
     dynamic_variables: Variables = msgspec.field(default_factory=dict)
 
     def question(self) -> Question:
+        if self.conversation_id is not None and self.environment is not None:
+            raise Invalid(
+                "Give environment or conversation_id: a conversation has its own.",
+                pointer="/environment",
+            )
         return Question(
             kind=self.kind,
             config=self.config,
-            environment=self.environment,
+            environment=self.environment or PRODUCTION,
             variables=self.dynamic_variables,
         )
 

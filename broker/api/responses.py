@@ -42,21 +42,31 @@ def guarded(*codes: str) -> dict[int, ResponseSpec]:
 
 def of_lines(sent: type[Struct], answered: type[Struct]) -> type[Operation]:
     """Describe an operation that takes and answers JSON objects, one a line."""
+    return _described(sent, answered, LINES, "A JSON object a line.")
 
+
+def of_json(sent: type[Struct], answered: type[Struct]) -> type[Operation]:
+    """Describe an operation whose handler reads and writes JSON itself."""
+    return _described(sent, answered, "application/json", "A JSON object.")
+
+
+def _described(
+    sent: type[Struct], answered: type[Struct], media: str, description: str
+) -> type[Operation]:
     def content(kind: type[Struct]) -> dict[str, OpenAPIMediaType]:
-        return {LINES: OpenAPIMediaType(schema=Reference(ref=f"{_PLACE}{kind.__name__}"))}
+        return {media: OpenAPIMediaType(schema=Reference(ref=f"{_PLACE}{kind.__name__}"))}
 
     @dataclass
-    class Lines(Operation):
+    class Described(Operation):
         def __post_init__(self) -> None:
             self.request_body = RequestBody(
-                content=content(sent), description="A JSON object a line.", required=True
+                content=content(sent), description=description, required=True
             )
             for status, answer in (self.responses or {}).items():
                 if status == "200" and isinstance(answer, OpenAPIResponse):
                     answer.content = dict(content(answered))
 
-    return Lines
+    return Described
 
 
 def correct(document: OpenAPI) -> None:

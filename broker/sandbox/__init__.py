@@ -1,6 +1,6 @@
-"""A provider that behaves as badly as you ask it to: for your tests, for ours, and for the demo.
+"""A pretend provider and a pretend ElevenLabs, which behave as badly as you ask them to.
 
-``python -m broker.sandbox --port 8430`` serves on loopback:
+For your tests, for ours, and for the demo. ``keyturn sandbox --port 8430`` serves on loopback:
 
 * OAuth 2.0 and OpenID Connect: ``/oauth/authorize`` (a page where one takes an account and allows
   or denies), ``token`` (code with PKCE, refresh token, client credentials, JWT bearer, device
@@ -9,6 +9,8 @@
 * ``/oauth1/...``: OAuth 1.0a. ``/mcp``: a resource that wants tokens made for it (RFC 8707, 9728).
 * ``GET /whoami``: who holds this bearer token; 401 unless it is alive.
 * ``/{dialect}/...``: another provider, whose way of speaking was put as a ``Dialect``.
+* ``/v1/...``, behind any prefix: ElevenLabs Agents, HTTP and WebSocket; see
+  ``broker.sandbox.elevenlabs``.
 * ``/_sandbox``: the knobs.
 
   * ``PUT /clients/{client_id}``: see ``Client``. ``DELETE`` it, and it is unknown.
@@ -24,7 +26,8 @@
   * ``GET /requests``: what was asked, newest last; every value but a few harmless ones is hashed,
     so that you can compare and not read. ``DELETE`` forgets.
   * ``DELETE /families/{family}``: the person takes a consent back. ``POST /revoke``: every token is
-    dead. ``POST /keys``: sign with new keys. ``POST /reset``: as new, but for the history.
+    dead. ``POST /expire``: every access token is, and no refresh token. ``POST /keys``: sign with
+    new keys. ``POST /reset``: as new, but for the history.
 
 It keeps everything in memory, has no password, and is no place for real credentials.
 """

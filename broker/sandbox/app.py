@@ -1,4 +1,4 @@
-"""The sandbox's application: its own provider, the dialects beside it, faults in front of both."""
+"""The sandbox's application: a provider, dialects and ElevenLabs; faults stand before all."""
 
 from typing import Any, Final
 
@@ -8,6 +8,8 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 from msgspec.structs import replace
 
+from broker.sandbox.elevenlabs import app as elevenlabs
+from broker.sandbox.elevenlabs.panel import panel as elevenlabs_panel
 from broker.sandbox.faults import Faults, Misbehaving, number_of
 from broker.sandbox.panel import panel
 from broker.sandbox.routes import HANDLERS
@@ -23,7 +25,7 @@ def create_sandbox(sandbox: Sandbox | None = None) -> ASGIApp:
     """Make the application; a ``sandbox`` of your own lets you look into it."""
     state = sandbox or Sandbox()
     own = Litestar(
-        route_handlers=[*HANDLERS, panel],
+        route_handlers=[*HANDLERS, panel, elevenlabs_panel],
         dependencies={"sandbox": Provide(lambda: state, sync_to_thread=False)},
         openapi_config=None,
         logging_config=None,
@@ -33,6 +35,8 @@ def create_sandbox(sandbox: Sandbox | None = None) -> ASGIApp:
         name, path = _spoken(str(scope["path"])) if scope["type"] == ScopeType.HTTP else ("", "")
         if name in state.dialects:
             await _speak(state, name, path, scope, receive, send)
+        elif name != "_sandbox" and elevenlabs.is_ours(scope["path"]):
+            await elevenlabs.serve(state.elevenlabs, scope, receive, send)
         else:
             await own(scope, receive, send)
 

@@ -30,7 +30,7 @@ from broker.sandbox.knobs import IdAlgorithm, Issuing, Seconds
 
 NAME: Final = r"^[a-z][a-z0-9-]{0,47}(?!\n)$"
 # First parts of the sandbox's own paths.
-RESERVED: Final = frozenset({"consent", "device", "mcp", "oauth", "oauth1", "whoami"})
+RESERVED: Final = frozenset({"consent", "device", "mcp", "oauth", "oauth1", "rtc", "v1", "whoami"})
 
 Json = Any  # whatever JSON can hold
 Does = Literal[

@@ -252,6 +252,12 @@ class Ledger:
         if token.works:
             self._kill(token, 0, request)
 
+    def expire_access(self) -> None:
+        """Every access token's time is over; what refreshes them lives on."""
+        for token in [one for family in self._families.values() for one in family.tokens]:
+            if token.kind == "access":
+                self.kill(token, 0)
+
     def rows(self) -> list[Row]:
         return [
             Row(

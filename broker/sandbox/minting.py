@@ -2,10 +2,11 @@
 
 import base64
 import hashlib
+import math
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from msgspec import UNSET, Struct
 
@@ -16,6 +17,9 @@ from broker.sandbox.knobs import Issuing
 from broker.sandbox.shapes import filled, slots_of
 from broker.sandbox.signing import half_hash
 from broker.sandbox.state import Sandbox
+
+# What is later has no date.
+_LAST: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 ID_TOKEN_LIFETIME = 3_600  # seconds
 
@@ -141,8 +145,8 @@ def _times(name: str, lifetime: float | None, said: Json) -> dict[str, Any]:
     if seconds is None:
         return {}
     found = {f"{name}_in": seconds}
-    if isinstance(seconds, int | float):
-        at = time.time() + seconds
+    at = time.time() + seconds if isinstance(seconds, int | float) else math.inf
+    if at < _LAST:
         stated = datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
         found |= {
             f"{name}_at": int(at),

@@ -175,6 +175,12 @@ async def revoke(sandbox: NamedDependency[Sandbox]) -> None:
     sandbox.revoke_all()
 
 
+@post("/expire", status_code=204)
+async def expire(sandbox: NamedDependency[Sandbox]) -> None:
+    """Every access token given out so far has ended; refresh tokens live on."""
+    sandbox.ledger.expire_access()
+
+
 @post("/keys", status_code=204)
 async def rotate_keys(sandbox: NamedDependency[Sandbox]) -> None:
     """Sign with new keys from now on."""
@@ -209,6 +215,7 @@ panel = Router(
         end_family,
         fingerprint,
         revoke,
+        expire,
         rotate_keys,
         reset,
     ],

@@ -1,14 +1,17 @@
-"""uvicorn for the sandbox: it lends the faults a way to cut the connection."""
+"""uvicorn for the sandbox, HTTP and WebSocket: it lends the faults a way to cut the connection."""
 
+import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import uvicorn
 from litestar.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from broker.sandbox import Sandbox, create_sandbox
 from broker.sandbox.faults import EXTENSION
 
 
@@ -25,6 +28,16 @@ class _Protocol(HttpToolsProtocol):
         self.cycle.response_complete = True
 
 
+class _SocketProtocol(WebSocketsSansIOProtocol):
+    async def run_asgi(self) -> None:
+        extensions: dict[Any, Any] = {**self.scope["extensions"], EXTENSION: {"abort": self._abort}}
+        self.scope["extensions"] = extensions
+        await super().run_asgi()
+
+    async def _abort(self) -> None:
+        self.transport.abort()
+
+
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -37,7 +50,7 @@ def server(app: ASGIApp, *, embedded: bool = False) -> uvicorn.Server:
         app,
         loop="none",
         http=_Protocol,
-        ws="none",
+        ws=_SocketProtocol,
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -47,6 +60,30 @@ def server(app: ASGIApp, *, embedded: bool = False) -> uvicorn.Server:
         timeout_keep_alive=75,
     )
     return _Server(config) if embedded else uvicorn.Server(config)
+
+
+async def run(listener: socket.socket) -> None:
+    """Serve a sandbox until a signal comes."""
+    sandbox = Sandbox()
+    try:
+        await server(create_sandbox(sandbox)).serve([listener])
+    finally:
+        await sandbox.aclose()
+
+
+@contextlib.asynccontextmanager
+async def embedded(sandbox: Sandbox, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve a sandbox within a program that goes on with something else."""
+    running = server(create_sandbox(sandbox), embedded=True)
+    task = asyncio.create_task(running.serve([listener]))
+    try:
+        while not (running.started or task.done()):  # noqa: ASYNC110 - uvicorn's flag is all
+            await asyncio.sleep(0.01)
+        yield
+    finally:
+        running.should_exit = running.force_exit = True
+        await task
+        await sandbox.aclose()
 
 
 def listen(host: str, port: int) -> socket.socket:

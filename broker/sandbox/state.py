@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from broker.sandbox.consent import Questions
 from broker.sandbox.device import Devices
 from broker.sandbox.dialect import Dialect
+from broker.sandbox.elevenlabs.account import World
 from broker.sandbox.faults import Faults
 from broker.sandbox.grants import Ledger, Token
 from broker.sandbox.history import History
@@ -91,6 +92,7 @@ class Sandbox:
         self.held: Kept[Held] = Kept()
         self.pushed: Kept[tuple[float, Mapping[str, str]]] = Kept()  # RFC 9126: until when, what
         self.keys = Keys()
+        self.elevenlabs = World(self.fingerprint)
         self._used: set[bytes] = set()
         self._salt = os.urandom(32)
 
@@ -119,6 +121,11 @@ class Sandbox:
         self.dialects.clear()
         self.held.clear()
         self.pushed.clear()
+        self.elevenlabs.reset()
+
+    async def aclose(self) -> None:
+        """Close what was opened towards others."""
+        await self.elevenlabs.aclose()
 
     def random(self) -> str:
         return secrets.token_urlsafe(24)

@@ -193,14 +193,17 @@ class TelegramPage(Form, frozen=True, kw_only=True):
 
 
 class EndPage(Page, frozen=True, kw_only=True):
-    """What happened, and what to do next. ``reference`` is what an operator finds in the logs."""
+    """What happened, and what to do next. ``reference`` is what an operator finds in the logs.
+
+    Of accounts it names the one that was just signed in to: whose was there before is nothing for
+    whoever came with another.
+    """
 
     template: ClassVar[str] = "end.html"
 
     kind: Kind
     provider: str = ""
     account: str = ""
-    expected_account: str = ""
     missing: tuple[Scope, ...] = ()
     reference: str = ""
     retry_url: str = ""

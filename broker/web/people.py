@@ -14,7 +14,7 @@ import re
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import structlog
 from litestar import Request, Response, Router, get, post
@@ -38,6 +38,7 @@ from broker.web.connect import (
     render,
 )
 from broker.web.endings import Kind
+from broker.web.forms import fields_in, fields_of_query, has, single
 from vault.consent import Outcome, Stage
 from vault.errors import Invalid, NotReady, VaultError
 from vault.secret import Secret
@@ -45,8 +46,6 @@ from vault.vault import Vault
 from vault.vault.invitations import Invitation, Item, return_address
 
 MAX_FORM: Final = 64 * 1024
-MAX_FIELDS: Final = 60
-MAX_QUERY: Final = 16 * 1024
 COOKIE_SECONDS: Final = 3_600
 
 # What a provider may send by POST and is worth taking along; the person's name is not.
@@ -68,7 +67,6 @@ _KINDS: Final[dict[Outcome, Kind]] = {
 
 _log = structlog.get_logger("keyturn.connect")
 
-Fields = list[tuple[str, str]]
 AnyRequest = Request[Any, Any, Any]
 
 
@@ -95,7 +93,7 @@ async def begin(
 ) -> Response[Any]:
     """The button: off to the provider, or what was typed is tried out."""
     browser = _Browser(request, vault)
-    form = _single(await _form(request))
+    form = single(fields_in(await request.body()))
     if not browser.sent(form, link):
         return _end("wrong_browser", request)
     opened = await vault.open_link(link)
@@ -118,8 +116,8 @@ async def come_back(
 ) -> Response[Any]:
     """Where a provider sends people back to."""
     browser = _Browser(request, vault)
-    fields = _query(request)
-    if vault.answers_in_fragment(provider) and not _has(fields, "error"):
+    fields = fields_of_query(request.scope["query_string"])
+    if vault.answers_in_fragment(provider) and not has(fields, "error"):
         state = dict(fields).get("state", "")
         page = TelegramPage(
             workspace="",
@@ -144,12 +142,12 @@ async def come_back_posted(
     vault: NamedDependency[Vault],
 ) -> Response[Any]:
     """The same, from a provider that posts; and Telegram's answer, from our own page."""
-    form = await _form(request)
-    if not _has(form, "tgAuthResult"):
+    form = fields_in(await request.body())
+    if not has(form, "tgAuthResult"):
         told = [(name, value) for name, value in form if name in _POSTED]
         return _again(f"{vault.origin}{request.url.path}?{urlencode(told)}")
     browser = _Browser(request, vault)
-    fields = _single(form)
+    fields = single(form)
     if not browser.sent(fields, fields.get("_state", "")):
         return _end("wrong_browser", request)
     stage = await vault.come_back(
@@ -165,7 +163,7 @@ async def come_back_posted(
 async def choose(request: AnyRequest, vault: NamedDependency[Vault]) -> Response[Any]:
     """One of several sites."""
     browser = _Browser(request, vault)
-    form = _single(await _form(request))
+    form = single(fields_in(await request.body()))
     state = form.get("_state", "")
     if not browser.sent(form, state):
         return _end("wrong_browser", request)
@@ -177,7 +175,7 @@ async def choose(request: AnyRequest, vault: NamedDependency[Vault]) -> Response
 async def confirm(request: AnyRequest, vault: NamedDependency[Vault]) -> Response[Any]:
     """The last word."""
     browser = _Browser(request, vault)
-    form = _single(await _form(request))
+    form = single(fields_in(await request.body()))
     state = form.get("_state", "")
     if not browser.sent(form, state):
         return _end("wrong_browser", request)
@@ -441,41 +439,6 @@ def _only(opened: Invitation) -> str:
 
 def _random() -> Secret:
     return Secret(urlsafe_b64encode(os.urandom(32)).rstrip(b"="))
-
-
-async def _form(request: AnyRequest) -> Fields:
-    return _parsed(await request.body())
-
-
-def _query(request: AnyRequest) -> Fields:
-    query: bytes = request.scope["query_string"]
-    if len(query) > MAX_QUERY:
-        raise Invalid("This address is too long.")
-    return _parsed(query)
-
-
-def _parsed(encoded: bytes) -> Fields:
-    try:
-        return parse_qsl(
-            encoded.decode("ascii"),
-            keep_blank_values=True,
-            max_num_fields=MAX_FIELDS,
-            errors="strict",
-        )
-    except ValueError:
-        raise Invalid("This cannot be read.") from None
-
-
-def _single(fields: Fields) -> dict[str, str]:
-    """A field that comes twice is refused: two readers could take one each."""
-    found = dict(fields)
-    if len(found) != len(fields):
-        raise Invalid("This cannot be read.")
-    return found
-
-
-def _has(fields: Fields, name: str) -> bool:
-    return any(one == name for one, _ in fields)
 
 
 def _calm(request: AnyRequest, error: Exception) -> Response[Any]:

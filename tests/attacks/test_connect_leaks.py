@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 from msgspec import Struct
 from support.api import Api, Reply
+from support.collector import INSTALLED, collecting
 from support.journey import altered, arrive, consent
 from support.process import Replica, development, environment, keyturn, short_folder
 from support.sandbox import Provider, providing
@@ -277,8 +278,11 @@ class Life:
 async def left() -> Left:
     state = Overhearing()
     places: dict[str, list[bytes]] = {}
-    with short_folder() as folder:
-        with development(folder, log_level="debug", egress_allow="127.0.0.1") as replica:
+    with short_folder() as folder, collecting() as collector:
+        traced = collector.environ
+        with development(
+            folder, environ=traced, log_level="debug", egress_allow="127.0.0.1"
+        ) as replica:
             await replica.ready()
             began = time.time()
             embedded = Embedded(folder / "data" / "postgres")
@@ -305,6 +309,7 @@ async def left() -> Left:
             await admin.execute("checkpoint")
             await admin.close()
             assert await replica.stop() == 0
+        places["the traces"] = collector.bodies
         places["what is printed"] = [replica.stdout.encode(), *life.printed]
         places["our log"] = [replica.stderr.encode()]
         places["the database's log"] = [
@@ -339,6 +344,7 @@ def _secrets(life: Life, state: Overhearing) -> dict[str, bytes]:
 PLACES: Final = (
     *("what is printed", "our log", "errors", "the record", "the metrics", "the tables"),
     *("the processes' arguments", "the database's log", "the database's files"),
+    *(["the traces"] if INSTALLED else []),
 )
 
 
@@ -358,10 +364,10 @@ def test_the_journeys_went_where_they_should(left: Left) -> None:
         "Please try again in a moment",
     } <= left.titles
     assert len(left.secrets) > 150
+    assert any(b"call provider" in one for one in left.places["the traces"]) == INSTALLED
     assert sum(name.startswith("heard") for name in left.secrets) > 60
     log = b"".join(left.places["our log"])
     assert b'"unexpected_error"' in log
-    assert b'"debug"' in log
     told = b"".join(left.places["the database's log"])
     assert b"violates check constraint" in told
     assert b"parameters: $1 = " in told.lower()

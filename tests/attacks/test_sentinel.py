@@ -20,6 +20,7 @@ import asyncpg
 import pytest
 from msgspec import Struct
 from support.api import Api, Reply
+from support.collector import INSTALLED, collecting
 from support.process import Replica, development, short_folder
 from support.sentinels import LOUD, Secrets, names_in, of_processes, rows_of
 from support.visitor import Visitor, visiting
@@ -143,8 +144,52 @@ class Planter:
         line = f'{{"user_id": "u", "access_token": "{both("a line that is cut")}'
         lines = {"Content-Type": "application/x-ndjson"}
         await self.send("POST", "/v1/connections/import", raw=line.encode(), headers=lines)
+        await self.plant_conversations()
         async with visiting() as person:
             await self._connect_by_hand(person)
+
+    async def plant_conversations(self) -> None:
+        """Mint by every delivery, for somebody who stays and for somebody who does not."""
+        grant = "secret__keyturn_authorization"
+        account = {"base_url": "https://eleven.example", "api_key": self.both("an account's key")}
+        made = await self.send("PUT", "/v1/upstreams/elevenlabs", body=account)
+        assert made.status == 201
+        project = {"url": "wss://livekit.example", "api_key": "public"}
+        project["api_secret"] = self.both("a project's secret")
+        assert (await self.send("PUT", "/v1/upstreams/livekit", body=project)).status == 201
+        word = self.both("what a caller gives")
+        for user in ("user-id-kept-in-clear", "user-deleted"):
+            asked = {"agent_id": "a", "user_id": user, "dynamic_variables": {"topic": word}}
+            for more in (
+                {},
+                {"runtime": "sealed"},
+                {"runtime": "sealed", "delivery": "inline"},
+                {"runtime": "sealed", "delivery": "handle"},
+                {"runtime": "livekit", "delivery": "handle"},
+            ):
+                body = {"tools": "gateway"} if more.get("delivery") == "handle" else {}
+                await self.send("PUT", "/v1/agents/a", body=body)
+                once = {"Idempotency-Key": f"{user}-{len(self.secrets)}"}
+                for turn in ("once", "again"):
+                    made = await self.send(
+                        "POST", "/v1/conversations", body={**asked, **more}, headers=once
+                    )
+                    assert made.status == 201, made.body
+                    named = f"for {user}, {more}, {turn}"
+                    given = made.json["dynamic_variables"].get(grant, "")
+                    url, token = made.json["signed_url"], made.json["token"]
+                    for what, text in (
+                        ("a grant", given.removeprefix("Bearer ")),
+                        ("a ticket", (url or "").rpartition("conversation_signature=")[2]),
+                        ("a sealed token", token),
+                    ):
+                        if text:
+                            self.remember(f"{what} {named}", text)
+            path = f"/v1/conversations/{made.json['id']}"
+            assert (await self.send("GET", path)).status == 200
+            assert (await self.send("POST", f"{path}/end")).status == 200
+        lost = {"token": self.bearer("a token to redeem")}
+        assert (await self.send("POST", "/v1/conversations/redeem", body=lost)).status == 404
 
     async def _connect_by_hand(self, person: Visitor) -> None:
         both, base = self.both, self._replica.base
@@ -316,8 +361,9 @@ class Planter:
 async def left() -> AsyncIterator[Left]:
     """One life of the service, from its first start to its end."""
     operator = generate("operator").reveal()
-    with short_folder() as folder:
-        with development(folder, operator_key=operator, log_level="debug") as replica:
+    with short_folder() as folder, collecting() as collector:
+        more = {"operator_key": operator, "log_level": "debug"}
+        with development(folder, environ=collector.environ, **more) as replica:
             await replica.ready()
             embedded = Embedded(folder / "data" / "postgres")
             admin = await asyncpg.connect(embedded.dsn().reveal())
@@ -342,6 +388,7 @@ async def left() -> AsyncIterator[Left]:
             await admin.execute("select pg_switch_wal()")
             await admin.close()
             assert await replica.stop() == 0
+        places["the traces"] = collector.bodies
         shown = replica.stdout.replace(planter.secrets["the first key"].decode(), "", 1)
         places["what is printed"] = [shown.encode()]
         places["our log"] = [replica.stderr.encode()]
@@ -409,6 +456,7 @@ def test_the_search_looks_at_the_right_things(left: Left) -> None:
         found = set().union(*(names_in(one, left.clear) for one in left.places[place]))
         assert found == set(left.clear), place
     assert any(b"keyturn_http_requests_total{" in one for one in left.places["the metrics"])
+    assert any(b"PUT /v1/users/{user_id}" in one for one in left.places["the traces"]) == INSTALLED
     assert any(b"broker.cli" in one for one in left.places["the processes' arguments"])
     assert left.places["the database's environment"]
     assert any(b'"unexpected_error"' in one for one in left.places["our log"])
@@ -421,6 +469,7 @@ def test_the_search_looks_at_the_right_things(left: Left) -> None:
 
 PLACES: Final = (
     *("what is printed", "our log", "errors", "the metrics", "the processes' arguments"),
+    "the traces",
     *("the database's environment", "the database's log", "the tables", "the database's files"),
 )
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -99,11 +100,13 @@ async def test_every_change_of_connecting_leaves_one_line_and_no_reading_does(
         *(f"/v1/connections/{connection}", "/v1/users/canary-user/connections"),
     ):
         assert (await api.get(path)).status == 200, path
+    assert (await api.post(f"/v1/connections/{connection}/token", {})).json["active"]
     for path in (f"/v1/connections/{connection}", "/v1/integrations/keys", "/v1/users/canary-user"):
         assert (await api.delete(path)).status in {200, 204}, path
     assert await actions(api) == [
         *("integration.write", "user.write", "connection.import", "connect_session.write"),
-        *("integration.check", "connection.delete", "integration.delete", "user.delete"),
+        *("integration.check", "connection.token", "connection.delete"),
+        *("integration.delete", "user.delete"),
     ]
     [event] = await events(api, "&action=connection.import")
     assert event["target"] == {"kind": "connection", "id": connection}
@@ -271,8 +274,8 @@ async def test_a_deed_whose_line_cannot_be_written_is_not_done(
     await vault.put_integration(tenant.caller, "unused", keys)
     typed = Import(environment="production", values={"api_key": Secret("k")})
     used = await vault.import_connection(tenant.caller, UserId("ada"), "used", typed)
-    new_session = NewSession(user_id="ada", environment="production")
-    invited, _ = await vault.create_connect_session(tenant.caller, new_session)
+    invited = NewSession(user_id="ada", environment="production")
+    session, _ = await vault.create_connect_session(tenant.caller, invited)
     before = [(await tenant.api.get(path)).json for path in paths]
     deeds: list[Callable[[], Awaitable[object]]] = [
         lambda: vault.create_key(tenant.caller, NewKey(name="n", scopes=("mint",))),
@@ -291,8 +294,10 @@ async def test_a_deed_whose_line_cannot_be_written_is_not_done(
         lambda: vault.import_connection(tenant.caller, UserId("new"), "used", typed),
         lambda: vault.import_connection(tenant.caller, UserId("ada"), "unused", typed),
         lambda: vault.delete_connection(tenant.caller, used.connection_id),
-        lambda: vault.create_connect_session(tenant.caller, new_session),
-        lambda: vault.cancel_connect_session(tenant.caller, invited.session_id),
+        lambda: vault.fresh_tokens(tenant.caller, [used.connection_id]),
+        lambda: vault.expect(tenant.caller, [used.connection_id], datetime.now(UTC)),
+        lambda: vault.create_connect_session(tenant.caller, invited),
+        lambda: vault.cancel_connect_session(tenant.caller, session.session_id),
         lambda: vault.use_configuration(tenant.caller, set(), {secret}, "production"),
         lambda: vault.show_configuration(tenant.caller, set(), {secret}, "production"),
         lambda: vault.delete_workspace(Caller.operator("tests"), tenant.id),
@@ -348,7 +353,37 @@ def test_every_action_that_changes_something_is_tested_here() -> None:
         "integration.check",
         "connection.write",
         "connection.delete",
+        "connection.token",
+        "connection.refresh",
+        "connection.expect",  # in tests/flows/test_refreshing.py, where there is a provider
         "connect_session.write",
         "connect_session.complete",
         "connect_session.delete",
+        "event_endpoint.write",  # these, in tests/flows/test_events.py, where something receives
+        "event_endpoint.delete",
+        "event_endpoint.rotate",
+        "event_endpoint.replay",
+        "agent.write",  # these, in tests/broker/test_agents.py and test_upstreams.py
+        "agent.delete",
+        "agent.tools",
+        "agent.push",
+        "upstream.write",
+        "upstream.delete",
+        "signing_key.rotate",  # in tests/flows/test_sealed_runtime.py
+        "conversation.mint",  # these, in tests/flows/test_mint*.py
+        "conversation.prepare",
+        "conversation.end",
+        "conversation.verify",
+        "conversation.redeem",
+        "grant.refresh",
+        "gateway.use",
+        "call.receive",  # these, in tests/flows/test_telephone_*.py
+        "phone_number.write",
+        "rotation.run",  # in tests/flows/test_rekeying.py
+        "rotation.verify",
+        "chain.verify",  # these, in tests/flows/test_audit_*.py
+        "chain.export",
+        "chain.anchor",
+        "backup.take",  # these, in tests/flows/test_backup.py
+        "backup.restore",
     }

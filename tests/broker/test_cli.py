@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 import structlog
 from click.testing import CliRunner
@@ -17,8 +18,11 @@ from msgspec import Struct
 from support.process import Deployment, deployment, environment, keyturn
 
 from broker.cli import main
+from broker.doctor.advice import of_settings
+from broker.settings import Settings
 from vault import __version__
 from vault.bearer import kind_of
+from vault.secret import Secret
 
 WORKSPACE_ID = re.compile(r"ws_[0-9a-z]{26}")
 KEY_ID = re.compile(r"key_[0-9a-z]{26}")
@@ -288,6 +292,81 @@ async def test_doctor_warns_where_productions_secret_would_go_to_another_host(
     assert "WARN" not in (await run("doctor")).out
 
 
+async def test_doctor_warns_of_agents_that_trust_a_number(run: Run, tmp_path: Path) -> None:
+    workspace = (await run("workspace", "create", "trusting", "--json")).json["id"]
+    file = tmp_path / "profile.json"
+    for agent, trust in (("agent_easy", "caller_id"), ("agent_wary", "identify")):
+        file.write_text(json.dumps({"inbound_trust": trust}))
+        put = await run("agent", "put", agent, str(file), "--workspace", workspace)
+        assert put.code == 0, put.err
+    done = await run("doctor")
+    await run("workspace", "delete", workspace, "--yes")
+    [warning] = [line for line in done.lines if line.startswith("WARN telephone")]
+    assert all(word in warning for word in ("telephone", workspace, "agent_easy", "forged"))
+    assert "agent_wary" not in warning
+
+
+async def test_doctor_warns_of_agents_whose_account_nobody_has_named(
+    run: Run, place: Place, tmp_path: Path
+) -> None:
+    file = tmp_path / "profile.json"
+    file.write_text("{}")
+    put = await run("agent", "put", "agent_there", str(file), "--workspace", place.id)
+    assert put.code == 0, put.err
+    done = await run("doctor")
+    await run("workspace", "delete", place.id, "--yes")
+    [warning] = [line for line in done.lines if line.startswith("WARN")]
+    assert all(word in warning for word in ("upstream", place.id, "agent_there"))
+
+
+async def test_doctor_warns_of_a_workspace_that_nobody_can_use(run: Run, place: Place) -> None:
+    [key] = (await run("key", "list", "--workspace", place.id, "--json")).json
+    await run("key", "delete", key["id"], "-w", place.id)
+    done = await run("doctor")
+    await run("workspace", "delete", place.id, "--yes")
+    [warning] = [line for line in done.lines if line.startswith("WARN")]
+    assert all(word in warning for word in ("keys", place.id, "no key that is alive"))
+
+
+async def test_doctor_warns_of_what_is_paused_broken_late_or_not_delivered(
+    run: Run, place: Place, made: Deployment
+) -> None:
+    added = await run(
+        *("event-endpoint", "add", "https://example.com/hook", "--workspace", place.id)
+    )
+    assert added.code == 0, added.err
+    admin = await asyncpg.connect(made.owner.reveal())
+    await admin.execute("set session_replication_role = replica")  # no integrations are needed
+    await admin.execute("update vault.event_endpoints set failures = 3, failing_since = now()")
+    await admin.execute(
+        "insert into vault.token_endpoints"
+        " (workspace_id, integration, environment, provider, standing, broken, learned)"
+        " values ($1, 'a', 'production', 'google', 'paused', false, '\\x'),"
+        " ($1, 'b', 'production', 'google', 'held', false, '\\x'),"
+        " ($1, 'c', 'production', 'slack', 'open', true, '\\x')",
+        place.id,
+    )
+    await admin.close()
+    done = await run("doctor", "--json")
+    await run("workspace", "delete", place.id, "--yes")
+    warned = {one["name"]: one["text"] for one in done.json if one["warning"]}
+    texts = [one["text"] for one in done.json if one["warning"]]
+    assert warned.keys() == {"integrations", "breaker", "events"}
+    assert any(one.startswith("google: 1 app registrations are paused") for one in texts)
+    assert any(one.startswith("google: 1 app registrations are held") for one in texts)
+    assert warned["breaker"].startswith("slack: 1 token endpoints do not answer")
+    assert place.id in warned["events"]
+    assert done.code == 0
+
+
+def test_doctor_says_what_the_settings_leave_out() -> None:
+    development = of_settings(Settings(mode="development"))
+    assert [one.name for one in development] == ["root key address"]
+    theirs = Secret("postgresql://keyturn_app@/x")
+    bare = of_settings(Settings(kek=Secret("file:///x"), database_url=theirs))
+    assert [(one.name, one.warning) for one in bare] == [("worker", True)]
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -327,6 +406,74 @@ def test_keys_are_generated_with_no_configuration_at_all() -> None:
         done = keyturn("key", "generate", *words, env=bare)
         assert (done.returncode, done.stderr) == (0, "")
         assert kind_of(done.stdout.removesuffix("\n")) == kind
+
+
+async def test_an_agents_profile_is_written_shown_and_deleted(run: Run) -> None:
+    await run("workspace", "create", "of agents")
+    here = ("-w", "of agents")
+    profile = '{"tools":"gateway","integrations":[{"integration":"google"}]}'
+    assert (
+        await run("agent", "put", "agent_1", "-", *here, stdin=profile)
+    ).out == "agent_1: made\n"
+    replaced = await run("agent", "put", "agent_1", "-", *here, stdin=profile)
+    assert replaced.out == "agent_1: replaced\n"
+    assert (await run("agent", "list", *here)).out.split() == ["agent_1", "google"]
+    [listed] = (await run("agent", "list", "--json", *here)).json
+    assert listed == (await run("agent", "show", "agent_1", "--json", *here)).json
+    assert 'tools: "gateway"' in (await run("agent", "show", "agent_1", *here)).lines
+    tools = (await run("agent", "tools", "agent_1", *here)).json
+    assert {one["rule"] for one in tools["findings"]} == {"no_runtime_key"}
+    wrong = await run("agent", "put", "agent 1", "-", *here, stdin="{}")
+    assert (wrong.code, wrong.err) == (1, "keyturn: This is no agent's id.\n")
+    garbage = await run("agent", "put", "agent_1", "-", *here, stdin='{"nothing":"hunter22"}')
+    assert garbage.code == 2
+    assert "hunter22" not in garbage.err
+    assert (await run("agent", "delete", "agent_1", *here)).out == "agent_1: deleted\n"
+    assert (await run("agent", "delete", "agent_1", *here)).code == 1
+
+
+async def test_upstreams_are_named_listed_and_forgotten_and_their_keys_never_shown(
+    run: Run,
+) -> None:
+    assert (await run("workspace", "create", "of upstreams")).code == 0
+    here = ("-w", "of upstreams")
+    account = {"base_url": "https://api.elevenlabs.io", "api_key": "hunter22-account"}
+    project = {"url": "wss://a.livekit.cloud", "api_key": "APIa", "api_secret": "hunter22-project"}
+    assert (await run("upstream", "list", *here)).out == ""
+    for kind, body in (("elevenlabs", account), ("livekit", project)):
+        for said in ("made", "replaced"):
+            put = await run("upstream", "put", kind, "-", *here, stdin=json.dumps(body))
+            assert (put.code, put.out) == (0, f"{kind}: {said}\n")
+    listed = await run("upstream", "list", *here)
+    assert listed.out.split() == [
+        *("elevenlabs", "https://api.elevenlabs.io", "livekit", "wss://a.livekit.cloud"),
+    ]
+    shown = await run("upstream", "list", "--json", *here)
+    assert shown.json["elevenlabs"]["webhook_secrets"] == 0
+    assert shown.json["livekit"]["api_key"] == "APIa"
+    assert "hunter22" not in listed.out + shown.out
+    wrong = [json.dumps({**project, "api_secret": "hunter22 with a space"}), "{hunter22", "[]"]
+    for stdin in wrong:
+        refused = await run("upstream", "put", "livekit", "-", *here, stdin=stdin)
+        assert refused.code == 2
+        assert "hunter22" not in refused.out + refused.err
+    assert (await run("upstream", "put", "other", "-", *here, stdin="{}")).code == 2
+    assert (await run("upstream", "delete", "livekit", *here)).out == "livekit: deleted\n"
+    assert (await run("upstream", "delete", "livekit", *here)).code == 1
+    assert [*(await run("upstream", "list", "--json", *here)).json] == ["elevenlabs"]
+
+
+async def test_a_tools_configuration_is_linted_without_asking_anybody(run: Run) -> None:
+    assignment: dict[str, Any] = {"dynamic_variable": "secret__x", "value_path": "x"}
+    tool = {"tool_config": {"name": "mine", "assignments": [assignment]}}
+    done = await run("agent", "lint", "-", stdin=json.dumps(tool), kek="file:///nowhere")
+    assert done.code == 1
+    assert done.out.startswith("/assignments/0/sanitize: secret_not_sanitized: ")
+    [fault] = (await run("agent", "lint", "-", "--json", stdin=json.dumps(tool))).json
+    assert (fault["tool"], fault["rule"]) == ("mine", "secret_not_sanitized")
+    assignment["sanitize"] = True
+    assert (await run("agent", "lint", "-", stdin=json.dumps(tool))).code == 0
+    assert (await run("agent", "lint", "-", stdin="[1]")).code == 2
 
 
 async def test_a_generated_root_key_opens_a_deployment(run: Run, made: Deployment) -> None:

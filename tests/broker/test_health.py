@@ -10,7 +10,7 @@ import aiohttp
 import asyncpg
 import pytest
 from conftest import Tenant
-from support.api import Api
+from support.api import Api, Running
 from support.process import Alone, alone
 
 from broker.settings import Settings
@@ -47,7 +47,10 @@ async def checks(mine: Api) -> tuple[int, dict[str, str | None]]:
     assert reply.json["ready"] == (reply.status == 200)
     assert [one["name"] for one in reply.json["checks"]] == [
         "database",
+        "connections",
+        "roles",
         "schema",
+        "refreshing",
         "root_key",
         "draining",
     ]
@@ -75,15 +78,20 @@ async def test_a_replica_that_is_well_says_so(mine: Api) -> None:
     assert await checks(mine) == (200, {})
 
 
-async def test_a_schema_of_another_version_is_not_ready(mine: Api, fresh_database: Secret) -> None:
-    await run_sql(
-        fresh_database,
-        "insert into vault.schema_migrations (version, name, sha256, app_version)"
-        " values (9999, 'future', 'x', '99')",
+async def test_a_schema_that_is_newer_is_ready_unless_it_has_left_this_version_behind(
+    mine: Api, fresh_database: Secret
+) -> None:
+    newer = (
+        "insert into vault.schema_migrations (part, version, name, sha256, app_version, needs)"
+        " values ('vault', 9999, 'future', 'x', '99', {needs})"
     )
+    await run_sql(fresh_database, newer.format(needs="null"))
+    assert await checks(mine) == (200, {})
+    await run_sql(fresh_database, "delete from vault.schema_migrations where version = 9999")
+    await run_sql(fresh_database, newer.format(needs=9999))
     status, reasons = await checks(mine)
     assert (status, list(reasons)) == (503, ["schema"])
-    assert "keyturn migrate" in str(reasons["schema"])
+    assert "run the newer Keyturn" in str(reasons["schema"])
     await run_sql(fresh_database, "delete from vault.schema_migrations where version = 9999")
     assert await checks(mine) == (200, {})
 
@@ -110,9 +118,9 @@ async def test_a_database_that_went_away_is_not_ready_and_the_process_lives(
 
 async def test_a_replica_that_drains_is_not_ready_and_asks_to_close(own: Alone, mine: Api) -> None:
     own.running.service.gate.draining = True
-    status, reasons = await checks(mine)
+    # At once: before long nobody listens any more.
+    (status, reasons), reply = await asyncio.gather(checks(mine), mine.get("/livez"))
     assert (status, reasons) == (503, {"draining": "The replica stops."})
-    reply = await mine.get("/livez")
     assert (reply.status, reply.headers["Connection"]) == (200, "close")
 
 
@@ -138,8 +146,10 @@ async def test_numbers_are_counted_by_the_routes_template_alone(
         await anyone.call("GET", f"/v1/{number}")
     text = (await anyone.get("/metrics")).body.decode()
     routes = set(re.findall(r'route="([^"]*)"', text))
-    known = {"unknown", "/livez", "/readyz", "/metrics", "/docs", "/static/pico.min.css"}
-    assert all(route in known or route.startswith(("/v1/", "/schema")) for route in routes)
+    # Other tests may have asked this process for more than these five.
+    known = {"unknown", "/livez", "/readyz", "/metrics", "/docs"}
+    ours = ("/v1/", "/schema", "/static/", "/connect/", "/oauth/")
+    assert all(route in known or route.startswith(ours) for route in routes)
     assert "/v1/users/{user_id}" in routes
     assert not re.search(r"u[0-4]\b|nowhere", text)
     assert re.search(
@@ -152,6 +162,8 @@ async def test_numbers_are_counted_by_the_routes_template_alone(
         'keyturn_http_problems_total{code="not_found"}',
         'keyturn_db_pool_connections{state="busy"}',
         "keyturn_build_info{version=",
+        'keyturn_root_key_calls_total{operation="health",outcome="ok"}',
+        "keyturn_root_key_duration_seconds_bucket{",
     ):
         assert name in text
 
@@ -161,3 +173,22 @@ async def test_the_numbers_are_in_prometheus_own_format(anyone: Api) -> None:
     assert reply.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     line = re.compile(r"#.*|[a-zA-Z_:][\w:]*({[^}]*(}[^}]*)*})? -?[\d.e+-]+(inf|nan)?|")
     assert [one for one in reply.body.decode().split("\n") if not line.fullmatch(one)] == []
+
+
+async def test_labels_are_few_and_take_few_values(service: Running) -> None:
+    """A closed list: a label that could grow with workspaces, users or requests is not on it."""
+    known = {
+        *("route", "method", "status", "code", "state", "version", "le", "operation"),
+        *("provider", "outcome", "standing", "job", "by", "direction", "check"),
+    }
+    families = list(service.service.metrics.registry.collect())
+    used = {label for family in families for one in family.samples for label in one.labels}
+    assert used <= known
+    assert all(one.name.startswith("keyturn_") for one in families)
+
+
+async def test_a_root_key_that_is_away_is_counted(mine: Api, own_root_key: Path) -> None:
+    with moved_away(own_root_key):
+        await checks(mine)
+    text = (await mine.get("/metrics")).body.decode()
+    assert 'keyturn_root_key_calls_total{operation="health",outcome="failed"} 1.0' in text

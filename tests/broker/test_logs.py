@@ -16,6 +16,10 @@ from vault.errors import Conflict
 from vault.secret import Secret
 
 CANARY = "canary-7Q"
+UPGRADE = (
+    "GET {} HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+)
 
 
 def redacted(**event: Any) -> dict[str, Any]:
@@ -222,14 +226,52 @@ async def test_a_running_service_writes_nothing_but_such_lines() -> None:
             f"PUT /v1/users/{CANARY} HTTP/1.1\r\nxi-api-key: {key}\r\nContent-Length: 2\r\n",
             f"GET /v1/users HTTP/1.1\r\nAuthorization: Bearer {CANARY}\r\n",
             f"nonsense {CANARY}\r\n",
+            UPGRADE.format(f"/v1/convai/conversation?conversation_signature={CANARY}"),
+            UPGRADE.format(f"/v1/nowhere?conversation_signature={CANARY}"),
         ):
             reader, writer = await asyncio.open_connection("127.0.0.1", replica.port)
-            writer.write(f"{request}Host: x\r\nConnection: close\r\n\r\n{{}}".encode())
+            end = "\r\n" if "Upgrade" in request else "Connection: close\r\n\r\n{}"
+            writer.write(f"{request}Host: x\r\n{end}".encode())
             await asyncio.wait_for(reader.read(), 10)
             writer.close()
         assert await replica.stop() == 0
         found = [json.loads(line) for line in replica.stderr.splitlines()]
         assert [line["status"] for line in found if line.get("route", "").startswith("/v1")]
-        assert {line["logger"] for line in found} >= {"keyturn.access", "uvicorn.error"}
+        loggers = {line["logger"] for line in found}
+        assert loggers >= {"keyturn.access", "keyturn.relay", "uvicorn.error"}
         assert CANARY not in replica.stderr + replica.stdout
         assert key not in replica.stderr
+
+
+async def test_a_client_that_hangs_up_is_no_error_of_ours() -> None:
+    with deployment() as made:
+        replica, key = await made.one_replica()
+        _, writer = await asyncio.open_connection("127.0.0.1", replica.port)
+        head = f"PUT /v1/users/ada HTTP/1.1\r\nHost: x\r\nxi-api-key: {key}\r\n"
+        writer.write(
+            f"{head}Content-Type: application/json\r\nContent-Length: 20\r\n\r\n{{".encode()
+        )
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        assert await replica.stop() == 0
+        found = [json.loads(line) for line in replica.stderr.splitlines()]
+        [asked] = [line for line in found if line.get("route") == "/v1/users/{user_id}"]
+        assert asked["status"] == 499
+        assert "unexpected_error" not in {line["event"] for line in found}
+
+
+def test_a_level_above_warnings_holds_for_libraries_too() -> None:
+    script = """
+import logging, sys
+from broker import logs
+logs.configure("error", stream=sys.stdout)
+for name in ("apscheduler.scheduler", "uvicorn.error"):
+    logging.getLogger(name).warning("too much to do")
+    logging.getLogger(name).error("broken")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("broken") == 2
+    assert "too much" not in done.stdout + done.stderr

@@ -79,6 +79,20 @@ async def test_a_client_gets_a_token_by_header_or_body_and_it_lives_until_revoke
 
 
 @pytest.mark.usefixtures("registered")
+async def test_every_access_token_can_be_made_to_end_and_those_that_come_later_live(
+    api: Api, provider: Provider
+) -> None:
+    family = provider.state.ledger.open(realm="", client_id="client", account="ada")
+    pair = provider.state.ledger.give(family, provider.state.issuing, refresh=True, request=0)
+    assert pair.refresh is not None
+    await knob(api, "POST", "/expire")
+    assert (await api.with_key(pair.access).get("/whoami")).status == 401
+    renewed = await trade(api, BASIC, grant_type="refresh_token", refresh_token=pair.refresh)
+    assert renewed.status == 200
+    assert (await api.with_key(renewed.json["access_token"]).get("/whoami")).status == 200
+
+
+@pytest.mark.usefixtures("registered")
 async def test_what_is_wrong_is_refused_in_the_protocols_words(api: Api) -> None:
     grant = {"grant_type": "client_credentials"}
     for got, status, error in (

@@ -76,6 +76,9 @@ def test_every_problem_is_said_at_once() -> None:
         ("DATABASE_POOL", "201", "expected `int` <= 200"),
         ("DRAIN_SECONDS", "-0.1", "expected `float` >= 0"),
         ("DRAIN_SECONDS", "301", "expected `float` <= 300"),
+        ("RELAY_DRAIN", "28801", "expected `float` <= 28800"),
+        ("RELAY_SOCKETS", "0", "expected `int` >= 1"),
+        ("RELAY_WORKSPACE_SOCKETS", "100001", "expected `int` <= 100000"),
         ("MODE", CANARY, "not one of the accepted values"),
         ("LOG_LEVEL", "INFO!", "not one of the accepted values"),
         ("DEPLOYMENT_ID", "a b", "matching regex"),
@@ -99,6 +102,9 @@ def test_a_value_beyond_its_limit_is_refused_with_the_limit(
         ("database_pool", "200"),
         ("drain_seconds", "0"),
         ("drain_seconds", "300"),
+        ("relay_drain", "0"),
+        ("relay_drain", "28800"),
+        ("relay_sockets", "1"),
         ("deployment_id", "x" * 64),
     ],
 )
@@ -130,6 +136,9 @@ def test_every_secret_may_come_from_a_file_and_nothing_else_may() -> None:
         "KEYTURN_KEK_FILE",
         "KEYTURN_OPERATOR_KEY_FILE",
         "KEYTURN_BOOTSTRAP_API_KEY_FILE",
+        "KEYTURN_TRANSIT_TOKEN_FILE",
+        "KEYTURN_TRANSIT_SECRET_ID_FILE",
+        "KEYTURN_PKCS11_PIN_FILE",
     }
     assert "KEYTURN_PORT_FILE: there is no such setting" in refusal(
         {**DEVELOPMENT, "KEYTURN_PORT_FILE": "/x"}

@@ -13,6 +13,7 @@ from support.sandbox import Provider
 from support.visitor import Shown, Visitor, visiting
 
 from broker.sandbox import Client, Consent, Faults, Issuing
+from vault.vault import Vault
 
 
 @pytest.fixture(autouse=True)
@@ -278,3 +279,23 @@ async def test_the_last_look_names_the_user_the_account_and_what_is_allowed(
         assert told in page.text
     listed = page.text.partition("<ul")[2].partition("</ul>")[0]
     assert "See your e-mail address" in listed
+
+
+async def test_what_nobody_confirms_is_given_back(
+    tenant: Tenant, provider: Provider, ada: Visitor, vault: Vault, clock: Clock
+) -> None:
+    session = await invited(tenant)
+    await returned(ada, session)
+    assert (await connection(tenant.api))["state"] == "pending"
+    await clock.do(
+        "update vault.connect_sessions set expires_at = now() - interval '2 hours'"
+        " where session_id = $1",
+        session["id"],
+    )
+    await vault.end_abandoned()
+    assert made(await tenant.api.get("/v1/connections"))["data"] == []
+    assert [one.ended for one in provider.state.ledger.rows()] == ["revoked"]
+    assert await outcome_of(tenant, session) == ("failed", "expired")
+    [end] = made(await tenant.api.get("/v1/audit-events?action=connect.end"))["data"]
+    assert end["outcome"] == "expired"
+    assert await vault.end_abandoned() == 0

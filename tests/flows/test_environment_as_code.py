@@ -21,6 +21,7 @@ from support.configured import Configured
 from broker.cli import main
 from broker.environment_file import compare, document_of, read, write
 from broker.environment_file.values import read_given
+from broker.migrations import PARTS
 from broker.settings import Settings
 from broker.targets import Stopped, Target, apply
 from broker.targets.own import OwnTarget
@@ -155,7 +156,7 @@ async def elsewhere(
     """Another Keyturn: its own server, database and root key."""
     name = fresh_database.reveal().partition("/fresh_")[2].partition("?")[0]
     address = Secret(postgres.dsn("keyturn_app").reveal().replace("/keyturn?", f"/fresh_{name}?"))
-    await migrate(fresh_database, [Login(address, "keyturn_app")])
+    await migrate(fresh_database, [Login(address, "keyturn_app")], parts=PARTS)
     create_root_key(tmp_path / "other.key")
     database = await Database.open(address, size=2, statement_cache=100)
     egress = Egress(allow=parse_allow("127.0.0.1", development=True))

@@ -11,6 +11,7 @@ from support.connecting import SECRET, integrate
 from support.journeys import Clock, connection, connections, lines, made
 from support.sandbox import Provider
 
+from broker.api.connect_messages import MAX_TOKEN
 from broker.api.connections import MAX_LINE, MAX_LINES
 from broker.sandbox import Faults
 
@@ -260,6 +261,33 @@ async def test_a_bulk_has_limits(tenant: Tenant) -> None:
         "/v1/connections/import", raw=b" " * (16 * 1024 * 1024 + 1), headers=headers
     )
     assert huge.status == 413
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ({"api_key": "k" * (MAX_TOKEN + 1)}, "invalid"),
+        ({f"v{number}": "k" for number in range(21)}, "invalid"),
+        ({f"v{number}": "k" * MAX_TOKEN for number in range(MAX_LINE // MAX_TOKEN)}, "too_large"),
+        ({f"v{number}": "k" * 8_000 for number in range(20)}, "invalid"),
+        ({"v" * 10_000: "k"}, "invalid"),
+        ({"api_key": ""}, "invalid"),
+        ({"api_key": "\ud800"}, "malformed"),
+        ({"api_key": "a\x00b"}, "invalid"),
+        ({"api_key": ["k"]}, "invalid"),
+        ([["k"]] * 20, "invalid"),
+    ],
+)
+async def test_values_that_are_too_long_or_no_values_fail_their_own_line(
+    tenant: Tenant, values: Any, code: str
+) -> None:
+    line = {"user_id": "ada", "integration": "typed", "values": values}
+    good = {"user_id": "bob", "integration": "acme", **TOKENS}
+    first, second = await bulk(tenant.api, line, good)
+    assert (first["ok"], first["code"], second["ok"]) == (False, code, True)
+    one = await put(tenant.api, {"values": values}, "/v1/users/ada/connections/typed")
+    assert one.status in (400, 413, 422)
+    assert one.code in ("malformed", "too_large", "invalid")
 
 
 async def test_a_bulk_that_is_called_something_else_is_refused(tenant: Tenant) -> None:

@@ -128,7 +128,6 @@ async def test_what_could_not_be_given_back_is_given_back_by_the_scheduler(
     ada: Visitor,
     vault: Vault,
     clock: Clock,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await integrate(tenant.api, provider, f"{service.base}/oauth/oidc/acme/callback")
     mine = await connected(tenant.api, ada)
@@ -136,7 +135,7 @@ async def test_what_could_not_be_given_back_is_given_back_by_the_scheduler(
     assert made(await tenant.api.delete(f"/v1/connections/{mine['id']}"))["revoked"] == "retrying"
     provider.misbehave(None)
     await clock.revocations_are_due(tenant.id)
-    monkeypatch.setattr(scheduler, "REVOCATION_SECONDS", 0.2)
-    async with scheduler.ticking(vault.retry_revocations), asyncio.timeout(10):
+    job = scheduler.Job("revocations", 0.2, vault.retry_revocations)
+    async with scheduler.ticking([job]), asyncio.timeout(10):
         while [one.ended for one in provider.state.ledger.rows()] != ["revoked"]:  # noqa: ASYNC110 - the sandbox tells nobody
             await asyncio.sleep(0.05)

@@ -19,8 +19,8 @@ from support.sandbox import providing
 
 from broker.sandbox import Client, ClientKey, Consent
 from vault.dialogue import Dialogue
+from vault.dialogue.metadata import Metadata
 from vault.egress import Egress, Request
-from vault.metadata import Metadata
 from vault.oauth.app import App, TokenSet
 from vault.oauth.replies import NoToken
 from vault.providers.schema import OAuth1, Token, Variable

@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 from support.catalogue_lint import complaints
 
+from broker.migrations import PARTS
 from vault.embedded import Embedded
 from vault.migrations import Login, migrate
 from vault.secret import Secret
@@ -101,6 +102,18 @@ FAULTS = {
     "alter role keyturn_worker bypassrls": "keyturn_worker: bypasses row-level security",
     "alter role keyturn_auth bypassrls": "keyturn_auth: bypasses row-level security",
     "alter role keyturn_owner createrole": "keyturn_owner: can make roles",
+    "alter role keyturn_mint bypassrls": "keyturn_mint: bypasses row-level security",
+    "alter function vault.mint_look(bytea[], text[], text[], text[]) reset search_path": (
+        "its search path is not pinned"
+    ),
+    "grant select on vault.secrets to keyturn_mint": "vault.secrets: keyturn_mint has SELECT",
+    "grant update (kept) on vault.conversations to keyturn_mint": (
+        "conversations.kept: keyturn_mint has UPDATE"
+    ),
+    "create policy mint on vault.secrets to keyturn_mint using (true)": (
+        "mint for keyturn_mint: this way round"
+    ),
+    "grant keyturn_mint to keyturn_app": "keyturn_app in keyturn_mint: this membership",
     "alter role keyturn_backup replication": "keyturn_backup: can replicate",
     "create role passer_by; grant select on vault.users to passer_by": "passer_by has SELECT",
     "create role passer_by; grant usage on schema vault to passer_by": "passer_by has USAGE",
@@ -142,7 +155,7 @@ async def admin(postgres: Embedded) -> AsyncIterator[Any]:
         Secret(postgres.dsn(user).reveal().replace("/keyturn?", f"/{name}?"))
         for user in ("postgres", "keyturn_app")
     )
-    await migrate(owner, [Login(login, "keyturn_app")])
+    await migrate(owner, [Login(login, "keyturn_app")], parts=PARTS)
     connection = await asyncpg.connect(owner.reveal())
     yield connection
     await connection.close()

@@ -5,6 +5,7 @@ import subprocess
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,17 +14,26 @@ import asyncpg
 import pytest
 from support.process import CHECKOUT, COMMAND, environment, keyturn, short_folder
 
+from broker.migrations import PARTS
 from vault import migrations
 from vault.database import Database
 from vault.embedded import Embedded
 from vault.errors import Misconfigured, VaultError
-from vault.migrations import Login, Migration, all_migrations, migrate, newest_version, pending
+from vault.migrations import Login, Migration
 from vault.secret import Secret
+
+# As the service does it: the vault's files, and the broker's after them.
+migrate = partial(migrations.migrate, parts=PARTS)
+pending = partial(migrations.pending, parts=PARTS)
+all_migrations = partial(migrations.all_migrations, PARTS)
 
 RECIPE = "docs/howto/run-with-your-own-postgresql.md"
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 LOGGING = {"fsync": "off", "log_statement": "all", "log_min_error_statement": "debug5"}
-OURS = ("keyturn_owner", "keyturn_app", "keyturn_worker", "keyturn_auth", "keyturn_backup")
+OURS = (
+    *("keyturn_owner", "keyturn_app", "keyturn_worker", "keyturn_auth", "keyturn_mint"),
+    "keyturn_backup",
+)
 
 
 @pytest.fixture(scope="module")
@@ -73,23 +83,31 @@ async def tables(address: Secret) -> set[str]:
     return {row[0] for row in rows}
 
 
-async def recorded(address: Secret) -> list[int]:
+async def recorded(address: Secret) -> list[tuple[str, int]]:
+    """What was applied, in the order in which it was."""
     connection = await asyncpg.connect(address.reveal())
-    rows = await connection.fetch("select version from vault.schema_migrations order by version")
+    rows = await connection.fetch(
+        "select part, version from vault.schema_migrations order by applied_at"
+    )
     await connection.close()
-    return [row[0] for row in rows]
+    return [(part, version) for part, version in rows]
+
+
+def numbers(every: list[Migration]) -> list[tuple[str, int]]:
+    return [(one.part, one.version) for one in every]
 
 
 @asynccontextmanager
 async def more_files(*more: str) -> AsyncIterator[None]:
     """Go on as if the next release had these files too."""
+    newest = migrations.newest_versions(PARTS).get(PARTS[-1], 0)
     found = [
-        Migration(newest_version() + number, "more", text, f"{number:064}")
+        Migration(PARTS[-1], newest + number, "more", text, f"{number:064}")
         for number, text in enumerate(more, start=1)
     ]
     with pytest.MonkeyPatch.context() as patch:
         every = [*all_migrations(), *found]
-        patch.setattr(migrations, "all_migrations", lambda: every)
+        patch.setattr(migrations, "all_migrations", lambda _parts: every)
         yield
 
 
@@ -117,8 +135,8 @@ async def test_four_migrators_at_once_on_an_empty_database_apply_each_file_once(
     said = race(environment(mode="development", owner_database_url=empty.reveal()))
     assert all("The schema is current." in out for out in said)
     applied = [line for out in said for line in out.splitlines() if line.startswith("applied")]
-    assert sorted(applied) == [f"applied {one.version:04} {one.name}" for one in all_migrations()]
-    assert await recorded(empty) == [one.version for one in all_migrations()]
+    assert sorted(applied) == sorted(f"applied {one}" for one in all_migrations())
+    assert await recorded(empty) == numbers(all_migrations())
 
 
 async def test_migrators_that_race_to_make_the_roles_of_a_new_server_all_succeed() -> None:
@@ -140,9 +158,7 @@ async def test_migrators_that_race_to_make_the_roles_of_a_new_server_all_succeed
 async def test_check_says_3_while_something_is_pending_and_0_after(empty: Secret) -> None:
     before = migrating(empty, "--check")
     assert before.returncode == 3
-    assert before.stdout.splitlines() == [
-        f"pending {one.version:04} {one.name}" for one in all_migrations()
-    ]
+    assert before.stdout.splitlines() == [f"pending {one}" for one in all_migrations()]
     assert await tables(empty) == set()
     assert migrating(empty).returncode == 0
     after = migrating(empty, "--check")
@@ -159,9 +175,7 @@ async def test_plan_prints_the_sql_and_changes_nothing(empty: Secret) -> None:
 
 
 async def test_a_second_run_applies_nothing(empty: Secret) -> None:
-    assert [one.version for one in await migrate(empty, [])] == [
-        one.version for one in all_migrations()
-    ]
+    assert await migrate(empty, []) == all_migrations()
     assert await migrate(empty, []) == []
     assert await pending(empty) == []
 
@@ -169,29 +183,44 @@ async def test_a_second_run_applies_nothing(empty: Secret) -> None:
 async def test_a_file_that_was_changed_after_it_was_applied_is_refused(empty: Secret) -> None:
     await migrate(empty, [])
     await as_superuser(
-        empty, "update vault.schema_migrations set sha256 = repeat('0', 64) where version = 1"
+        empty,
+        "update vault.schema_migrations set sha256 = repeat('0', 64)"
+        " where part = 'vault' and version = 1",
     )
     done = migrating(empty)
     assert done.returncode == 1
-    assert done.stderr.startswith("keyturn: Migration 0001 was changed after it was applied.")
-    with pytest.raises(Misconfigured, match="0001 was changed"):
+    first = all_migrations()[0]
+    assert done.stderr.startswith(f"keyturn: Migration {first} was changed after it was applied.")
+    with pytest.raises(Misconfigured, match="vault 0001 house was changed"):
         await pending(empty)
 
 
-async def test_a_database_newer_than_the_code_is_refused(
-    empty: Secret,
-) -> None:
+@pytest.mark.parametrize("part", [*PARTS, "another"])
+async def test_a_database_newer_than_the_code_is_refused(empty: Secret, part: str) -> None:
     await migrate(empty, [])
     await as_superuser(
         empty,
         "insert into vault.schema_migrations (version, name, sha256, app_version)"
         " values (9999, 'future', 'x', '99')",
+        f"update vault.schema_migrations set part = '{part}' where version = 9999",  # noqa: S608 - ours
     )
     done = migrating(empty)
     assert done.returncode == 1
-    assert "The database is at version 9999, newer than this code knows" in done.stderr
+    assert f"The database's {part} is at version 9999, newer than this code" in done.stderr
     with pytest.raises(Misconfigured, match="Run the newer Keyturn"):
         await pending(empty)
+
+
+async def test_a_database_from_before_there_were_parts_is_brought_up_to_date(
+    empty: Secret,
+) -> None:
+    await migrations.migrate(empty, [])
+    await as_superuser(empty, "alter table vault.schema_migrations drop column part cascade")
+    await as_superuser(empty, "alter table vault.schema_migrations add primary key (version)")
+    of_the_broker = migrations.all_migrations(PARTS[1:])
+    assert await pending(empty) == of_the_broker
+    assert await migrate(empty, []) == of_the_broker
+    assert await recorded(empty) == numbers(all_migrations())
 
 
 async def test_a_migration_that_fails_leaves_nothing_half_applied(empty: Secret) -> None:
@@ -202,10 +231,8 @@ async def test_a_migration_that_fails_leaves_nothing_half_applied(empty: Secret)
         with pytest.raises(asyncpg.PostgresError):
             await migrate(empty, [])
     assert await tables(empty) == before | {"first"}
-    assert await recorded(empty) == [
-        *[one.version for one in all_migrations()],
-        len(all_migrations()) + 1,
-    ]
+    newest = migrations.newest_versions(PARTS).get(PARTS[-1], 0)
+    assert await recorded(empty) == [*numbers(all_migrations()), (PARTS[-1], newest + 1)]
     async with more_files(good, bad):
         assert len(await migrate(empty, [])) == 1
     assert await tables(empty) == before | {"first", "second"}
@@ -344,7 +371,9 @@ async def test_it_runs_on_postgresql_15_too() -> None:
 
 def test_the_files_are_numbered_without_a_gap_and_named_in_words() -> None:
     every = all_migrations()
-    assert [one.version for one in every] == list(range(1, len(every) + 1))
+    for part in PARTS:
+        versions = [one.version for one in every if one.part == part]
+        assert versions == list(range(1, len(versions) + 1))
     assert all(re.fullmatch(r"[a-z][a-z0-9_]*", one.name) for one in every)
 
 

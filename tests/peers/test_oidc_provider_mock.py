@@ -228,6 +228,6 @@ async def test_a_server_without_refresh_tokens_gives_a_connection_that_ends(
         app, tokens = await kept.app(), await kept.tokens()
         assert tokens.refresh_token is None
         assert tokens.expires_at is not None
-        assert not can_refresh(app, tokens)
+        assert not can_refresh(app.provider, tokens)
         with pytest.raises(Unresolved):
             await kept.dialogue.refresh(app, tokens, now=tokens.obtained_at)

@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import aiohttp
-import uvicorn
 from msgspec import Struct
 
+from broker.admission import Doorkeeper
 from broker.app import Service, create_service
-from broker.server import KEEP_ALIVE_SECONDS
+from broker.broker import Broker
+from broker.server import Server
 from broker.settings import Settings
 from vault.vault import Vault
 
@@ -62,6 +63,7 @@ class Api:
         sent = dict(headers or {})
         if self._key is not None:
             sent.setdefault("Authorization", f"Bearer {self._key}")
+        # A body that comes in pieces is sent in pieces.
         data: Any = io.BytesIO(raw) if isinstance(raw, bytes) else raw
         if body is not None:
             data = json.dumps(body).encode()
@@ -90,9 +92,11 @@ class Running(Struct, frozen=True):
 
     service: Service
     base: str
+    server: Server
+    task: asyncio.Task[None]
 
 
-class _QuietServer(uvicorn.Server):
+class _QuietServer(Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield  # the test run keeps its own signal handlers
@@ -100,26 +104,23 @@ class _QuietServer(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def running(
-    vault: Vault, settings: Settings, listener: socket.socket | None = None
+    vault: Vault,
+    settings: Settings,
+    listener: socket.socket | None = None,
+    *,
+    doorkeeper: Doorkeeper | None = None,
 ) -> AsyncIterator[Running]:
     """Run the service in this process, on this socket or on a free port."""
-    service = create_service(vault, settings)
+    broker = Broker(vault, vault.egress)
+    service = create_service(vault, broker, settings, doorkeeper=doorkeeper)
     with listener or socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        config = uvicorn.Config(
-            service.asgi,
-            loop="none",
-            http="httptools",
-            log_config=None,
-            access_log=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        )
-        server = _QuietServer(config)
+        server = _QuietServer(service, settings)
         task = asyncio.create_task(server.serve([listening]))
         while not server.started:  # noqa: ASYNC110 - uvicorn tells nobody
             await asyncio.sleep(0.01)
         try:
-            yield Running(service, f"http://127.0.0.1:{port}")
+            yield Running(service, f"http://127.0.0.1:{port}", server, task)
         finally:
             server.should_exit = True
             await task

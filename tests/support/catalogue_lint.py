@@ -9,14 +9,82 @@ from typing import Any, Final
 
 # Tables that belong to no workspace.
 GLOBAL: Final = {
+    "vault.audit_sealing": "one row: whose turn it is to seal the audit record, and how far it is",
     "vault.deployment": "one row: what this deployment is",
+    "vault.high_water": "one row: how far the deployment has come",
+    "vault.replicas": "the processes of the deployment, and which of them live",
+    "vault.rotations": "rotations of keys, and what every replica has to be able to open",
+    "vault.shreddings": "keyed hashes of what was deleted, of all workspaces",
     "vault.schema_lock": "one row: lets one migration through at a time",
     "vault.schema_migrations": "which files were applied",
 }
+MINT_LOOK: Final = "vault.mint_look(bytea[],text[],text[],text[])"
+MINT_WRITE: Final = (
+    "vault.mint_write("
+    + ",".join(
+        (
+            *("bytea[]", *["text[]"] * 12, "bytea[]", "boolean[]", "text[]", "bytea[]", "bytea[]"),
+            *("integer[]", "integer[]", "integer[]", "text[]", "boolean[]", *["text[]"] * 3),
+        )
+    )
+    + ")"
+)
 # Who runs with the rights of another role, and whose; everybody else calls as itself.
 DEFINERS: Final = {
     "vault.lookup_bearer(bytea)": "keyturn_auth",
     "vault.lookup_bearer(bytea,text)": "keyturn_auth",
+    "vault.lookup_conversation(bytea,text)": "keyturn_auth",
+    "vault.lookup_upstream(bytea)": "keyturn_auth",
+    MINT_LOOK: "keyturn_mint",
+    MINT_WRITE: "keyturn_mint",
+}
+PINNED: Final = "search_path=pg_catalog, pg_temp"
+# What else is set while they run: these are planned once, for keys.
+PLANNED: Final = [
+    *("plan_cache_mode=force_generic_plan", "enable_seqscan=off", "enable_hashjoin=off"),
+    "enable_mergejoin=off",
+]
+SETTINGS: Final = {MINT_LOOK: PLANNED, MINT_WRITE: PLANNED}
+
+
+def _columns(text: str) -> list[str]:
+    return text.split()
+
+
+MINT_READS: Final = {
+    "api_keys": _columns("workspace_id key_id hash scopes environments expires_at last_used_at"),
+    "users": _columns("workspace_id user_id generation profile"),
+    "user_keys": _columns("workspace_id user_id sealed"),
+    "workspace_keys": _columns("workspace_id key_id version state wrapped root_key_id"),
+    "index_keys": _columns("workspace_id sealed"),
+    "agents": _columns("workspace_id agent_id generation sealed"),
+    "upstreams": _columns("workspace_id kind"),
+    "integrations": _columns("workspace_id integration share_connections"),
+    "connections": _columns(
+        "workspace_id connection_id user_id integration environment provider scopes"
+    ),
+    "connection_lives": _columns(
+        "workspace_id connection_id state generation issued_at consented_at access_ends used_at"
+        " due_at user_ref"
+    ),
+    "connection_tokens": _columns("workspace_id connection_id generation sealed"),
+    "conversations": _columns("workspace_id conversation_id created_at start_by expires_at"),
+}
+MINT_UPDATES: Final = {
+    "api_keys": _columns("last_used_at"),
+    "connection_lives": _columns("used_at promised due_at"),
+}
+MINT_INSERTS: Final = {
+    "conversations": _columns(
+        "workspace_id conversation_id agent_id user_id environment runtime channel delivery"
+        " branch_id key_id connection_ids kept armed bearer_kind bearer_hash ticket_hash"
+        " start_by expires_at"
+    ),
+    "connection_holds": _columns("workspace_id connection_id holder generation held_until"),
+    "audit_events": _columns(
+        "workspace_id event_id actor_kind actor_id action target_kind target_id user_ref"
+        " environment outcome request_id"
+    ),
 }
 # Policies for others than the application: the ways round the workspace's wall.
 OTHER_POLICIES: Final = {
@@ -24,8 +92,27 @@ OTHER_POLICIES: Final = {
     # A link and a state name their workspace only once they are found.
     "vault.connect_sessions: lookup_bearer for keyturn_auth",
     "vault.connect_flows: lookup_bearer for keyturn_auth",
+    # So do a grant, a handle and a ticket.
+    "vault.conversations: lookup_bearer for keyturn_auth",
+    # An account at ElevenLabs belongs to one workspace; which, its hash finds.
+    "vault.upstreams: lookup_upstream for keyturn_auth",
+    # A batch of mints is of many workspaces; each row is bound to that of the key that it brings.
+    *(f"vault.{table}: mint for keyturn_mint" for table in MINT_READS | MINT_INSERTS),
     # What is due is found in all workspaces; no ciphertext is in that table.
     "vault.revocations: worker for keyturn_worker",
+    "vault.connection_lives: worker for keyturn_worker",
+    # How endpoints stand is counted; what is learned of one is no ciphertext, and not shown.
+    "vault.token_endpoints: worker for keyturn_worker",
+    "vault.connect_sessions: worker for keyturn_worker",
+    # Who has events waiting, and where some are too old; neither holds ciphertext.
+    "vault.event_endpoints: worker for keyturn_worker",
+    "vault.event_deliveries: worker for keyturn_worker",
+    "vault.outbox: worker for keyturn_worker",
+    # Where there are conversations that are old enough to be deleted.
+    "vault.conversations: worker for keyturn_worker",
+    # Whose lines are not sealed yet, and which batches were; neither holds ciphertext.
+    "vault.audit_events: worker for keyturn_worker",
+    "vault.audit_batches: worker for keyturn_worker",
 }
 # What the owner of the definer functions may touch, column by column.
 AUTH_MAY: Final = {
@@ -45,21 +132,69 @@ AUTH_MAY: Final = {
         f"vault.connect_flows.{column} SELECT"
         for column in ("workspace_id", "flow_id", "state_hash", "expires_at")
     ),
+    *(
+        f"vault.conversations.{column} SELECT"
+        for column in (
+            *("workspace_id", "conversation_id", "key_id", "bearer_kind", "bearer_hash"),
+            *("ticket_hash", "start_by", "expires_at", "ended_at"),
+        )
+    ),
+    *(
+        f"vault.upstreams.{column} SELECT"
+        for column in ("workspace_id", "kind", "claim_hash", "claimed_at")
+    ),
+}
+_MINT_DEEDS: Final = (
+    ("SELECT", MINT_READS),
+    ("UPDATE", MINT_UPDATES),
+    ("INSERT", MINT_INSERTS),
+)
+# What the owner of the functions that mint may touch, column by column.
+MINT_MAY: Final = {
+    f"vault.{table}.{column} {deed}"
+    for deed, tables in _MINT_DEEDS
+    for table, found in tables.items()
+    for column in found
 }
 # What the worker may see of what is due, column by column.
 WORKER_MAY: Final = {
-    f"vault.revocations.{column}" for column in ("workspace_id", "revocation_id", "due_at")
+    *(
+        f"vault.connect_sessions.{column}"
+        for column in ("workspace_id", "session_id", "expires_at", "waits")
+    ),
+    *(f"vault.revocations.{column}" for column in ("workspace_id", "revocation_id", "due_at")),
+    *(
+        f"vault.connection_lives.{column}"
+        for column in (
+            *("workspace_id", "connection_id", "integration", "environment"),
+            *("used_at", "access_ends", "due_at", "lease_owner", "provider", "state"),
+        )
+    ),
+    *(
+        f"vault.token_endpoints.{column}"
+        for column in ("workspace_id", "provider", "standing", "broken")
+    ),
+    *(
+        f"vault.event_endpoints.{column}"
+        for column in ("workspace_id", "endpoint_id", "claimed_until", "failures", "rest_until")
+    ),
+    *(f"vault.event_deliveries.{column}" for column in ("workspace_id", "endpoint_id", "due_at")),
+    *(f"vault.outbox.{column}" for column in ("workspace_id", "at")),
+    *(f"vault.conversations.{column}" for column in ("workspace_id", "created_at")),
+    *(f"vault.audit_events.{column}" for column in ("workspace_id", "at", "xact")),
+    *(f"vault.audit_batches.{column}" for column in ("workspace_id", "number", "seal", "hash")),
 }
-APPEND_ONLY: Final = {"vault.audit_events"}
+APPEND_ONLY: Final = {"vault.audit_events", "vault.audit_batches", "vault.audit_seals"}
 BYPASS: Final = {"keyturn_backup"}
 ROLES: Final = {
     "keyturn_owner",
     "keyturn_app",
     "keyturn_worker",
     "keyturn_auth",
+    "keyturn_mint",
     "keyturn_backup",
 }
-MEMBERS: Final = {"keyturn_owner in keyturn_auth"}
+MEMBERS: Final = {"keyturn_owner in keyturn_auth", "keyturn_owner in keyturn_mint"}
 
 MINE: Final = "(workspace_id = current_setting('keyturn.workspace'::text))"
 OPERATOR: Final = "(current_setting('keyturn.workspace'::text) = 'operator'::text)"
@@ -261,7 +396,7 @@ async def _definers_are_on_the_list(admin: Any) -> list[str]:
         seen.add(name)
         if not definer or owner != DEFINERS[name]:
             complaints.append(f"{name}: does not run as {DEFINERS[name]}")
-        if config != ["search_path=pg_catalog, pg_temp"]:
+        if config != [PINNED, *SETTINGS.get(name, [])]:
             complaints.append(f"{name}: its search path is not pinned to pg_catalog, pg_temp")
         if callers != ["keyturn_app"]:
             complaints.append(f"{name}: can be called by {callers}, not by keyturn_app alone")
@@ -355,6 +490,8 @@ def _too_much(place: str, table: str, role: str, right: str) -> bool:
         return right not in {"SELECT", "INSERT", "UPDATE", "DELETE"} - changes
     if role == "keyturn_auth":
         return f"{place} {right}" not in AUTH_MAY
+    if role == "keyturn_mint":
+        return f"{place} {right}" not in MINT_MAY
     # The worker reads how far the schema has come, and what is due; the backup reads everything.
     reads = role == "keyturn_backup" or (
         role == "keyturn_worker" and (table in GLOBAL or place in WORKER_MAY)

@@ -96,7 +96,7 @@ def _ends() -> dict[str, connect.Page]:
     more: dict[str, dict[str, Any]] = {
         "connected": {"account": ACCOUNT},
         "narrower": {"account": ACCOUNT, "missing": google("gmail.modify")},
-        "wrong_account": {"account": "countess@other.example", "expected_account": ACCOUNT},
+        "wrong_account": {"account": "countess@other.example"},
     }
     pages: dict[str, connect.Page] = {}
     for kind in ENDINGS:
@@ -148,7 +148,7 @@ PAGES: Final[Mapping[str, connect.Page]] = {
     ),
     **_ends(),
     "end_evil": connect.EndPage(
-        kind="provider_error", workspace=EVIL, provider=EVIL, account=EVIL, expected_account=EVIL,
+        kind="provider_error", workspace=EVIL, provider=EVIL, account=EVIL,
         reference=EVIL, missing=(Scope(raw=EVIL),), return_url=BACK,
     ),
 }  # fmt: skip

@@ -77,6 +77,16 @@ class Clock:
             await admin.close()
         return found
 
+    async def leave(self, connection_id: str, *, seconds: int) -> None:
+        """Let so much be left of a connection's access token, which was issued an hour ago."""
+        await self.do(
+            "update vault.connection_lives"
+            " set access_ends = now() + $2 * interval '1 second',"
+            " issued_at = now() - interval '1 hour' where connection_id = $1",
+            connection_id,
+            seconds,
+        )
+
     async def end_session(self, session_id: str) -> None:
         await self.do(
             "update vault.connect_sessions set expires_at = now() where session_id = $1", session_id

@@ -24,6 +24,7 @@ import aiohttp
 import asyncpg
 from msgspec import Struct
 
+from broker.migrations import PARTS
 from broker.settings import Settings
 from support.api import Running, running
 from vault.database import Database
@@ -164,13 +165,15 @@ class Replica:
 
 
 @contextlib.contextmanager
-def development(folder: Path, **settings: object) -> Iterator[Replica]:
+def development(
+    folder: Path, *, environ: Mapping[str, str] | None = None, **settings: object
+) -> Iterator[Replica]:
     """A start as ``./dev serve`` makes it: a data directory, and nothing else said."""
     data = folder / "data"
     data.mkdir(exist_ok=True)
     data.chmod(0o711)  # else a start as root puts the database elsewhere, where it stays
     env = environment(mode="development", data_dir=data, port=free_port(), **settings)
-    replica = Replica(folder, env)
+    replica = Replica(folder, {**env, **(environ or {})})
     try:
         yield replica
     finally:
@@ -193,6 +196,7 @@ class Deployment:
             mode="development",
             kek=self.root_key.as_uri(),
             database_url=self.login("keyturn_app").reveal(),
+            worker_database_url=self.login("keyturn_worker").reveal(),
             **settings,
         )
         self._replicas: list[Replica] = []
@@ -211,7 +215,8 @@ class Deployment:
         return Deployment(self.folder, self.postgres, name)
 
     async def migrate(self) -> None:
-        await migrate(self.owner, [Login(self.login("keyturn_app"), "keyturn_app")])
+        roles = ("keyturn_app", "keyturn_worker")
+        await migrate(self.owner, [Login(self.login(role), role) for role in roles], parts=PARTS)
 
     def start(self, **settings: object) -> Replica:
         """Start one more replica; ``await replica.ready()`` waits for it."""
@@ -306,7 +311,7 @@ async def alone(
     """Serve from the empty database that ``fresh`` is the superuser's address of."""
     name = fresh.reveal().rpartition("@/")[2].partition("?")[0]
     application = server.dsn("keyturn_app").reveal().replace("/keyturn?", f"/{name}?")
-    await migrate(fresh, [Login(Secret(application), "keyturn_app")])
+    await migrate(fresh, [Login(Secret(application), "keyturn_app")], parts=PARTS)
     database = await Database.open(Secret(application), size=5, statement_cache=100)
     vault = await Vault.open(database, open_root_key(root_key.as_uri()))
     try:

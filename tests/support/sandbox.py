@@ -1,11 +1,10 @@
 """The sandbox behind a real port, with its state at hand."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from broker.sandbox import Client, ClientKey, Faults, Sandbox, create_sandbox
-from broker.sandbox.server import listen, server
+from broker.sandbox import Client, ClientKey, Faults, Sandbox
+from broker.sandbox.server import embedded, listen
 from broker.sandbox.state import Seen
 
 
@@ -38,12 +37,5 @@ async def providing(state: Sandbox | None = None) -> AsyncIterator[Provider]:
     """Run a sandbox of one's own."""
     state = state or Sandbox()
     with listen("127.0.0.1", 0) as listener:
-        running = server(create_sandbox(state), embedded=True)
-        task = asyncio.create_task(running.serve([listener]))
-        while not running.started:  # noqa: ASYNC110 - uvicorn tells it by this flag alone
-            await asyncio.sleep(0.01)
-        try:
+        async with embedded(state, listener):
             yield Provider(state, f"http://127.0.0.1:{listener.getsockname()[1]}")
-        finally:
-            running.should_exit = running.force_exit = True
-            await task

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pglast import ast, enums, parse_sql
 from pglast.parser import ParseError
@@ -26,7 +26,8 @@ CROSSES = re.compile(r"^-- crosses workspaces: \S.{9,}", re.MULTILINE)
 _NAME = re.compile(r"^-- name: ([a-z_]+)$", re.MULTILINE)
 _PARAMETER: Final = "the parameter workspace_id"
 _DEEDS: Final = (ast.SelectStmt, ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt)
-_CALLS_IN_UPDATE: Final = {"now", "coalesce"}
+# unnest and json_to_recordset take a batch's parameters apart, and depend on nothing else.
+_CALLS_IN_UPDATE: Final = {"now", "coalesce", "unnest", "json_to_recordset"}
 _FORBIDDEN: Final = re.compile(
     r"pg_(try_)?advisory.*|pg_notify|nextval|setval|currval|lastval|dblink.*|lo_.*|pg_sleep.*"
 )
@@ -90,7 +91,6 @@ class _Walk(Visitor):
         self.own_calls: list[str] = []
         self.tables: set[str] = set()
         self.locks = False
-        self._in_update = False
 
     def visit_A_Star(self, _ancestors: object, _node: ast.Node) -> None:  # noqa: N802
         self.found.append("says *: a column that is added later would come along")
@@ -116,16 +116,15 @@ class _Walk(Visitor):
 
     def visit_UpdateStmt(self, _ancestors: object, node: ast.Node) -> None:  # noqa: N802
         self.levels.append(node)
-        self._in_update = True
         self._returns_columns(node)
 
-    def visit_FuncCall(self, _ancestors: object, node: ast.Node) -> None:  # noqa: N802
+    def visit_FuncCall(self, ancestors: Any, node: ast.Node) -> None:  # noqa: N802
         *schema, name = [part.sval for part in node.funcname]
         if schema and schema != ["pg_catalog"]:
             self.own_calls.append(".".join([*schema, name]))
         if _FORBIDDEN.fullmatch(name):
             self.found.append(f"calls {name}, which not every engine has")
-        if self._in_update and name not in _CALLS_IN_UPDATE:
+        if _in_update(ancestors) and name not in _CALLS_IN_UPDATE:
             self.found.append(f"calls {name} in an update, which must get its values as parameters")
         if name == "set_config":
             self._sets(node)
@@ -258,6 +257,16 @@ class _Level:
             targets = [one.name for one in (conflict.infer.indexElems if conflict.infer else ())]
             if targets[:1] != ["workspace_id"]:
                 self._found.append("meets conflicts of other workspaces: name workspace_id first")
+
+
+def _in_update(ancestors: Any) -> bool:
+    """Does a node stand inside an UPDATE, and not merely beside one?"""
+    number = 0
+    while (node := ancestors[number]) is not None:
+        if isinstance(node, ast.UpdateStmt):
+            return True
+        number += 1
+    return False
 
 
 def _conjuncts(clause: ast.Node | None) -> Iterator[ast.Node]:

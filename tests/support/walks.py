@@ -27,9 +27,9 @@ from support.jwts import keys
 from support.sandbox import Provider as Running
 from vault.auth_kinds import Algorithm
 from vault.dialogue import Dialogue
+from vault.dialogue.metadata import Metadata
 from vault.egress import Reply, Request
 from vault.errors import VaultError
-from vault.metadata import Metadata
 from vault.oauth import authorize
 from vault.oauth.app import Account, App, Granted, TokenSet
 from vault.oauth.lifetimes import DEFAULT_LIFETIME
@@ -269,8 +269,8 @@ class Walk:
     async def renewed(self, app: App, tokens: TokenSet) -> TokenSet:
         """Refresh twice: some rotate each second time."""
         renews = any(one.does == "refresh" for one in self.one.dialect.endpoints)
-        self.same("it can be renewed", can_refresh(app, tokens), renews)
-        if not can_refresh(app, tokens):
+        self.same("it can be renewed", can_refresh(app.provider, tokens), renews)
+        if not can_refresh(app.provider, tokens):
             return tokens
         for _ in range(2):
             tokens = await self._renewed_once(app, tokens)
@@ -333,7 +333,7 @@ class Walk:
         """The person took their consent back: only they can help."""
         for family in self.state.ledger.families():
             self.state.ledger.end(family, "revoked")
-        if can_refresh(app, tokens):
+        if can_refresh(app.provider, tokens):
             await self.fails("no consent", app, tokens, "dead")
 
     async def fails(self, what: str, app: App, tokens: TokenSet, outcome: str) -> None:

@@ -22,17 +22,34 @@ CATALOGUE: Final[set[Action]] = {"provider.list", "provider.read"}
 # What a platform's own service does day by day; who sets a workspace up may do it, too.
 CONNECTING: Final[set[Action]] = {
     *("integration.list", "integration.read"),
-    *("connection.list", "connection.read", "connection.delete"),
+    *("connection.list", "connection.read", "connection.delete", "connection.refresh"),
     *("connect_session.list", "connect_session.read", "connect_session.delete"),
 }
 # The same, but it takes credentials in, or says for whom: nothing that an operator does.
 OWN_CONNECTING: Final[set[Action]] = {
     *("connection.write", "connect_session.write", "connect_session.complete"),
 }
-SHARED: Final = CATALOGUE | CONNECTING | OWN_CONNECTING
+# What a service that mints does; who sets a workspace up may look on, and end what went wrong.
+CONVERSING: Final[set[Action]] = {
+    *("conversation.read", "conversation.list", "conversation.end", "agent.tools"),
+}
+# What is asked of the workspace's own account, with the key that was given for it.
+NUMBERS: Final[set[Action]] = {"phone_number.read", "phone_number.write"}
+SHARED: Final = CATALOGUE | CONNECTING | OWN_CONNECTING | CONVERSING
+# What a conversation does with what it holds, and no key.
+GRANTED: Final[set[Action]] = {"grant.refresh", "gateway.use"}
+# What it does of that which keys do, too: read its own tokens, and end itself.
+GRANTED_TOO: Final[set[Action]] = {
+    *("connection.token", "conversation.prepare", "conversation.end"),
+}
 # The policy, written down a second time: a change of the product's table is made here too.
 POLICY: Final[dict[Scope | None, set[Action]]] = {
-    None: {"workspace.create", "workspace.list", "workspace.read", "workspace.delete"},
+    None: {
+        *("workspace.create", "workspace.list", "workspace.read", "workspace.delete"),
+        *GRANTED,
+        *("rotation.run", "rotation.verify", "chain.verify", "chain.export", "chain.anchor"),
+        *("backup.take", "backup.restore"),
+    },
     "manage": {
         *("key.create", "key.list", "key.read", "key.delete"),
         *("user.list", "user.read", "user.write", "user.delete"),
@@ -42,21 +59,46 @@ POLICY: Final[dict[Scope | None, set[Action]]] = {
         *("secret.list", "secret.read", "secret.write", "secret.delete"),
         *("auth_connection.list", "auth_connection.write", "auth_connection.delete"),
         *("integration.write", "integration.delete", "integration.check"),
+        *("event_endpoint.list", "event_endpoint.read", "event_endpoint.write"),
+        *("event_endpoint.delete", "event_endpoint.rotate", "event_endpoint.replay"),
+        *("agent.list", "agent.read", "agent.write", "agent.delete", "agent.push"),
+        *("upstream.read", "upstream.write", "upstream.delete", "signing_key.rotate"),
+        *NUMBERS,
         *SHARED,
     },
     "audit:read": {"audit.read"},
-    "mint": set(),
-    "connect": {*SHARED},
-    "tokens:read": set(),
+    "mint": {
+        *("conversation.mint", "conversation.prepare", "conversation.verify", "readiness.read"),
+        "connection.expect",
+        *CONVERSING,
+    },
+    "connect": CATALOGUE | CONNECTING | OWN_CONNECTING,
+    "tokens:read": {"connection.token"},
     "tools:invoke": {"configuration.show", "configuration.use"},
-    "redeem": set(),
+    "redeem": {"conversation.redeem"},
     "runtime": set(),
-    "hooks": set(),
+    "hooks": {"call.receive"},
 }
 # Whoever holds one of these gets at credentials, or has them used.
-GIVES_AWAY: Final[set[Scope]] = {"mint", "tokens:read", "tools:invoke", "redeem", "runtime"}
+GIVES_AWAY: Final[set[Scope]] = {
+    *("mint", "tokens:read", "tools:invoke", "redeem", "runtime", "hooks"),
+}
 # What a key that can only mint may reach beside the routes that ask for no key.
-MINT_ONLY: Final[set[str]] = set()
+MINT_ONLY: Final[set[str]] = {
+    "GET /v1/agents/{agent_id:str}/tools",
+    *("POST /v1/conversations", "POST /v1/conversations/prepare", "GET /v1/conversations"),
+    "GET /v1/conversations/{conversation_id:str}",
+    "POST /v1/conversations/{conversation_id:str}/end",
+    "POST /v1/conversations/{conversation_id:str}/verify",
+    "POST /v1/readiness",
+    "GET /v1/convai/conversation/token",
+    *(f"GET /v1/convai/conversation/get{by}signed{by}url" for by in "-_"),
+    *(
+        f"POST /v1/convai/{line}/outbound-call"
+        for line in ("twilio", "sip-trunk", "exotel", "whatsapp")
+    ),
+    "POST /v1/convai/twilio/register-call",
+}
 
 WORKSPACE = WorkspaceId("ws_" + "0" * 26)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -113,8 +155,10 @@ def test_the_widest_key_is_no_operator() -> None:
 
 def test_the_operator_works_on_workspaces_outside_and_inside_only_where_it_named_one() -> None:
     operator = Caller.operator("op")
-    assert allowed(operator) == POLICY[None] | CATALOGUE
-    never = POLICY[None] | CATALOGUE | POLICY["tools:invoke"] | OWN_CONNECTING
+    assert allowed(operator) == POLICY[None] - GRANTED | CATALOGUE
+    never = POLICY[None] | CATALOGUE | OWN_CONNECTING | NUMBERS | {"agent.push"}
+    never |= POLICY["tools:invoke"] | POLICY["tokens:read"] | POLICY["redeem"]
+    never |= POLICY["mint"] - CONVERSING | POLICY["hooks"]
     assert allowed(operator.within(WORKSPACE)) == set(ACTIONS) - never
 
 
@@ -131,6 +175,13 @@ def test_a_person_with_a_link_and_the_worker_may_do_nothing_that_has_a_name_here
     nobody = Caller(kind=kind, actor_id="x", workspace=WORKSPACE, scopes=frozenset(SCOPES))
     assert allowed(nobody) == set()
     assert allowed(msgspec.structs.replace(nobody, workspace=OPERATOR)) == set()
+
+
+def test_what_a_conversation_holds_may_use_its_own_connections_and_nothing_else() -> None:
+    grant = Caller(kind="grant", actor_id="kcv_1", workspace=WORKSPACE)
+    assert allowed(grant) == GRANTED | GRANTED_TOO
+    wide = msgspec.structs.replace(grant, scopes=frozenset(SCOPES))
+    assert allowed(wide) == GRANTED | GRANTED_TOO
 
 
 def test_no_row_lets_the_operator_at_a_credential() -> None:

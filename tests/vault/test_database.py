@@ -12,7 +12,9 @@ import asyncpg
 import pytest
 from conftest import MakeTenant, Tenant
 
-from vault.database import CONFLICT_TRIES, Busy, Database, Transaction, login_of
+from broker.migrations import PARTS
+from vault.database import CONFLICT_TRIES, Busy, Database, Transaction
+from vault.dsn import login_of
 from vault.embedded import Embedded
 from vault.errors import Conflict, Misconfigured, NotReady, VaultError
 from vault.migrations import Login, migrate
@@ -171,6 +173,17 @@ async def test_a_workspace_is_forgotten_with_its_transaction(
         [row] = await alone.lookup(asked, ())
         assert row[0] == ""
         assert await alone.lookup(EVERYTHING, ()) == []
+
+
+async def test_plans_are_kept_in_the_transactions_that_ask_for_it_and_in_no_other(
+    alone: Database, two: tuple[Tenant, Tenant]
+) -> None:
+    asked = "select current_setting('plan_cache_mode'), current_setting('keyturn.workspace')"
+    for planned_once, mode in ((False, "auto"), (True, "force_generic_plan"), (False, "auto")):
+        [row] = await alone.run(
+            two[0].id, lambda tx: tx.fetch(asked, ()), planned_once=planned_once
+        )
+        assert tuple(row) == (mode, two[0].id)
 
 
 async def test_no_text_but_a_workspaces_id_opens_a_transaction(alone: Database) -> None:
@@ -448,7 +461,7 @@ async def test_whoever_owns_a_table_is_refused(
 ) -> None:
     # As after a restore by the application's own login, which then owns what it made.
     address = in_database(await make_login("grant keyturn_app to {login}"), fresh_database)
-    await migrate(fresh_database, [])
+    await migrate(fresh_database, [], parts=PARTS)
     owner = await asyncpg.connect(fresh_database.reveal())
     login = login_of(address)[0]
     await owner.execute(f"alter table vault.users owner to {login}")
@@ -470,7 +483,7 @@ async def test_a_database_without_our_schema_is_refused(
     opened = await Database.open(address, size=1, statement_cache=0)
     with pytest.raises(Misconfigured, match="keyturn migrate"):
         await opened.refuse_other_schema()
-    await migrate(fresh_database, [Login(address, "keyturn_app")])
+    await migrate(fresh_database, [Login(address, "keyturn_app")], parts=PARTS)
     await opened.refuse_other_schema()
     await opened.close()
 

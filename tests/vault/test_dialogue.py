@@ -18,8 +18,8 @@ from support.engine import CATALOGUE, NOW, RSA, app_of, tokens_of
 from support.loopback import Listener, assert_hides, calling, listening
 
 from vault.dialogue import Dialogue
+from vault.dialogue.metadata import Metadata
 from vault.errors import CredentialRefused, Invalid, Unreachable, UpstreamFailed
-from vault.metadata import Metadata
 from vault.oauth.app import App, Endpoints, TokenSet
 from vault.oauth.id_token import IdTokenRefused
 from vault.oauth.renewing import can_refresh, further_tokens
@@ -544,7 +544,7 @@ async def test_an_app_asks_anew_in_its_own_name() -> None:
         assert got.tokens.access_token == Secret("ghs_1")
         assert got.tokens.expires_at == NOW + timedelta(hours=1)
         assert (server.header("Authorization") or "").startswith("Bearer ey")
-        assert can_refresh(app, got.tokens)
+        assert can_refresh(app.provider, got.tokens)
         server.will_say({"token": "ghs_2"}, 201)
         again = await dialogue.refresh(app, got.tokens, now=NOW)
         assert again.access_token == Secret("ghs_2")

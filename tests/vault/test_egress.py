@@ -1,9 +1,13 @@
 """Outbound calls: what stays out of reach, what a caller learns of a failure, and what is sent."""
 
 import asyncio
+import contextlib
 import gzip
+import socket
 import ssl
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from time import monotonic
 
 import pytest
@@ -364,3 +368,54 @@ async def test_a_request_of_more_than_a_mebibyte_is_not_sent() -> None:
         assert (await ask(egress, url, method="POST", body=bytes(1 << 20))).status == 200
         with pytest.raises(TooLarge):
             await ask(egress, url, method="POST", body=bytes((1 << 20) + 1))
+
+
+# More than one read gives.
+LENGTH = 700_000
+LONG_ANSWER = f"HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n".encode() + bytes(LENGTH)
+
+
+@contextlib.contextmanager
+def answering_in_a_thread(after: float) -> Iterator[tuple[int, threading.Event]]:
+    """A server that goes on while this process's loop stands still; and whether it has heard."""
+    heard = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        accepted, _ = listener.accept()
+        with accepted:
+            accepted.recv(65_536)
+            heard.set()
+            time.sleep(after)
+            accepted.sendall(LONG_ANSWER)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=[listener])
+        thread.start()
+        yield listener.getsockname()[1], heard
+        thread.join()
+
+
+@pytest.mark.parametrize("slept_past", [Timeouts(total=0.5), Timeouts(read=0.5)], ids=repr)
+async def test_who_slept_past_a_deadline_reads_what_came_meanwhile(slept_past: Timeouts) -> None:
+    async with calling() as egress:
+        with answering_in_a_thread(after=0.2) as (port, heard):
+            asked = asyncio.create_task(
+                ask(egress, f"http://127.0.0.1:{port}/", timeout=slept_past)
+            )
+            async with asyncio.timeout(10):
+                while not heard.is_set():  # noqa: ASYNC110 - a thread tells nobody
+                    await asyncio.sleep(0.001)
+            time.sleep(2)  # noqa: ASYNC251 - all of this process stands still
+            assert len((await asked).body) == LENGTH
+
+
+async def test_who_slept_past_a_deadline_does_not_wait_for_ever_after() -> None:
+    async with calling() as egress, listening(saying(OK, after=60)) as server:
+        asked = asyncio.create_task(
+            ask(egress, f"http://127.0.0.1:{server.port}/", timeout=Timeouts(total=0.2))
+        )
+        await asyncio.sleep(0.1)
+        time.sleep(1.5)  # noqa: ASYNC251 - the same
+        async with asyncio.timeout(20):
+            with pytest.raises(Unreachable):
+                await asked

@@ -5,6 +5,8 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 from support.engine import (
     ACTIVE,
@@ -21,7 +23,7 @@ from support.engine import (
     tokens_of,
 )
 
-from vault.egress import HEADER_VALUE, Request
+from vault.egress import HEADER_VALUE, Request, is_header_value
 from vault.egress.address import read
 from vault.errors import Invalid, Misconfigured, Unresolved
 from vault.oauth import authorize, header, requests
@@ -48,6 +50,11 @@ def sound(request: Request) -> Request:
         assert value, name
         assert name == "query" or "{" not in str(value), name  # GraphQL has braces of its own
     return request
+
+
+@given(st.binary(max_size=6) | st.text("a \t\n~", max_size=6).map(str.encode))
+def test_both_ways_to_ask_whether_a_header_can_carry_something_agree(data: bytes) -> None:
+    assert is_header_value(data) == bool(HEADER_VALUE.fullmatch(data))
 
 
 def query(url: str) -> dict[str, str]:

@@ -6,25 +6,31 @@ import hashlib
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from support.root_keys import CONTEXT, KEY, RootKeyContract, other_contexts
 
-from vault.errors import IntegrityError, Misconfigured
+from vault.errors import IntegrityError, Misconfigured, NotReady, VaultError
 from vault.kms import (
     KeyInfo,
     RootKey,
+    RootKeyDisabled,
+    RootKeys,
     RootKeyUnknown,
     WrapContext,
     Wrapped,
     bind,
+    kinds_of,
     open_root_key,
+    own_services,
     unbind,
 )
 from vault.kms.file import FileRootKey, check_protection, create, key_id, new_line
@@ -33,73 +39,9 @@ from vault.secret import Secret
 DOCUMENT = json.loads(
     (Path(__file__).parents[1] / "vectors" / "wrap_v1.json").read_text(encoding="utf-8")
 )
-CONTEXT = WrapContext(
-    deployment_id="dep_1", workspace="wsp_ada", key_id="00ff" * 8, purpose="workspace-key"
+ONE, TWO, THREE = (
+    base64.b64encode(hashlib.sha256(c).digest()).decode() for c in (b"1", b"2", b"3")
 )
-KEY = bytes(range(32))
-ONE, TWO = (base64.b64encode(hashlib.sha256(c).digest()).decode() for c in (b"1", b"2"))
-
-
-def other_contexts() -> list[WrapContext]:
-    replace = msgspec.structs.replace
-    return [
-        replace(CONTEXT, app="other"),
-        replace(CONTEXT, deployment_id="dep_2"),
-        replace(CONTEXT, workspace="wsp_bob"),
-        replace(CONTEXT, workspace=""),
-        replace(CONTEXT, key_id="00ff" * 7 + "00fe"),
-        replace(CONTEXT, purpose="pepper"),
-        # The same letters, cut elsewhere.
-        replace(CONTEXT, deployment_id="dep_", workspace="1wsp_ada"),
-    ]
-
-
-class RootKeyContract:
-    """What every backend promises. A backend's test class gives the fixture ``root``; no more."""
-
-    async def test_what_was_wrapped_unwraps(self, root: RootKey) -> None:
-        for key in (KEY, b"", b"k", bytes(4096)):
-            assert await root.unwrap(await root.wrap(key, CONTEXT), CONTEXT) == key
-
-    async def test_the_key_does_not_show_in_what_was_wrapped(self, root: RootKey) -> None:
-        wrapped = await root.wrap(KEY, CONTEXT)
-        assert KEY not in wrapped.blob
-        assert wrapped.blob != (await root.wrap(KEY, CONTEXT)).blob
-
-    @pytest.mark.parametrize("other", other_contexts(), ids=str)
-    async def test_another_context_is_refused(self, root: RootKey, other: WrapContext) -> None:
-        wrapped = await root.wrap(KEY, CONTEXT)
-        with pytest.raises(IntegrityError):
-            await root.unwrap(wrapped, other)
-        assert await root.unwrap(wrapped, CONTEXT) == KEY
-
-    async def test_a_changed_blob_is_refused(self, root: RootKey) -> None:
-        wrapped = await root.wrap(KEY, CONTEXT)
-        for at in range(len(wrapped.blob)):
-            changed = bytearray(wrapped.blob)
-            changed[at] ^= 1
-            with pytest.raises(IntegrityError):
-                await root.unwrap(Wrapped(bytes(changed), wrapped.root_key_id), CONTEXT)
-
-    async def test_a_blob_of_another_length_is_refused(self, root: RootKey) -> None:
-        wrapped = await root.wrap(KEY, CONTEXT)
-        lengths = [wrapped.blob[:length] for length in range(len(wrapped.blob))]
-        for blob in (*lengths, wrapped.blob + b"\x00", wrapped.blob * 2):
-            with pytest.raises(IntegrityError):
-                await root.unwrap(Wrapped(blob, wrapped.root_key_id), CONTEXT)
-
-    async def test_an_unknown_root_key_is_a_typed_error(self, root: RootKey) -> None:
-        wrapped = await root.wrap(KEY, CONTEXT)
-        with pytest.raises(RootKeyUnknown):
-            await root.unwrap(Wrapped(wrapped.blob, "no-such-key"), CONTEXT)
-
-    async def test_it_names_the_key_that_it_wraps_with(self, root: RootKey) -> None:
-        info = await root.key_info()
-        assert info.current in info.known
-        assert (await root.wrap(KEY, CONTEXT)).root_key_id == info.current
-
-    async def test_it_is_healthy(self, root: RootKey) -> None:
-        await root.health()
 
 
 @pytest.fixture
@@ -454,8 +396,10 @@ class TestOpening:
             "",
             "hunter2",
             "hunter2://x",
-            "aws-kms://hunter2",
-            "transit://:hunter2@vault/key",
+            "aws://hunter2",
+            "vault://:hunter2@vault/key",
+            "\n",
+            "file:///key hunter2 hunter2://x",
             "http://[hunter2",
             ONE,
         ],
@@ -480,3 +424,117 @@ class TestOpening:
     def test_an_address_of_this_host_is_no_path(self, path: Path) -> None:
         with pytest.raises(Misconfigured):
             open_root_key(f"file://localhost{write(path, ONE)}")
+
+    @pytest.mark.parametrize(
+        "uri",
+        [
+            "transit://:hunter2@vault.acme.com/transit/keyturn",
+            "aws-kms://hunter2@arn:aws:kms:eu-west-1:111122223333:key/1",
+            "file:///root.key azure://hunter2:x@v.vault.azure.net/keys/k",
+        ],
+    )
+    def test_an_address_with_a_credential_is_refused_without_repeating_it(self, uri: str) -> None:
+        with pytest.raises(Misconfigured, match="holds a credential") as caught:
+            open_root_key(uri)
+        assert "hunter2" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("uri", "missing", "extra"),
+        [
+            ("aws-kms://arn:aws:kms:eu-west-1:111122223333:key/1", "boto3", "aws"),
+            ("transit://vault.acme.com/transit/keyturn", "hvac", "transit"),
+            ("pkcs11:///lib.so?token=t&key=k", "pkcs11", "pkcs11"),
+            ("gcp-kms://projects/p/locations/l/keyRings/r/cryptoKeys/k", "google.cloud", "gcp"),
+            ("azure://v.vault.azure.net/keys/k", "azure.identity", "azure"),
+        ],
+    )
+    def test_a_missing_library_is_a_sentence_that_names_the_extra(
+        self, uri: str, missing: str, extra: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delitem(sys.modules, f"vault.kms.{extra}", raising=False)
+        monkeypatch.setitem(sys.modules, missing, None)
+        with pytest.raises(Misconfigured) as caught:
+            open_root_key(uri)
+        assert str(caught.value).endswith(f"pip install 'keyturn[{extra}]'.")
+
+    def test_the_core_imports_no_vendors_library(self) -> None:
+        """They take a second to import, and most people need none."""
+        code = "import sys, broker.cli, vault.kms; print(*sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+        loaded = set(done.stdout.decode().split())
+        assert not loaded & {"boto3", "botocore", "hvac", "pkcs11", "google.cloud", "azure.core"}
+
+
+class TestSeveral:
+    async def test_the_first_wraps_and_all_unwrap(self, tmp_path: Path) -> None:
+        old, new = write(tmp_path / "old", ONE).as_uri(), write(tmp_path / "new", TWO).as_uri()
+        wrapped = await open_root_key(old).wrap(KEY, CONTEXT)
+        both = open_root_key(Secret(f"{new}\n{old}\n"))
+        assert await both.unwrap(wrapped, CONTEXT) == KEY
+        assert (await both.wrap(KEY, CONTEXT)).root_key_id == key_id(raw(TWO))
+        assert await both.key_info() == KeyInfo(
+            key_id(raw(TWO)), (key_id(raw(TWO)), key_id(raw(ONE)))
+        )
+
+    async def test_an_older_one_wraps_where_it_is_named(self, tmp_path: Path) -> None:
+        old, new = write(tmp_path / "old", ONE).as_uri(), write(tmp_path / "new", TWO).as_uri()
+        wrapped = await open_root_key(f"{new} {old}").wrap(KEY, CONTEXT, key_id(raw(ONE)))
+        assert await open_root_key(old).unwrap(wrapped, CONTEXT) == KEY
+
+    async def test_a_lost_one_makes_all_of_them_unhealthy(self, tmp_path: Path) -> None:
+        old, new = write(tmp_path / "old", ONE), write(tmp_path / "new", TWO)
+        both = open_root_key(f"{new.as_uri()} {old.as_uri()}")
+        await both.health()
+        remove(old)
+        with pytest.raises(Misconfigured, match="no root key file"):
+            await both.health()
+
+    async def test_one_that_is_away_leaves_the_question_open(self, path: Path) -> None:
+        """Two servers may give different keys the same id; a blob of the one is not forged."""
+        other = FileRootKey(write(path, ONE))
+        wrapped = await other.wrap(KEY, CONTEXT)
+        twin = Answering(IntegrityError("It does not fit."))
+        assert await RootKeys([twin, other]).unwrap(wrapped, CONTEXT) == KEY
+        with pytest.raises(NotReady):
+            await RootKeys([twin, Answering(NotReady("Away."))]).unwrap(wrapped, CONTEXT)
+        with pytest.raises(IntegrityError):
+            await RootKeys([Answering(RootKeyUnknown()), twin]).unwrap(wrapped, CONTEXT)
+        with pytest.raises(RootKeyDisabled):
+            await RootKeys([Answering(RootKeyDisabled()), other]).unwrap(wrapped, CONTEXT)
+
+    def test_the_kinds_are_told_and_nothing_else(self) -> None:
+        uris = Secret("aws-kms://arn:aws:kms:x:111122223333:key/1 file:///hunter2")
+        assert kinds_of(uris) == ["aws-kms", "file"]
+
+    def test_a_transit_server_is_out_of_the_workspaces_reach(self) -> None:
+        uris = "transit://Bao.internal/transit/k transit://[::1]:8100/transit/k?tls=off file:///k"
+        assert own_services(uris) == [("bao.internal", 8200), ("::1", 8100)]
+
+
+class Answering:
+    """A root key that is a stranger's: it unwraps nothing, and says so in one way."""
+
+    def __init__(self, answer: VaultError) -> None:
+        self._answer = answer
+
+    async def wrap(self, key: bytes, context: WrapContext, by: str | None = None) -> Wrapped:
+        raise self._about(key, context, by)
+
+    async def unwrap(self, wrapped: Wrapped, context: WrapContext) -> bytes:
+        raise self._about(wrapped, context)
+
+    async def key_info(self) -> KeyInfo:
+        raise self._answer
+
+    async def health(self) -> None:
+        raise self._answer
+
+    def _about(self, *_: object) -> VaultError:
+        return self._answer
+
+
+class TestSeveralKeepTheContract(RootKeyContract):
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> RootKey:
+        old, new = write(tmp_path / "old", ONE).as_uri(), write(tmp_path / "new", TWO).as_uri()
+        return open_root_key(f"{new} {old}")

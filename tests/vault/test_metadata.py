@@ -12,9 +12,9 @@ from msgspec.structs import replace
 from support.id_tokens import ISSUER, NOW, OTHER_RSA, RSA, claims, encoded, jwk, jwks, signed
 from support.loopback import Listener, calling, listening
 
+from vault.dialogue.metadata import FRESH, MAX_KEPT, PAUSE, STALE, Metadata
 from vault.egress import Egress
 from vault.errors import EgressDenied, TooLarge, Unreachable, VaultError
-from vault.metadata import FRESH, MAX_KEPT, PAUSE, STALE, Metadata
 from vault.oauth import id_token
 from vault.oauth.discovery import MetadataRefused
 from vault.providers import Catalogue

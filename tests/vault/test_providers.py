@@ -1,6 +1,8 @@
 """The catalogue: every file loads and says what the frozen facts say; bad files are refused."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -387,3 +389,31 @@ def test_the_guide_names_fields_that_there_are() -> None:
     assert len(fields) > 15
     for word in {word for words in fields for word in words}:
         assert f'"{word}": {{' in schema, word
+
+
+FIRST_USE = """
+import sys, threading
+from vault.providers import Catalogue
+
+sys.setswitchinterval(1e-6)
+catalogue = Catalogue()
+names = catalogue.ids()[:8]
+together = threading.Barrier(len(names))
+
+def get(name):
+    together.wait()
+    catalogue.get(name)
+
+threads = [threading.Thread(target=get, args=(name,)) for name in names]
+for one in threads:
+    one.start()
+for one in threads:
+    one.join()
+assert all(catalogue.get(name).id == name for name in names)
+"""
+
+
+def test_files_that_are_first_asked_for_at_once_crash_nothing() -> None:
+    for _ in range(3):  # a process of its own each: it is about the first use in one
+        done = subprocess.run([sys.executable, "-c", FIRST_USE], timeout=60, check=False)
+        assert done.returncode == 0

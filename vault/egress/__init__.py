@@ -1,4 +1,4 @@
-"""Guarded outbound HTTP: the only module that imports aiohttp's client.
+"""Guarded outbound HTTP and WebSocket: aiohttp's client is imported in this folder alone.
 
 * Where a call may go is decided by ``address``; its bullets are promised here too.
 * A name is looked up once a call (and remembered for a few seconds). If **any** of its addresses
@@ -19,20 +19,15 @@
 """
 
 import asyncio
-import errno
 import re
-import socket
 import ssl
-import zlib
-from collections.abc import Collection, Sequence
-from contextvars import ContextVar
-from ipaddress import ip_address
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import lru_cache, partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from msgspec import Struct
 from multidict import CIMultiDict
 
@@ -45,41 +40,58 @@ from vault.egress.address import (
     permits,
     vet,
 )
-from vault.egress.names import Endpoint, Names, OwnServices, Resolver, family_of
+from vault.egress.deadline import Deadline
+from vault.egress.journey import (
+    MAX_HEADERS,
+    Journey,
+    Timeouts,
+    explained,
+    guarded_session,
+)
+from vault.egress.names import Endpoint, Names, OwnServices, Resolver
+from vault.egress.sockets import Closed, Dial, Socket, SocketLane
+from vault.egress.unpacking import Unpacking
 from vault.errors import (
     EgressDenied,
     Misconfigured,
     TooLarge,
     Unreachable,
-    UpstreamFailed,
     VaultError,
 )
 from vault.secret import Secret
+from vault.tracing import UNTRACED, Tracing
 
 __all__ = [
+    "MAX_HEADERS",
     "AllowRule",
+    "Answer",
+    "Closed",
+    "Dial",
     "Egress",
     "Endpoint",
     "Purpose",
     "Reply",
     "Request",
     "Resolver",
+    "Socket",
     "Timeouts",
+    "Upload",
     "VettedUrl",
     "parse_allow",
 ]
 
 MAX_REPLY: Final = 1 << 20  # bytes
 MAX_REQUEST: Final = 1 << 20  # bytes
-MAX_HEADER: Final = 8_190  # bytes, each
-MAX_HEADERS: Final = 128
 # Shorter than the 5 s after which Node closes an idle connection: a POST written into a connection
 # that the other side is just closing is one of which we cannot say whether it was acted upon.
 KEEP_ALIVE: Final = 4.0
+# So many places and URLs that were found to be open are remembered.
+MAX_PASSED: Final = 256
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 HEADER_VALUE: Final = re.compile(rb"[\x21-\x7e]([\t\x20-\x7e]*[\x21-\x7e])?|")
+_IN_HEADER_VALUE: Final = bytes([0x09, *range(0x20, 0x7F)])
 # These say how a message is framed or where it goes; whoever chose them could smuggle a second one.
 OURS: Final = frozenset(
     {
@@ -99,15 +111,6 @@ OURS: Final = frozenset(
 )
 
 
-class Timeouts(Struct, frozen=True, kw_only=True):
-    """Seconds."""
-
-    connect: float = 5.0  # a look-up; and then a connection with its TLS handshake
-    wait: float = 10.0  # a free place among the connections, connecting included
-    read: float = 30.0  # between two pieces of the answer
-    total: float = 30.0  # everything
-
-
 DEFAULT: Final = Timeouts()
 
 
@@ -121,6 +124,7 @@ class Request(Struct, frozen=True, kw_only=True):
     timeout: Timeouts = DEFAULT
     max_bytes: int = MAX_REPLY
     tls: ssl.SSLContext | None = None  # for a client certificate: from Egress.tls_context()
+    peer: str = ""  # the provider as the catalogue calls it: for traces
 
     def __repr__(self) -> str:
         return f"Request({self.method})"
@@ -151,19 +155,14 @@ class Reply(Struct, frozen=True, kw_only=True):
         return [("status", self.status)]
 
 
-class _Journey:
-    """One call under way: where it may connect, and whether it may have been heard."""
+class Upload(Struct, frozen=True):
+    """A body that is sent while it comes in; ``size`` is ``None`` where nobody has said it."""
 
-    __slots__ = ("addresses", "sent")
+    pieces: AsyncIterable[bytes]
+    size: int | None
 
-    def __init__(self) -> None:
-        self.addresses: tuple[Address, ...] = ()
-        self.sent = False
-
-
-# aiohttp creates sockets and asks its resolver inside the calling task (or one that inherits its
-# context), which is how the vetted addresses reach them without passing through a shared cache.
-_journey: ContextVar[_Journey | None] = ContextVar("egress_journey", default=None)
+    def __repr__(self) -> str:
+        return "Upload(***)"
 
 
 class Egress:
@@ -177,21 +176,27 @@ class Egress:
         ca_file: Path | None = None,
         resolver: Resolver | None = None,
         max_connections: int = 256,
-        max_per_host: int = 64,
+        max_per_host: int = 192,
+        max_sockets: int = 4_096,
+        tracing: Tracing = UNTRACED,
     ) -> None:
+        self.tracing = tracing
         self._allow = tuple(allow)
         self._resolver = resolver
         self._ca_file = ca_file
         self._tls = self.tls_context()
-        self._limits = (max_connections, max_per_host)
+        self._limits = (max_connections, max_per_host, max_sockets)
         self._own = OwnServices(forbidden, Names(resolver))
         self._lanes: dict[Purpose, _Lane] = {}
-        self._deadlines: set[asyncio.Timeout] = set()
+        self._passed: dict[tuple[Purpose, str, int, bool], tuple[Address, ...]] = {}
+        self._vet = lru_cache(MAX_PASSED)(partial(vet, self._allow))
+        self._deadlines: set[Deadline] = set()
         self._closed = False
 
     def vet_url(self, purpose: Purpose, url: str) -> VettedUrl:
         """Refuse a URL that could never be called; for when one is stored. Looks nothing up."""
-        return vet(self._allow, purpose, url)
+        # What is behind a question mark may be a secret, and nobody's twice.
+        return vet(self._allow, purpose, url) if "?" in url else self._vet(purpose, url)
 
     def tls_context(self) -> ssl.SSLContext:
         """Make a context that trusts what we trust, to load a client certificate into."""
@@ -209,29 +214,94 @@ class Egress:
 
     async def call(self, purpose: Purpose, request: Request) -> Reply:
         """Send one request, and return the answer whatever its status is."""
+        with self.tracing.span(f"call {purpose}", purpose=purpose, provider=request.peer) as span:
+            reply = await self._called(purpose, request)
+            span.note("status", reply.status)
+            return reply
+
+    async def _called(self, purpose: Purpose, request: Request) -> Reply:
         url = self.vet_url(purpose, request.url)
         headers, body = _outgoing(request)
-        journey = _Journey()
+        journey = Journey(request.timeout, self._deadlines)
         failure: VaultError
-        token = _journey.set(journey)
-        deadline = asyncio.timeout(request.timeout.total)
-        self._deadlines.add(deadline)
         try:
-            async with deadline:
-                lane = self._lane(purpose)
-                async with asyncio.timeout(request.timeout.connect):
-                    journey.addresses = await self._vetted(lane, purpose, url)
-                return await lane.exchange(request, url, headers, body)
+            async with journey:
+                lane = await self._lane_to(purpose, url, journey, request.timeout)
+                async with lane.exchange(request, url, headers, body) as response:
+                    answer = Answer(response, request, url, journey.deadline)
+                    return Reply(
+                        status=answer.status, headers=answer.headers, body=await answer.whole()
+                    )
         except VaultError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold the request
-            failure = _explained(error, url, sent=journey.sent)
-        finally:
-            self._deadlines.discard(deadline)
-            _journey.reset(token)
+            failure = explained(error, url, sent=journey.sent)
         # Raised out here so that not even its context leads to aiohttp's error, which keeps the
         # request's headers.
         raise failure
+
+    @asynccontextmanager
+    async def open(
+        self, purpose: Purpose, request: Request, upload: Upload | None = None
+    ) -> AsyncIterator["Answer"]:
+        """Send one request, and give the answer as it arrives; ``upload`` instead of a body.
+
+        Whoever opens it closes it, in the same task: its time runs on until then.
+        """
+        with self.tracing.span(f"call {purpose}", purpose=purpose, provider=request.peer) as span:
+            async with self._opened(purpose, request, upload) as answer:
+                span.note("status", answer.status)
+                yield answer
+
+    @asynccontextmanager
+    async def _opened(
+        self, purpose: Purpose, request: Request, upload: Upload | None
+    ) -> AsyncIterator["Answer"]:
+        url = self.vet_url(purpose, request.url)
+        headers, body = _outgoing(request)
+        content = body if upload is None else _announced(upload, headers)
+        journey = Journey(request.timeout, self._deadlines)
+        failure: VaultError
+        opened = False
+        try:
+            async with journey:
+                lane = await self._lane_to(purpose, url, journey, request.timeout)
+                async with lane.exchange(request, url, headers, content) as response:
+                    answer = Answer(response, request, url, journey.deadline)
+                    opened = True
+                    yield answer
+                    return
+        except VaultError:
+            raise
+        except Exception as error:  # whatever it is, its text may hold the request
+            if opened and not isinstance(error, TimeoutError):
+                raise  # it is of whoever reads the answer
+            failure = explained(error, url, sent=journey.sent)
+        raise failure  # out here, as in ``call``
+
+    async def socket(self, purpose: Purpose, dial: Dial) -> Socket:
+        """Open a WebSocket; ``sockets`` says what it keeps to. Whoever opened it closes it."""
+        url = self.vet_url(purpose, dial.http_url())
+        journey = Journey(dial.timeout, self._deadlines)
+        failure: VaultError
+        try:
+            async with journey:
+                lane = await self._lane_to(purpose, url, journey, dial.timeout)
+                return await lane.sockets.open(url, dial)
+        except VaultError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold the URL
+            failure = explained(error, url, sent=journey.sent)
+        raise failure
+
+    async def _lane_to(
+        self, purpose: Purpose, url: VettedUrl, journey: Journey, limits: Timeouts
+    ) -> "_Lane":
+        """Vet where the URL leads to; only there the journey may go."""
+        lane = self._lane(purpose)
+        until = asyncio.get_running_loop().time() + limits.connect
+        journey.addresses = await self._vetted(lane, purpose, url, until)
+        return lane
 
     async def aclose(self) -> None:
         """Close every connection. Calls that are under way fail as ``Unreachable``."""
@@ -239,8 +309,7 @@ class Egress:
         # aiohttp would leave some of them waiting for a connection that never comes. Those who are
         # under way meet their deadline now.
         for deadline in self._deadlines:
-            if not deadline.expired():
-                deadline.reschedule(0)
+            deadline.end()
         await asyncio.sleep(0)
         for lane in self._lanes.values():
             await lane.aclose()
@@ -253,119 +322,134 @@ class Egress:
             self._lanes[purpose] = _Lane(self._tls, Names(self._resolver), *self._limits)
         return self._lanes[purpose]
 
-    async def _vetted(self, lane: "_Lane", purpose: Purpose, url: VettedUrl) -> tuple[Address, ...]:
+    async def _vetted(
+        self, lane: "_Lane", purpose: Purpose, url: VettedUrl, until: float
+    ) -> tuple[Address, ...]:
         literal = url.address
-        addresses = (literal,) if literal else await lane.names.addresses(url.host)
+        addresses = (literal,) if literal else await lane.names.addresses(url.host, until)
         if not addresses:
             raise Unreachable(f"{url.place}: this host name has no address.", sent=False)
-        if not all(permits(self._allow, purpose, url, address) for address in addresses):
+        if not self._permitted(purpose, url, addresses):
             raise EgressDenied(
                 f"{url.place}: this address is not public, or not open for calls of this kind."
             )
-        if await self._own.are_at(url, addresses):
+        if await self._own.are_at(url, addresses, until):
             raise EgressDenied(f"{url.place}: this address may not be called.")
         return addresses
+
+    def _permitted(self, purpose: Purpose, url: VettedUrl, addresses: tuple[Address, ...]) -> bool:
+        """May all of them be called? The rules never change, so a yes is remembered: it is for
+        these very addresses, of this host, at this port.
+        """
+        place = (purpose, url.host, url.port, url.plain)
+        if self._passed.get(place) == addresses:
+            return True
+        if not all(permits(self._allow, purpose, url, address) for address in addresses):
+            return False
+        if len(self._passed) >= MAX_PASSED:
+            self._passed.clear()
+        self._passed[place] = addresses
+        return True
+
+
+class Answer:
+    """An answer that has begun: its status and headers are there, its body arrives."""
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, request: Request, url: VettedUrl, deadline: Deadline
+    ) -> None:
+        self.status = response.status
+        self.headers: tuple[tuple[str, str], ...] = tuple(response.headers.items())
+        self._response = response
+        self._request = request
+        self._url = url
+        self._deadline = deadline
+        deadline.heard()
+
+    async def whole(self) -> bytes:
+        """Read all of the body; ``TooLarge`` at the limit."""
+        return b"".join([piece async for piece in self.pieces()])
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Read the body piece by piece; ``TooLarge`` at the limit."""
+        limit = self._request.max_bytes
+        unpacking = Unpacking(self._response.headers.get("Content-Encoding", ""), limit)
+        announced = self._response.content_length or 0
+        fits = self._request.method == "HEAD" or announced <= limit
+        while fits and (packed := await self._next()):
+            self._deadline.heard()
+            piece = unpacking.add(packed)
+            fits = piece is not None
+            if piece:
+                yield piece
+        if not fits:
+            self._response.close()
+            raise TooLarge(f"{self._url.place}: the answer is larger than {limit} bytes.")
+        unpacking.end()
+
+    async def _next(self) -> bytes:
+        failure: VaultError
+        try:
+            piece: bytes = await self._response.content.readany()
+        except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold the request
+            failure = explained(error, self._url, sent=True)
+        else:
+            return piece
+        raise failure
 
 
 class _Lane:
     """One purpose's connections and look-ups; nothing in it ever serves another purpose."""
 
     def __init__(
-        self, tls: ssl.SSLContext, names: "Names", max_connections: int, max_per_host: int
+        self,
+        tls: ssl.SSLContext,
+        names: "Names",
+        max_connections: int,
+        max_per_host: int,
+        max_sockets: int,
     ) -> None:
         self.names = names
-        trace = aiohttp.TraceConfig()
-        trace.on_connection_create_end.append(_mark_sent)
-        trace.on_connection_reuseconn.append(_mark_sent)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                ssl=tls,
-                resolver=_JourneyResolver(),
-                use_dns_cache=False,  # it would hand out addresses vetted for another call
-                socket_factory=open_socket,
-                limit=max_connections,
-                limit_per_host=max_per_host,
-                keepalive_timeout=KEEP_ALIVE,
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            auto_decompress=False,
-            max_line_size=MAX_HEADER,
-            max_field_size=MAX_HEADER,
-            max_headers=MAX_HEADERS,
-            skip_auto_headers=["Content-Type"],
-            headers={"User-Agent": "Keyturn", "Accept-Encoding": "identity"},
-            trace_configs=[trace],
+        self._session = guarded_session(
+            tls,
+            repeats=True,
+            limit=max_connections,
+            limit_per_host=max_per_host,
+            keepalive_timeout=KEEP_ALIVE,
         )
+        self.sockets = SocketLane(tls, max_sockets)
 
-    async def exchange(
-        self, request: Request, url: VettedUrl, headers: CIMultiDict[str], body: bytes | None
-    ) -> Reply:
-        timeout = aiohttp.ClientTimeout(
-            total=None,  # Egress.call keeps it, from before the look-up
-            connect=request.timeout.wait,
-            sock_connect=request.timeout.connect,
-            sock_read=request.timeout.read,
-        )
-        async with self._session.request(
+    def exchange(
+        self,
+        request: Request,
+        url: VettedUrl,
+        headers: CIMultiDict[str],
+        body: bytes | AsyncIterable[bytes] | None,
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        return self._session.request(
             request.method,
             url.url,
             headers=headers,
             data=body,
             allow_redirects=False,
-            timeout=timeout,
+            timeout=_of_aiohttp(request.timeout),
             ssl=request.tls or True,
-        ) as response:
-            content = await _content(response, request, url)
-            return Reply(
-                status=response.status, headers=tuple(response.headers.items()), body=content
-            )
+        )
 
     async def aclose(self) -> None:
         self.names.close()
         await self._session.close()
+        await self.sockets.aclose()
 
 
-async def _mark_sent(_session: object, _context: SimpleNamespace, _params: object) -> None:
-    """From here on bytes may be on their way: a connection is there, new or kept."""
-    if (journey := _journey.get()) is not None:
-        journey.sent = True
-
-
-class _JourneyResolver(AbstractResolver):
-    """Answers with what was vetted for this call; looks nothing up."""
-
-    async def resolve(
-        self,
-        host: str,
-        port: int = 0,
-        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002 - we ask for no family
-    ) -> list[ResolveResult]:
-        journey = _journey.get()
-        addresses = journey.addresses if journey else ()
-        return [
-            ResolveResult(
-                hostname=host,
-                host=str(address),
-                port=port,
-                family=family_of(address),
-                proto=socket.IPPROTO_TCP,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in addresses
-        ]
-
-    async def close(self) -> None:
-        """Nothing is held."""
-
-
-def open_socket(info: aiohttp.AddrInfoType) -> socket.socket:
-    """Make the socket for a connection, if its address was vetted for the call under way."""
-    family, kind, protocol, _, target = info
-    journey = _journey.get()
-    if journey is None or ip_address(str(target[0])) not in journey.addresses:
-        raise PermissionError(errno.EACCES, "not vetted for this call")
-    return socket.socket(family, kind, protocol)
+@lru_cache(64)
+def _of_aiohttp(limits: Timeouts) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(
+        total=None,  # the deadline keeps it, from before the look-up
+        connect=limits.wait,
+        sock_connect=limits.connect,
+        sock_read=None,  # so does it this, for those who sleep
+    )
 
 
 def _outgoing(request: Request) -> tuple[CIMultiDict[str], bytes | None]:
@@ -388,6 +472,18 @@ def _outgoing(request: Request) -> tuple[CIMultiDict[str], bytes | None]:
     return headers, body
 
 
+def _announced(upload: Upload, headers: CIMultiDict[str]) -> AsyncIterable[bytes]:
+    """Say how long it will be, where that is known; many servers take nothing else."""
+    if upload.size is not None:
+        headers["Content-Length"] = str(upload.size)
+    return upload.pieces
+
+
+def is_header_value(data: bytes) -> bool:
+    """Does ``HEADER_VALUE`` match all of it? Five times faster for a long token."""
+    return not data.translate(None, _IN_HEADER_VALUE) and data == data.strip(b"\t ")
+
+
 def _header_value(name: str, value: str | Secret) -> str:
     # As bytes, and without an encoding that can fail: such a failure's text holds the value.
     data = value.reveal_bytes() if isinstance(value, Secret) else _encoded(value)
@@ -398,62 +494,3 @@ def _header_value(name: str, value: str | Secret) -> str:
 
 def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
-
-
-async def _content(response: aiohttp.ClientResponse, request: Request, url: VettedUrl) -> bytes:
-    """Read the body piece by piece, and stop at the limit."""
-    pieces = _Pieces(response.headers.get("Content-Encoding", ""), request.max_bytes)
-    announced = response.content_length or 0
-    fits = request.method == "HEAD" or announced <= request.max_bytes
-    while fits and (piece := await response.content.readany()):
-        fits = pieces.add(piece)
-    if not fits:
-        response.close()
-        raise TooLarge(f"{url.place}: the answer is larger than {request.max_bytes} bytes.")
-    return pieces.whole()
-
-
-class _Pieces:
-    """A body under construction, unpacked as far as the limit and not a byte further."""
-
-    def __init__(self, encoding: str, limit: int) -> None:
-        self._limit = limit
-        self._packed = 0
-        self._unpacked = bytearray()
-        # We asked for `identity`; some servers pack all the same.
-        name = encoding.strip().lower()
-        if name not in ("", "identity", "gzip", "x-gzip", "deflate"):
-            raise UpstreamFailed("The answer is packed in a way that was not asked for.")
-        either = zlib.MAX_WBITS | 32  # gzip or zlib, by their first bytes
-        self._inflate = None if name in ("", "identity") else zlib.decompressobj(either)
-
-    def add(self, piece: bytes) -> bool:
-        """Take a piece; ``False`` when it is too much."""
-        self._packed += len(piece)
-        if self._packed > self._limit:  # gzip can also go on for ever without yielding a byte
-            return False
-        if self._inflate is not None:
-            piece = self._inflate.decompress(piece, self._limit - len(self._unpacked) + 1)
-        self._unpacked += piece
-        return len(self._unpacked) <= self._limit
-
-    def whole(self) -> bytes:
-        inflate = self._inflate
-        if inflate is not None and self._packed and (not inflate.eof or inflate.unused_data):
-            raise UpstreamFailed("The answer's packing is damaged.")
-        return bytes(self._unpacked)
-
-
-def _explained(error: Exception, url: VettedUrl, *, sent: bool) -> VaultError:
-    """Say what happened without repeating a word of what the error says."""
-    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
-        return Unreachable(f"{url.place}: no trusted TLS connection.", sent=sent)
-    if isinstance(error, TimeoutError):
-        return Unreachable(f"{url.place}: no answer in time.", sent=sent)
-    if isinstance(error, aiohttp.ClientResponseError | zlib.error):
-        return UpstreamFailed(f"{url.place}: the answer is not HTTP that can be read.")
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return Unreachable(f"{url.place}: the answer broke off.", sent=True)
-    if not sent:
-        return Unreachable(f"{url.place}: no connection.", sent=False)
-    return Unreachable(f"{url.place}: the connection was lost before the answer.", sent=True)

@@ -41,8 +41,11 @@ class Names:
         self._resolver = resolver or self._ask_system
         self._known: dict[str, tuple[float, asyncio.Task[tuple[Address, ...]]]] = {}
 
-    async def addresses(self, host: str) -> tuple[Address, ...]:
-        """Return the addresses of ``host``; none if there are none."""
+    async def addresses(self, host: str, until: float) -> tuple[Address, ...]:
+        """Return the addresses of ``host``; none if there are none.
+
+        ``TimeoutError`` if they are not known by then, by the loop's clock.
+        """
         now = asyncio.get_running_loop().time()
         expires, task = self._known.get(host, (now, None))
         if task is None or expires <= now:
@@ -53,7 +56,9 @@ class Names:
                 del self._known[next(iter(self._known))]
         if not task.done():
             # Not awaited itself: others wait for it too, and who gives up must not cancel it.
-            await asyncio.wait({task})
+            await asyncio.wait({task}, timeout=max(0.0, until - now))
+            if not task.done():
+                raise TimeoutError
         found = () if task.cancelled() else task.result()
         if not found and self._known.get(host, (0, None))[1] is task:
             del self._known[host]
@@ -90,25 +95,26 @@ class OwnServices:
         self._names = names
         self._last: dict[str, frozenset[Address]] = {}
 
-    async def are_at(self, url: VettedUrl, addresses: Sequence[Address]) -> bool:
+    async def are_at(self, url: VettedUrl, addresses: Sequence[Address], until: float) -> bool:
         """Is one of ours at one of these addresses, on this URL's port?"""
-        wanted = frozenset().union(*map(faces, addresses))
+        wanted: frozenset[Address] = frozenset()
         for endpoint in self._endpoints:
             if endpoint.port not in (None, url.port):
                 continue
             if endpoint.host == url.host:
                 return True
+            wanted = wanted or frozenset().union(*map(faces, addresses))
             if endpoint.host in WILDCARDS:
                 if any(map(is_local, wanted)):
                     return True
-            elif wanted & await self._where(endpoint.host):
+            elif wanted & await self._where(endpoint.host, until):
                 return True
         return False
 
-    async def _where(self, host: str) -> frozenset[Address]:
+    async def _where(self, host: str, until: float) -> frozenset[Address]:
         if (literal := _as_address(host)) is not None:
             return faces(literal)
-        found = await self._names.addresses(host)
+        found = await self._names.addresses(host, until)
         if found:
             self._last[host] = frozenset().union(*map(faces, found))
         if host not in self._last:

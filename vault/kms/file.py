@@ -60,9 +60,10 @@ class FileRootKey:
         self._random = random
         self._keys = _load(self._path)
 
-    async def wrap(self, key: bytes, context: WrapContext) -> Wrapped:
-        """Wrap with the first key of the file."""
-        root_key_id, root_key = next(iter(self._keys.items()))
+    async def wrap(self, key: bytes, context: WrapContext, by: str | None = None) -> Wrapped:
+        """Wrap with the first key of the file, or with the one that ``by`` names."""
+        root_key_id = by or next(iter(self._keys))
+        root_key = await self._find(root_key_id)
         nonce = self._random(_NONCE_SIZE)
         body = AESGCM(root_key).encrypt(nonce, bind(key, context), context.canonical())
         return Wrapped(_VERSION + nonce + body, root_key_id)
@@ -81,7 +82,8 @@ class FileRootKey:
         return unbind(bound, context)
 
     async def key_info(self) -> KeyInfo:
-        """Tell the ids, in the order of the file."""
+        """Tell the ids, in the order of the file as it is now."""
+        await self.health()
         known = tuple(self._keys)
         return KeyInfo(known[0], known)
 

@@ -3,12 +3,13 @@
 -- app:    what the service is; bound by row-level security
 -- worker: what the refreshing process is; bound too, with a few policies of its own
 -- auth:   owns the look-up of bearers; nobody logs in as it
+-- mint:   owns the functions that mint by the batch; nobody logs in as it
 -- backup: reads everything, sealed as it is, for pg_dump
 do $$
 declare
     wanted text;
 begin
-    foreach wanted in array array['keyturn_owner', 'keyturn_app', 'keyturn_worker', 'keyturn_auth'] loop
+    foreach wanted in array array['keyturn_owner', 'keyturn_app', 'keyturn_worker', 'keyturn_auth', 'keyturn_mint'] loop
         if not exists (select from pg_roles where rolname = wanted) then
             execute format('create role %I nologin', wanted);
         end if;
@@ -19,7 +20,7 @@ begin
 end
 $$;
 
-grant keyturn_auth to keyturn_owner;
+grant keyturn_auth, keyturn_mint to keyturn_owner;
 grant keyturn_owner to current_user;
 
 do $$

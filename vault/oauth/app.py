@@ -8,6 +8,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cached_property
 from typing import Literal
 
 from msgspec import Struct
@@ -48,7 +49,7 @@ class Endpoints(Struct, frozen=True, kw_only=True):
     iss_in_callback: bool = False  # RFC 9207: then a callback without ``iss`` is refused
 
 
-class App(Struct, frozen=True, kw_only=True):
+class App(Struct, frozen=True, kw_only=True, dict=True):
     """An app registration, ready to be used.
 
     ``client_secrets``: the one to try first comes first; the next is tried where one is refused as
@@ -64,6 +65,11 @@ class App(Struct, frozen=True, kw_only=True):
     authorize_params: Mapping[str, str] = {}
     redirect_uri: str = ""
     endpoints: Endpoints | None = None
+
+    @cached_property
+    def filled_urls(self) -> dict[str, str | None]:
+        """URLs that the app alone fills, by their templates: the same for all its connections."""
+        return {}
 
     def __repr__(self) -> str:
         return f"App({self.provider.id})"

@@ -16,10 +16,11 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping
+from functools import cached_property, lru_cache
 from typing import Final
 from urllib.parse import quote, quote_plus, urlencode, urlsplit
 
-from vault.egress import HEADER_VALUE
+from vault.egress import HEADER_VALUE, is_header_value
 from vault.errors import Invalid, Misconfigured, Unresolved
 from vault.oauth.app import App, TokenSet
 from vault.providers.check import NAME, TYPED_NAMES, captured
@@ -29,6 +30,7 @@ from vault.secret import Secret
 Value = str | Secret
 Params = dict[str, Value]
 
+_AROUND_TOKEN: Final = re.compile(r"([^{}]*)\{access_token\}([^{}]*)")
 _SLOT: Final = re.compile(r"\{base64\(([^()]*)\)\}|\{([a-z][a-z0-9_]*)\}")
 _WHOLE: Final = re.compile(r"\{([a-z][a-z0-9_]*)\}(.*)", re.DOTALL)
 _LITERAL: Final = re.compile(r"(https://)([^/?#]*)(.*)", re.DOTALL)
@@ -37,6 +39,7 @@ _PLACE: Final = re.compile(
     r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9._~-]+)*", re.ASCII | re.IGNORECASE
 )
 _WHOLE_URL: Final = re.compile(r"https?://(?P<place>[^?#\x00-\x20\x7f]*?)/?", re.ASCII)
+_UNRESERVED: Final = re.compile(r"[A-Za-z0-9_.~-]*", re.ASCII)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 # What no extra may look like, once it stands in a path: it would lead somewhere else.
 _DOTS: Final = frozenset({"", ".", ".."})
@@ -48,16 +51,47 @@ class _LeftOut(Exception):
     """An optional variable is empty, and so its whole part is left out."""
 
 
-class Filling:
-    """All that may stand in the templates of one provider's file, for one connection."""
+def around_token(template: str, token: Secret | None) -> Secret | None:
+    """A header's value that is nothing but a token and what stands around it; ``None`` where it
+    takes more than that, or nothing comes of it.
+    """
+    parts = _around(template)
+    if parts is None or not token:
+        return None
+    value = b"".join((parts[0], token.reveal_bytes(), parts[1]))
+    return Secret(value) if is_header_value(value) else None
 
-    def __init__(self, provider: Provider, values: Mapping[str, Value]) -> None:
-        self._provider = provider
-        self._values = values
-        self._captured = captured(provider) - provider.variables.keys()
+
+@lru_cache(maxsize=1_024)
+def _around(template: str) -> tuple[bytes, bytes] | None:
+    """What stands before and behind the token."""
+    parts = _AROUND_TOKEN.fullmatch(template)
+    return None if parts is None else (parts[1].encode(), parts[2].encode())
+
+
+class Filling:
+    """All that may stand in the templates of one provider's file, for one connection.
+
+    A value is looked up when a template asks for it: most ask for few.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        tokens: TokenSet | None = None,
+        engine: Mapping[str, Value | None] | None = None,
+    ) -> None:
+        self._app = app
+        self._provider = app.provider
+        self._tokens = tokens
+        self._engine = engine or {}
 
     def __repr__(self) -> str:
         return f"Filling({self._provider.id})"
+
+    @cached_property
+    def _captured(self) -> set[str]:
+        return captured(self._provider) - self._provider.variables.keys()
 
     def text(self, template: str) -> Value | None:
         """Fill a template for a body or a claim; ``Secret`` where a part of it is one."""
@@ -92,6 +126,17 @@ class Filling:
 
     def url(self, template: str) -> str | None:
         """Fill a URL; every place in it has its own rule."""
+        tokens, known = self._tokens, self._app.filled_urls
+        if tokens is not None and (tokens.extras or tokens.values):
+            return self._filled_url(template)
+        if template not in known:
+            url = self._filled_url(template)
+            if not ENGINE_NAMES.isdisjoint(NAME.findall(template)):
+                return url
+            known[template] = url
+        return known[template]
+
+    def _filled_url(self, template: str) -> str | None:
         if literal := _LITERAL.fullmatch(template):
             scheme, place, rest = literal.groups()
             start = self._filled(place, self._in_host)
@@ -113,6 +158,48 @@ class Filling:
             return None
         return start + paths + mark + queries
 
+    def asked_scopes(self) -> tuple[str, ...]:
+        """The scopes to ask for: the app's or else the file's, and what brings a refresh token."""
+        scopes = self._provider.scopes
+        chosen = self._app.scopes or tuple(
+            _shown(filled) for one in scopes.default if (filled := self.text(one)) is not None
+        )
+        return tuple(dict.fromkeys((*chosen, *(scopes.offline if chosen else ()))))
+
+    # What fills a name
+
+    def _found(self, name: str) -> Value | None:
+        """What the engine knows comes first; then what was told, typed, configured, the default."""
+        if name == "scope" and name not in self._engine:
+            unscoped = Filling(self._app, self._tokens, {**self._engine, "scope": None})
+            return self._provider.scopes.separator.join(unscoped.asked_scopes())
+        if known := self._of_the_engine(name):
+            return known
+        tokens, variable = self._tokens, self._provider.variables.get(name)
+        if tokens is not None:
+            told = tokens.extras.get(name)
+            if (
+                told is not None
+                and name in captured(self._provider)
+                and is_told(self._provider, name)
+            ):
+                return told
+            if name in tokens.values:
+                return _typed(self._provider, name, tokens.values[name])
+        return self._app.values.get(name) or (variable.default if variable else None)
+
+    def _of_the_engine(self, name: str) -> Value | None:
+        app, tokens = self._app, self._tokens
+        if name in self._engine:
+            return self._engine[name]
+        if name in ("client_id", "redirect_uri"):
+            return app.client_id if name == "client_id" else app.redirect_uri
+        if name == "client_secret":
+            return app.client_secrets[0] if app.client_secrets else None
+        if tokens is not None and name in ("access_token", "refresh_token"):
+            return tokens.access_token if name == "access_token" else tokens.refresh_token
+        return None
+
     # One placeholder
 
     def _filled(self, template: str, write: Callable[[str, Value], str]) -> str | None:
@@ -130,7 +217,7 @@ class Filling:
 
     def _value(self, name: str) -> Value:
         variable = self._provider.variables.get(name)
-        value = self._values.get(name)
+        value = self._found(name)
         if value:
             if variable is not None:
                 check_value(name, variable, value)
@@ -203,30 +290,7 @@ def _shown(value: Value) -> str:
 
 def filling(app: App, tokens: TokenSet | None = None, **engine: Value | None) -> Filling:
     """All values of an app and, where there are some, of its tokens."""
-    provider = app.provider
-    values: Params = {
-        name: variable.default for name, variable in provider.variables.items() if variable.default
-    }
-    values |= {name: value for name, value in app.values.items() if value}
-    if tokens is not None:
-        values |= {name: _typed(provider, name, value) for name, value in tokens.values.items()}
-        values |= {
-            name: tokens.extras[name]
-            for name in captured(provider) & tokens.extras.keys()
-            if is_told(provider, name)
-        }
-    known: dict[str, Value | None] = {
-        "client_id": app.client_id,
-        "client_secret": app.client_secrets[0] if app.client_secrets else None,
-        "redirect_uri": app.redirect_uri,
-        "access_token": tokens.access_token if tokens else None,
-        "refresh_token": tokens.refresh_token if tokens else None,
-        **engine,
-    }
-    values |= {name: value for name, value in known.items() if value}
-    if "scope" not in engine:
-        values["scope"] = provider.scopes.separator.join(_asked(app, Filling(provider, values)))
-    return Filling(provider, values)
+    return Filling(app, tokens, engine)
 
 
 def is_plain(provider: Provider, name: str) -> bool:
@@ -242,15 +306,7 @@ def _typed(provider: Provider, name: str, value: Value) -> Value:
 
 def asked_scopes(app: App) -> tuple[str, ...]:
     """The scopes to ask for: the app's or else the file's, and what brings a refresh token."""
-    return _asked(app, filling(app, scope=None))
-
-
-def _asked(app: App, known: Filling) -> tuple[str, ...]:
-    scopes = app.provider.scopes
-    chosen = app.scopes or tuple(
-        _shown(filled) for one in scopes.default if (filled := known.text(one)) is not None
-    )
-    return tuple(dict.fromkeys((*chosen, *(scopes.offline if chosen else ()))))
+    return filling(app, scope=None).asked_scopes()
 
 
 def is_told(provider: Provider, name: str) -> bool:
@@ -278,7 +334,13 @@ def check_value(name: str, variable: Variable, value: Value) -> None:
 
 def form_body(params: Mapping[str, Value]) -> Secret:
     """As a form."""
-    return Secret(urlencode({name: _shown(value) for name, value in params.items()}))
+    pairs = (f"{_in_form(name)}={_in_form(_shown(value))}" for name, value in params.items())
+    return Secret("&".join(pairs))
+
+
+def _in_form(text: str) -> str:
+    # Most names and tokens need no escaping; to find that out costs a tenth of escaping.
+    return text if _UNRESERVED.fullmatch(text) else quote_plus(text)
 
 
 def json_body(params: Mapping[str, Value]) -> Secret:

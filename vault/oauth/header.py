@@ -7,13 +7,14 @@
 """
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from msgspec.structs import replace
 
 from vault.egress import HEADER_NAME, OURS
 from vault.errors import Invalid, Unresolved
 from vault.oauth.app import App, TokenSet
-from vault.oauth.filling import Filling, Value, filling
+from vault.oauth.filling import Filling, Value, around_token, filling
 from vault.providers.schema import Provider
 from vault.secret import Secret
 
@@ -35,8 +36,14 @@ def rendered(
     """
     if provider.api.sent_in == "url":
         return None
+    api = provider.api
+    if "{" not in api.header and "access_token" not in provider.variables:
+        bare = around_token(api.value, tokens.access_token)
+        if bare is not None:  # as most files have it
+            check_header_name(api.header)
+            return api.header, bare
     known = _filling(provider, tokens, values)
-    name, value = _name(known, provider.api.header), known.header(provider.api.value)
+    name, value = _name(known, api.header), known.header(api.value)
     if value is None:
         raise Unresolved("The credential has no value.")
     return name, value
@@ -80,8 +87,13 @@ def base_url(
 
 def check_header_name(name: str) -> None:
     """Refuse what is no header's name, and a header that nobody may choose."""
-    if HEADER_NAME.fullmatch(name) is None or name.lower() in OURS:
+    if not _can_be_chosen(name):
         raise Invalid("This header cannot be chosen.", pointer="/header_name")
+
+
+@lru_cache(maxsize=1_024)
+def _can_be_chosen(name: str) -> bool:
+    return HEADER_NAME.fullmatch(name) is not None and name.lower() not in OURS
 
 
 def _name(known: Filling, template: str) -> str:

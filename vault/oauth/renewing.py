@@ -13,17 +13,19 @@ from vault.providers.schema import Mode, MoreTokens, Provider
 OWN_GRANTS: Final[frozenset[Mode]] = frozenset({"client_credentials", "jwt_bearer"})
 
 
-def can_refresh(app: App, tokens: TokenSet) -> bool:
+def can_refresh(provider: Provider, tokens: TokenSet) -> bool:
     """Is there anything to renew the access token with?"""
-    if app.provider.mode in OWN_GRANTS:
+    if provider.mode in OWN_GRANTS:
         return True
-    if app.provider.refresh.sends == "access_token":
+    if provider.refresh.sends == "access_token":
         return tokens.access_token is not None
     return tokens.refresh_token is not None
 
 
 def further_tokens(app: App, tokens: TokenSet) -> tuple[str, ...]:
     """The names of the further tokens that ``refresh`` can renew, or get for the first time."""
+    if not app.provider.reply.more:
+        return ()
     known = filling(app, tokens)
 
     def can(more: MoreTokens) -> bool:

@@ -85,11 +85,15 @@ class Failure(Struct, frozen=True, kw_only=True):
 
 
 class NoToken(UpstreamFailed):
-    """The token endpoint gave no token."""
+    """The token endpoint gave no token.
 
-    def __init__(self, failure: Failure) -> None:
+    ``unread``: what it said with a yes that we could not read; a new token may be in it.
+    """
+
+    def __init__(self, failure: Failure, *, unread: Secret | None = None) -> None:
         super().__init__(failure.detail)
         self.failure = failure
+        self.unread = unread
 
 
 class TokenReply(Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from vault.egress import Request
 from vault.errors import Invalid, Misconfigured, Unresolved
+from vault.model import new_id
 from vault.oauth import JWT_CLIENT, JWT_GRANT, TIMEOUTS, assertions, header
 from vault.oauth.app import App, ClientAuth, TokenSet
 from vault.oauth.filling import (
@@ -49,10 +50,13 @@ _METHODS: Final[dict[str, ClientAuth]] = {
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
-    """One try: at what time, with which of the client's secrets, and with which ``jti``."""
+    """One try: at what time, with which of the client's secrets, and with which ``jti``.
+
+    ``jti`` None: a new one, made where the request is signed; most are not.
+    """
 
     now: datetime
-    jti: str
+    jti: str | None = None
     secret: Secret | None = None
 
     def __repr__(self) -> str:
@@ -74,7 +78,7 @@ class _Way(Struct, frozen=True, kw_only=True):
     method: str = "POST"
     form: Format | None = None
     headers: Headers = {}
-    tokens: TokenSet | None = None  # whose extras may say where the endpoint is
+    known: Filling | None = None  # where tokens fill something, too, such as the endpoint
 
 
 # The token endpoint
@@ -98,7 +102,7 @@ def push_request(app: App, attempt: Attempt, asked: Params) -> Request:
     if url is None:
         raise Misconfigured(f"{app.provider.id} has no address for pushed requests.")
     proof, headers = _client(app, attempt, token_url(app))
-    return sent_as("POST", url, asked | proof, "form", headers)
+    return sent_as("POST", url, asked | proof, "form", headers, app)
 
 
 def device_request(app: App, attempt: Attempt) -> Request:
@@ -112,7 +116,7 @@ def device_request(app: App, attempt: Attempt) -> Request:
     proof, headers = _client(app, attempt, token_url(app))
     scopes, asked = app.provider.scopes, asked_scopes(app)
     scope: Params = {scopes.param: scopes.separator.join(asked)} if asked else {}
-    return sent_as("POST", url, {"client_id": app.client_id} | proof | scope, "form", headers)
+    return sent_as("POST", url, {"client_id": app.client_id} | proof | scope, "form", headers, app)
 
 
 def device_token_request(app: App, attempt: Attempt, *, device_code: Secret) -> Request:
@@ -169,7 +173,7 @@ def refresh_request(
         url=known.url(refresh.url) if refresh.url else None,
         method=refresh.method,
         form=refresh.format,
-        tokens=tokens,
+        known=known,
     )
     return _to_token_endpoint(app, attempt, standard, params, way)
 
@@ -178,8 +182,8 @@ def _to_token_endpoint(
     app: App, attempt: Attempt | None, standard: Params, params: Params, way: _Way
 ) -> Request:
     token = app.provider.token or Token()
-    known = filling(app) if attempt is None else _filling(app, attempt, way.tokens)
-    url = token_url(app, way.tokens)
+    known = way.known or (filling(app) if attempt is None else _filling(app, attempt))
+    url = _token_url(app, known)
     proof, shown = _client(app, attempt, url) if attempt else ({}, {})
     fields: Params = {
         token.rename.get(name, name): value
@@ -191,15 +195,19 @@ def _to_token_endpoint(
         fields["resource"] = app.endpoints.resource  # RFC 8707
     headers: Headers = dict(known.params(token.headers))
     form = way.form or token.format
-    return sent_as(way.method, way.url or url, fields, form, headers | shown | way.headers)
+    return sent_as(way.method, way.url or url, fields, form, headers | shown | way.headers, app)
 
 
 def token_url(app: App, tokens: TokenSet | None = None) -> str:
     """Where tokens are asked for; a callback may have named the server, once and for all."""
+    return _token_url(app, filling(app, tokens))
+
+
+def _token_url(app: App, known: Filling) -> str:
     if app.endpoints is not None and app.endpoints.token_url is not None:
         return app.endpoints.token_url
     token = app.provider.token
-    url = filling(app, tokens).url(token.url) if token and token.url else None
+    url = known.url(token.url) if token and token.url else None
     if url is None:
         raise Misconfigured(f"{app.provider.id} has no token endpoint.")
     return url
@@ -241,14 +249,18 @@ def _client(app: App, attempt: Attempt, audience: str) -> tuple[Params, Headers]
     if auth == "post":
         return named | {"client_secret": secret}, {}
     proof = assertions.client_assertion(
-        replace(app, client_auth=auth), secret, audience=audience, now=attempt.now, jti=attempt.jti
+        replace(app, client_auth=auth),
+        secret,
+        audience=audience,
+        now=attempt.now,
+        jti=attempt.jti or new_id("jti"),
     )
     return named | {"client_assertion_type": JWT_CLIENT, "client_assertion": proof}, {}
 
 
 def _provider_jwt(app: App, attempt: Attempt) -> Secret:
     scoped = replace(app, scopes=asked_scopes(app))
-    return assertions.provider_assertion(scoped, now=attempt.now, jti=attempt.jti)
+    return assertions.provider_assertion(scoped, now=attempt.now, jti=attempt.jti or new_id("jti"))
 
 
 def _filling(app: App, attempt: Attempt, tokens: TokenSet | None = None) -> Filling:
@@ -310,7 +322,7 @@ def _revoke_request(
         headers = {"Authorization": bearer(token)}
     elif revoke.auth == "header" and revoke.authorization is not None:
         headers = _authorized(known, revoke.authorization)
-    return sent_as(revoke.method, url, fields, revoke.format, headers)
+    return sent_as(revoke.method, url, fields, revoke.format, headers, app)
 
 
 def _revoke_url(app: App, known: Filling) -> str | None:
@@ -336,11 +348,11 @@ def identity_request(
         if tokens.access_token is None:
             return None
         proof, headers = _client(app, attempt, token_url(app, tokens))
-        return sent_as("POST", url, {"token": tokens.access_token} | proof, "form", headers)
+        return sent_as("POST", url, {"token": tokens.access_token} | proof, "form", headers, app)
     headers = _credential(app, known, tokens, identity.authorization, url)
     body: Params = dict(identity.body)  # a query of theirs, in which braces are braces
     form: Format = "json" if body else "none"
-    return sent_as(identity.method, url, body, form, headers)
+    return sent_as(identity.method, url, body, form, headers, app)
 
 
 def _identity_url(app: App, identity: Identity, known: Filling) -> str | None:
@@ -366,7 +378,7 @@ def step_request(app: App, attempt: Attempt, step: Step, tokens: TokenSet) -> Re
     headers: Headers = {}
     if step.authorization is not None or step.gives != "tokens":
         headers = _credential(app, known, tokens, step.authorization, url)
-    return sent_as(step.method, url, known.params(step.params), "form", headers)
+    return sent_as(step.method, url, known.params(step.params), "form", headers, app)
 
 
 def _credential(
@@ -396,7 +408,7 @@ def _authorized(known: Filling, template: str) -> Headers:
 
 
 def sent_as(
-    method: str, url: str, fields: Mapping[str, Value], form: Format, headers: Headers
+    method: str, url: str, fields: Mapping[str, Value], form: Format, headers: Headers, app: App
 ) -> Request:
     """A request whose fields travel in this form."""
     whole: Headers = {"Accept": "application/json"}
@@ -417,4 +429,5 @@ def sent_as(
         headers=tuple((kept | headers).items()),
         body=body,
         timeout=TIMEOUTS,
+        peer=app.provider.id,
     )

@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
+from msgspec.structs import replace
+
 from vault.errors import Invalid
 from vault.oauth import header
 from vault.oauth.app import App, TokenSet
+from vault.oauth.discovery import Registered
 from vault.oauth.filling import check_value, is_plain
 from vault.providers.check import ENCODED, NAME, TYPED_NAMES
 from vault.providers.schema import TYPED_MODES, Provider
@@ -30,6 +33,31 @@ def names(provider: Provider) -> dict[str, bool]:
         if variable.filled_by == "person":
             found[name] = not variable.optional and variable.default is None
     return found
+
+
+def as_given(app: App, tokens: TokenSet, client: Registered | None) -> App:
+    """The app as it was when this was given: with what was typed then, and its own client."""
+    if tokens.values:
+        asked = names(app.provider)
+        typed = {
+            name: one.reveal() if is_plain(app.provider, name) else one
+            for name, one in tokens.values.items()
+            if name in asked
+        }
+        app = replace(app, values={**app.values, **typed})
+    return with_client(app, client)
+
+
+def with_client(app: App, client: Registered | None) -> App:
+    """The app as the client that a server made for one connection, if it made one."""
+    if client is None:
+        return app
+    return replace(
+        app,
+        client_id=client.client_id,
+        client_secrets=(client.client_secret,) if client.client_secret else (),
+        client_auth=client.client_auth,
+    )
 
 
 def typed_tokens(app: App, values: Mapping[str, str | Secret], *, now: datetime) -> TokenSet:

@@ -9,6 +9,7 @@
 """
 
 import inspect
+import threading
 import tomllib
 from collections.abc import Iterator
 from functools import cached_property
@@ -29,6 +30,10 @@ MAX_DEPTH: Final = 4
 OWN: Final = ("id", "name", "extends", "as_of", "confidence", "status", "reason", "replaced_by")
 
 Raw = dict[str, Any]
+
+# msgspec finds out what a type is made of when it is first used, and two threads that do so at a
+# time crash the process (0.22.0).
+_one_at_a_time: Final = threading.Lock()
 
 
 class Catalogue:
@@ -155,7 +160,8 @@ def _parsed(file: Traversable) -> Raw:
 
 def _checked(name: str, raw: Raw) -> Provider:
     try:
-        provider = msgspec.convert(raw, Provider)
+        with _one_at_a_time:
+            provider = msgspec.convert(raw, Provider)
     except msgspec.ValidationError as error:
         reason, _, place = str(error).partition(" - at `$")
         raise _bad(name, [(place.strip("`."), reason)]) from None

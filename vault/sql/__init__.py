@@ -7,8 +7,10 @@
 """
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from operator import attrgetter
 from typing import Final, Generic, TypeVar
 
 import msgspec
@@ -60,6 +62,18 @@ class Query(Generic[R]):
     async def lookup_all(self, database: Database, **arguments: object) -> list[R]:
         """The same, for as many rows as there are."""
         return [self.row(*row) for row in await database.lookup(self.sql, self._values(arguments))]
+
+    async def deed(self, database: Database, **arguments: object) -> list[R]:
+        """Write outside of any one workspace; see ``Database.deed``."""
+        return [self.row(*row) for row in await database.deed(self.sql, self._values(arguments))]
+
+    def columns(self, rows: Sequence[msgspec.Struct]) -> dict[str, list[object]]:
+        """For a statement that takes a batch column by column: those fields of these rows that are
+        called as its parameters are.
+        """
+        fields = [name for name in self.parameters if name in rows[0].__struct_fields__]
+        values = map(attrgetter(*fields), rows)
+        return dict(zip(fields, map(list, zip(*values, strict=True)), strict=True))
 
     def _values(self, arguments: dict[str, object]) -> list[object]:
         if arguments.keys() != set(self.parameters):

@@ -12,6 +12,31 @@ values (:workspace_id, :session_id, :hash, :user_id, :environment, :integrations
         :confirm, :replace_account, :created_by, now() + :lifetime::integer * interval '1 second')
 returning created_at, expires_at;
 
+-- name: insert_many
+-- Invitations for many users at once, with their lines in the record.
+with new as (
+    select n.session_id, n.hash, n.user_id, n.integrations, n.event_id, n.user_ref
+      from unnest(:session_ids::text[], :hashes::bytea[], :user_ids::text[], :integrations::text[],
+                  :event_ids::text[], :user_refs::text[])
+           as n(session_id, hash, user_id, integrations, event_id, user_ref)
+      join vault.users u on u.workspace_id = :workspace_id and u.user_id = n.user_id
+), noted as (
+    insert into vault.audit_events
+           (workspace_id, event_id, actor_kind, actor_id, action, target_kind, target_id, user_ref,
+            environment, outcome, request_id)
+    select :workspace_id, n.event_id, :actor_kind, :actor_id, 'connect_session.write',
+           'connect_session', n.session_id, n.user_ref, :environment, 'ok', :request_id
+      from new n
+)
+insert into vault.connect_sessions
+       (workspace_id, session_id, hash, user_id, environment, integrations, return_url, confirm,
+        replace_account, created_by, expires_at)
+select :workspace_id, n.session_id, n.hash, n.user_id, :environment,
+       string_to_array(n.integrations, ','), null, 'page', false, :actor_id,
+       now() + :lifetime::integer * interval '1 second'
+  from new n
+returning session_id as id;
+
 -- name: get
 select session_id, user_id, environment, integrations, return_url, confirm, replace_account,
        created_at, expires_at, expires_at <= now() as expired
@@ -38,6 +63,25 @@ returning session_id as id;
 -- A day after its end nobody asks how it ended any more.
 delete from vault.connect_sessions
  where workspace_id = :workspace_id and expires_at < now() - interval '1 day';
+
+-- name: wait
+update vault.connect_sessions
+   set waits = true
+ where workspace_id = :workspace_id and session_id = :session_id and not waits;
+
+-- name: abandoned
+-- crosses workspaces: the worker's look-up, which sees no more than this of any of them
+-- Every try in it has ended by then, or waits for somebody who will not come.
+select workspace_id, session_id as id
+  from vault.connect_sessions
+ where waits and expires_at < now() - interval '1 hour'
+ order by expires_at
+ limit :limit;
+
+-- name: settle
+update vault.connect_sessions
+   set waits = false
+ where workspace_id = :workspace_id and session_id = :session_id;
 
 -- name: flows
 select flow_id, session_id, integration, browser_hash, code_hash, status, outcome, generation,

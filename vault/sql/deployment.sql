@@ -11,9 +11,11 @@ values (:deployment_id, :pepper, :root_key_id)
 on conflict (singleton) do nothing
 returning deployment_id, pepper, root_key_id;
 
--- name: schema_version
-select max(version) as version
-  from vault.schema_migrations;
+-- name: schema_versions
+-- `needs`: code that knows less than this version of the part does not run on the schema any more.
+select part, max(version) as version, max(needs) as needs
+  from vault.schema_migrations
+ group by part;
 
 -- name: now
 -- The one clock that all replicas agree on.

@@ -4,12 +4,13 @@
 -- The first one wins a race for a new integration; the second one tries again as an update.
 insert into vault.integrations
        (workspace_id, integration, provider, generation, sealed, secret_ids, share_connections,
-        created_by)
+        refresh_policy, created_by)
 values (:workspace_id, :integration, :provider, :generation, :sealed, :secret_ids,
-        :share_connections, :created_by)
+        :share_connections, :refresh_policy, :created_by)
 on conflict (workspace_id, integration) do update
    set provider = excluded.provider, generation = excluded.generation, sealed = excluded.sealed,
        secret_ids = excluded.secret_ids, share_connections = excluded.share_connections,
+       refresh_policy = excluded.refresh_policy,
        updated_at = now()
  where integrations.generation = excluded.generation - 1
 returning integration, provider, generation, sealed, share_connections, created_at, updated_at,

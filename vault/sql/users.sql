@@ -32,4 +32,20 @@ returning created_at, updated_at;
 -- name: delete
 delete from vault.users
  where workspace_id = :workspace_id and user_id = :user_id
-returning user_id;
+returning created_at;
+
+-- name: forget_numbers
+delete from vault.user_numbers
+ where workspace_id = :workspace_id and user_id = :user_id;
+
+-- name: insert_numbers
+insert into vault.user_numbers (workspace_id, user_id, number_hash)
+select :workspace_id, :user_id, n.number_hash
+  from unnest(:numbers::bytea[]) as n (number_hash);
+
+-- name: by_number
+-- Two are enough to know that it is not one.
+select user_id
+  from vault.user_numbers
+ where workspace_id = :workspace_id and number_hash = :number_hash
+ limit 2;

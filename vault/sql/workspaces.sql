@@ -22,6 +22,11 @@ select workspace_id
   from vault.workspaces
  limit 1;
 
+-- name: count
+-- crosses workspaces: the operator's directory (policy own_workspace)
+select count(*) as number
+  from vault.workspaces;
+
 -- name: delete
 -- Takes everything of the workspace with it, its keys first of all; the audit record stays.
 delete from vault.workspaces

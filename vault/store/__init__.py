@@ -7,6 +7,7 @@
 """
 
 import os
+from collections import OrderedDict
 from datetime import datetime
 from typing import Final
 
@@ -57,6 +58,14 @@ class _WorkspaceRef(Struct, frozen=True):
     workspace_id: WorkspaceId
 
 
+class _Number(Struct, frozen=True):
+    number: int
+
+
+class _WrapsBy(Struct, frozen=True):
+    root_key_id: str
+
+
 class _KeyRef(Struct, frozen=True):
     key_id: KeyId
 
@@ -65,14 +74,20 @@ class _UserRef(Struct, frozen=True):
     user_id: UserId
 
 
+class _Made(Struct, frozen=True):
+    created_at: datetime
+
+
 _workspace_insert: Final = Query("workspaces", "insert", Workspace)
 _workspace_get: Final = Query("workspaces", "get", Workspace)
 _workspace_list: Final = Query("workspaces", "list", Workspace)
+_workspace_count: Final = Query("workspaces", "count", _Number)
 _workspace_any: Final = Query("workspaces", "any", _WorkspaceRef)
 _workspace_delete: Final = Query("workspaces", "delete", _WorkspaceRef)
 _wrapped_insert: Final = Query("workspace_keys", "insert", Nothing)
 _wrapped_active: Final = Query("workspace_keys", "active", _ActiveKey)
 _wrapped_get: Final = Query("workspace_keys", "get", StoredKey)
+_wraps_by: Final = Query("rotations", "wraps_by", _WrapsBy)
 _index_insert: Final = Query("workspace_keys", "insert_index_key", Nothing)
 _key_insert: Final = Query("api_keys", "insert", ApiKey)
 _key_get: Final = Query("api_keys", "get", ApiKey)
@@ -83,7 +98,12 @@ _user_get: Final = Query("users", "get", _UserRow)
 _user_insert: Final = Query("users", "insert", _Times)
 _user_insert_key: Final = Query("users", "insert_key", Nothing)
 _user_update: Final = Query("users", "update", _Times)
-_user_delete: Final = Query("users", "delete", _UserRef)
+_user_delete: Final = Query("users", "delete", _Made)
+_user_forget_numbers: Final = Query("users", "forget_numbers", Nothing)
+_user_insert_numbers: Final = Query("users", "insert_numbers", Nothing)
+_user_by_number: Final = Query("users", "by_number", _UserRef)
+
+MAX_INDEX_KEYS: Final = 10_000
 
 _profile_bytes = msgspec.msgpack.Encoder().encode
 _profile_from = msgspec.msgpack.Decoder(Profile).decode
@@ -111,6 +131,47 @@ class WorkspaceSeal(Struct, frozen=True):
         """The same account at the same provider is found by the same bytes, here only."""
         return blind_index(self.index_key, f"account/{provider}", account_id)
 
+    def number_index(self, number: str) -> bytes:
+        """The same telephone number, in E.164, is found by the same bytes, here only."""
+        return blind_index(self.index_key, "phone_number", number)
+
+
+class _IndexKey(Struct, frozen=True):
+    """The key of a workspace's indexes, and the bytes that it was opened from."""
+
+    sealed: bytes
+    key: bytes
+
+    def __repr__(self) -> str:
+        return "_IndexKey(***)"
+
+
+class Owner:
+    """Opens what belongs to one user: the user's own key is opened once for all of it."""
+
+    def __init__(self, store: "Store", workspace: WorkspaceId, user_key: bytes) -> None:
+        self._store = store
+        self._workspace = workspace
+        self._user_key = user_key
+        self._keys: dict[bytes, SealingKey] = {}
+
+    def __repr__(self) -> str:
+        return "Owner(***)"
+
+    async def open(self, context: Context, sealed: bytes) -> bytes:
+        """Open one value of the user."""
+        key = self._keys.get(key_id_of(sealed))
+        if key is None:
+            key = self.key(await self._store.key_of(self._workspace, sealed))
+        return open_sealed(key, context, sealed)
+
+    def key(self, workspace_key: SealingKey) -> SealingKey:
+        """What seals the user's rows under this key of the workspace."""
+        known = self._keys.get(workspace_key.key_id)
+        if known is None:
+            known = self._keys[workspace_key.key_id] = workspace_key.for_user(self._user_key)
+        return known
+
 
 class SealedUser(Struct, frozen=True):
     """A user's row, ready to be written."""
@@ -118,6 +179,7 @@ class SealedUser(Struct, frozen=True):
     user_id: UserId
     generation: int
     profile: bytes
+    numbers: list[bytes]  # blind indexes
     user_key: bytes | None  # sealed; None where the user already has one
 
 
@@ -127,13 +189,17 @@ class Store:
     def __init__(self, database: Database, keyring: Keyring) -> None:
         self._database = database
         self._keyring = keyring
+        self._index_keys: OrderedDict[WorkspaceId, _IndexKey] = OrderedDict()
 
     # Keys
 
     async def new_keys(self, workspace: WorkspaceId) -> WorkspaceKeys:
-        stored = await self._keyring.new_workspace_key(workspace)
+        # Which root key wraps is the deployment's to say: every replica can open what it does.
+        wraps = await _wraps_by.lookup(self._database)
+        by = wraps.root_key_id if wraps else None
+        stored = await self._keyring.new_workspace_key(workspace, by=by)
         key = await self._keyring.sealing_key(workspace, stored)
-        sealed = seal(key, _index_key_context(workspace), os.urandom(KEY_SIZE))
+        sealed = seal(key, index_key_context(workspace), os.urandom(KEY_SIZE))
         return WorkspaceKeys(stored, sealed)
 
     async def seal_of(self, workspace: WorkspaceId) -> WorkspaceSeal:
@@ -142,15 +208,39 @@ class Store:
             workspace, lambda tx: _wrapped_active.one(tx, workspace_id=workspace)
         )
         stored = StoredKey(active.key_id, active.version, active.wrapped, active.root_key_id)
+        return await self.seal_from(workspace, stored, active.sealed)
+
+    async def seal_from(
+        self, workspace: WorkspaceId, stored: StoredKey, sealed_index_key: bytes
+    ) -> WorkspaceSeal:
+        """The same, where the rows have just been read with something else."""
         key = await self._keyring.sealing_key(workspace, stored)
-        index_key = await self.open(workspace, _index_key_context(workspace), active.sealed)
+        index_key = await self._index_key(workspace, sealed_index_key)
         return WorkspaceSeal(workspace, key, index_key)
+
+    async def _index_key(self, workspace: WorkspaceId, sealed: bytes) -> bytes:
+        """Open it, or remember it: for the same bytes, and while their key is at hand."""
+        known = self._index_keys.get(workspace)
+        if known is not None and known.sealed == sealed:
+            if self._keyring.cached(workspace, key_id_of(sealed)):
+                return known.key
+            del self._index_keys[workspace]
+        opened = await self.open(workspace, index_key_context(workspace), sealed)
+        self._index_keys[workspace] = _IndexKey(sealed, opened)
+        if len(self._index_keys) > MAX_INDEX_KEYS:
+            self._index_keys.popitem(last=False)
+        return opened
+
+    def forget(self, workspace: WorkspaceId) -> None:
+        """Drop what is remembered of a workspace that is gone."""
+        self._index_keys.pop(workspace, None)
 
     async def open(self, workspace: WorkspaceId, context: Context, sealed: bytes) -> bytes:
         """Open one value of the workspace; fetches its key where it is not at hand."""
-        return open_sealed(await self._key_of(workspace, sealed), context, sealed)
+        return open_sealed(await self.key_of(workspace, sealed), context, sealed)
 
-    async def _key_of(self, workspace: WorkspaceId, sealed: bytes) -> SealingKey:
+    async def key_of(self, workspace: WorkspaceId, sealed: bytes) -> SealingKey:
+        """The key that a value of the workspace is sealed with."""
         key_id = key_id_of(sealed)
         if key := self._keyring.cached(workspace, key_id):
             return key
@@ -171,13 +261,14 @@ class Store:
         sealed_key = None
         if row is None:
             user_key, generation = os.urandom(KEY_SIZE), 1
-            sealed_key = seal(sealing.key, _user_key_context(sealing.workspace, user_id), user_key)
+            sealed_key = seal(sealing.key, user_key_context(sealing.workspace, user_id), user_key)
         else:
             user_key = await self._user_key(sealing.workspace, row, user_id)
             generation = row.generation + 1
-        context = _profile_context(sealing.workspace, user_id, generation)
+        context = profile_context(sealing.workspace, user_id, generation)
         sealed = seal(sealing.key.for_user(user_key), context, _profile_bytes(profile))
-        return SealedUser(user_id, generation, sealed, sealed_key)
+        numbers = [sealing.number_index(one) for one in dict.fromkeys(profile.phone_numbers)]
+        return SealedUser(user_id, generation, sealed, numbers, sealed_key)
 
     async def new_user(self, sealing: WorkspaceSeal, user_id: UserId) -> SealedUser | None:
         """Prepare a user of whom nothing is known but the id; ``None`` where there is one."""
@@ -200,8 +291,56 @@ class Store:
         if row is None:
             raise IntegrityError("A user's value outlived the user.")
         user_key = await self._user_key(workspace, row, user_id)
-        key = (await self._key_of(workspace, sealed)).for_user(user_key)
+        key = (await self.key_of(workspace, sealed)).for_user(user_key)
         return open_sealed(key, context, sealed)
+
+    async def owner_key(
+        self, sealing: WorkspaceSeal, user_id: str, sealed_user_key: bytes
+    ) -> SealingKey:
+        """What seals a user's rows now, where the user's key has just been read."""
+        return sealing.key.for_user(
+            await self.open(
+                sealing.workspace, user_key_context(sealing.workspace, user_id), sealed_user_key
+            )
+        )
+
+    async def open_owned(
+        self,
+        workspace: WorkspaceId,
+        user_id: str,
+        sealed_user_key: bytes,
+        context: Context,
+        sealed: bytes,
+    ) -> bytes:
+        """Open one value of a user, where the user's key has just been read with it."""
+        owner = await self.owner(workspace, user_id, sealed_user_key)
+        return await owner.open(context, sealed)
+
+    async def owner(self, workspace: WorkspaceId, user_id: str, sealed_user_key: bytes) -> Owner:
+        """What opens a user's values, where the user's key has just been read with them."""
+        context = user_key_context(workspace, user_id)
+        return Owner(self, workspace, await self.open(workspace, context, sealed_user_key))
+
+    async def open_with(
+        self,
+        owner_key: SealingKey,
+        workspace: WorkspaceId,
+        user_id: str,
+        sealed_user_key: bytes,
+        context: Context,
+        sealed: bytes,
+    ) -> bytes:
+        """The same with what seals for the user now; an older key is looked for if it has to be."""
+        if key_id_of(sealed) == owner_key.key_id:
+            return open_sealed(owner_key, context, sealed)
+        return await self.open_owned(workspace, user_id, sealed_user_key, context, sealed)
+
+    async def profile(
+        self, owner: Owner, workspace: WorkspaceId, user_id: str, generation: int, sealed: bytes
+    ) -> Profile:
+        """Open a user's profile, where the user's key has just been read with it."""
+        context = profile_context(workspace, UserId(user_id), generation)
+        return _profile_from(await owner.open(context, sealed))
 
     async def user(self, workspace: WorkspaceId, user_id: UserId) -> User | None:
         row = await self._user_row(workspace, user_id)
@@ -225,12 +364,12 @@ class Store:
         )
 
     async def _user_key(self, workspace: WorkspaceId, row: _UserRow, user_id: UserId) -> bytes:
-        return await self.open(workspace, _user_key_context(workspace, user_id), row.user_key)
+        return await self.open(workspace, user_key_context(workspace, user_id), row.user_key)
 
     async def _opened(self, workspace: WorkspaceId, row: _UserRow, user_id: UserId) -> User:
         user_key = await self._user_key(workspace, row, user_id)
-        key = (await self._key_of(workspace, row.profile)).for_user(user_key)
-        context = _profile_context(workspace, user_id, row.generation)
+        key = (await self.key_of(workspace, row.profile)).for_user(user_key)
+        context = profile_context(workspace, user_id, row.generation)
         profile = _profile_from(open_sealed(key, context, row.profile))
         return User(user_id, profile, row.created_at, row.updated_at)
 
@@ -260,6 +399,10 @@ async def get_workspace(tx: Transaction, workspace: WorkspaceId) -> Workspace | 
 
 async def list_workspaces(tx: Transaction, page: Page) -> list[Workspace]:
     return await _workspace_list.all(tx, after=page.after, limit=page.limit)
+
+
+async def count_workspaces(tx: Transaction) -> int:
+    return (await _workspace_count.one(tx)).number
 
 
 async def any_workspace(tx: Transaction) -> bool:
@@ -314,24 +457,37 @@ async def write_user(tx: Transaction, sealed: SealedUser) -> User | None:
             await _user_insert_key.run(tx, **arguments, sealed=sealed.user_key)
     if times is None:
         return None
+    mine = {"workspace_id": tx.workspace, "user_id": sealed.user_id}
+    if sealed.user_key is None:
+        await _user_forget_numbers.run(tx, **mine)
+    if sealed.numbers:
+        await _user_insert_numbers.run(tx, **mine, numbers=sealed.numbers)
     return User(sealed.user_id, Profile(), times.created_at, times.updated_at)
 
 
-async def delete_user(tx: Transaction, user_id: UserId) -> bool:
-    return await _user_delete.maybe(tx, workspace_id=tx.workspace, user_id=user_id) is not None
+async def users_of_number(tx: Transaction, number_index: bytes) -> list[UserId]:
+    """Whose number this is; at most two of them."""
+    rows = await _user_by_number.all(tx, workspace_id=tx.workspace, number_hash=number_index)
+    return [row.user_id for row in rows]
 
 
-def _index_key_context(workspace: WorkspaceId) -> Context:
+async def delete_user(tx: Transaction, user_id: UserId) -> datetime | None:
+    """Delete a user; return when that user was made, or ``None`` if there is none."""
+    gone = await _user_delete.maybe(tx, workspace_id=tx.workspace, user_id=user_id)
+    return gone.created_at if gone else None
+
+
+def index_key_context(workspace: WorkspaceId) -> Context:
     return Context(workspace=workspace, table="index_keys", row="", field="sealed", generation=1)
 
 
-def _user_key_context(workspace: WorkspaceId, user_id: UserId) -> Context:
+def user_key_context(workspace: WorkspaceId, user_id: str) -> Context:
     return Context(
         workspace=workspace, table="user_keys", row=user_id, field="sealed", generation=1
     )
 
 
-def _profile_context(workspace: WorkspaceId, user_id: UserId, generation: int) -> Context:
+def profile_context(workspace: WorkspaceId, user_id: UserId, generation: int) -> Context:
     return Context(
         workspace=workspace, table="users", row=user_id, field="profile", generation=generation
     )

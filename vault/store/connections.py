@@ -45,7 +45,9 @@ class Sibling(Struct, frozen=True):
     environment: str
 
 
-class DueRevocation(Struct, frozen=True):
+class Due(Struct, frozen=True):
+    """What is to be done, and in which workspace."""
+
     workspace_id: WorkspaceId
     id: str
 
@@ -79,8 +81,8 @@ _integration_connected: Final = Query("integrations", "connected", _Number)
 _connection_list: Final = Query("connections", "list", Connection)
 _connection_get: Final = Query("connections", "get", Connection)
 _connection_find: Final = Query("connections", "find", Connection)
-_connection_await: Final = Query("connections", "await", Connection)
-_connection_put: Final = Query("connections", "put", Connection)
+_connection_await: Final = Query("connections", "await", _Id)
+_connection_put: Final = Query("connections", "put", _Id)
 _connection_put_tokens: Final = Query("connections", "put_tokens", Nothing)
 _connection_tokens: Final = Query("connections", "tokens", TokensRow)
 _connection_siblings: Final = Query("connections", "siblings", Sibling)
@@ -88,7 +90,7 @@ _connection_delete: Final = Query("connections", "delete", _Id)
 _connection_forget_pending: Final = Query("connections", "forget_pending", Nothing)
 _revocation_insert: Final = Query("revocations", "insert", Nothing)
 _revocation_insert_tokens: Final = Query("revocations", "insert_tokens", Nothing)
-_revocation_due: Final = Query("revocations", "due", DueRevocation)
+_revocation_due: Final = Query("revocations", "due", Due)
 _revocation_get: Final = Query("revocations", "get", RevocationRow)
 _revocation_claim: Final = Query("revocations", "claim", _Id)
 _revocation_sealed: Final = Query("revocations", "sealed", _Sealed)
@@ -169,6 +171,7 @@ async def put_integration(
         sealed=sealed,
         secret_ids=sorted(registration.secret_ids()),
         share_connections=registration.share_connections,
+        refresh_policy=registration.refresh_policy,
         created_by=created_by,
     )
 
@@ -249,9 +252,9 @@ async def await_connection(
     provider: str,
     needs: Literal["confirm", "choice"],
     asked_scopes: Sequence[str],
-) -> None:
+) -> str | None:
     """Show that a consent waits, unless there is a connection that goes on meanwhile."""
-    await _connection_await.maybe(
+    row = await _connection_await.maybe(
         tx,
         workspace_id=tx.workspace,
         connection_id=connection_id,
@@ -262,6 +265,7 @@ async def await_connection(
         needs=needs,
         asked_scopes=list(asked_scopes),
     )
+    return row.id if row else None
 
 
 class NewTokens(Struct, frozen=True, kw_only=True):
@@ -277,28 +281,27 @@ class NewTokens(Struct, frozen=True, kw_only=True):
     account: bytes | None
     asked_scopes: list[str]
     scopes: list[str] | None
-    expires_at: datetime | None
-    refresh_expires_at: datetime | None
     sealed: bytes
 
 
-async def put_connection(tx: Transaction, new: NewTokens) -> Connection | None:
-    """Write; ``None`` if somebody else wrote first: the seal is of another generation then."""
+async def put_connection(tx: Transaction, new: NewTokens) -> bool:
+    """Write; ``False`` where another connection stands in its place. Its life is the caller's."""
     values: Mapping[str, Any] = msgspec.structs.asdict(new)
     row = await _connection_put.maybe(
         tx,
         workspace_id=tx.workspace,
-        **{name: value for name, value in values.items() if name != "sealed"},
+        **{name: value for name, value in values.items() if name not in ("sealed", "generation")},
     )
-    if row is not None:
-        await _connection_put_tokens.run(
-            tx,
-            workspace_id=tx.workspace,
-            connection_id=new.connection_id,
-            generation=new.generation,
-            sealed=new.sealed,
-        )
-    return row
+    if row is None:
+        return False
+    await _connection_put_tokens.run(
+        tx,
+        workspace_id=tx.workspace,
+        connection_id=new.connection_id,
+        generation=new.generation,
+        sealed=new.sealed,
+    )
+    return True
 
 
 async def tokens_row(tx: Transaction, connection_id: str) -> TokensRow | None:
@@ -334,22 +337,27 @@ async def forget_pending(tx: Transaction, session: Session, integration: str) ->
 
 
 async def insert_revocation(
-    tx: Transaction, revocation_id: str, connection: Connection, sealed: bytes
+    tx: Transaction,
+    revocation_id: str,
+    connection_id: str,
+    integration: str,
+    environment: str,
+    sealed: bytes,
 ) -> None:
     await _revocation_insert.run(
         tx,
         workspace_id=tx.workspace,
         revocation_id=revocation_id,
-        connection_id=connection.connection_id,
-        integration=connection.integration,
-        environment=connection.environment,
+        connection_id=connection_id,
+        integration=integration,
+        environment=environment,
     )
     await _revocation_insert_tokens.run(
         tx, workspace_id=tx.workspace, revocation_id=revocation_id, sealed=sealed
     )
 
 
-async def due_revocations(worker: Database, limit: int) -> list[DueRevocation]:
+async def due_revocations(worker: Database, limit: int) -> list[Due]:
     """What is due in all workspaces; asked with the worker's login."""
     return await _revocation_due.lookup_all(worker, limit=limit)
 

@@ -9,10 +9,10 @@ from msgspec import Struct
 
 from vault.consent import Begun, Flow, NewSession, Received, Session
 from vault.database import Database, Transaction
-from vault.model import Page, WorkspaceId
+from vault.model import Caller, Page, WorkspaceId
 from vault.seal import Context
 from vault.sql import Nothing, Query
-from vault.store.connections import hidden
+from vault.store.connections import Due, hidden
 
 
 class FoundBearer(Struct, frozen=True):
@@ -34,9 +34,13 @@ class _Id(Struct, frozen=True):
 
 _connect_lookup: Final = Query("connect", "lookup", FoundBearer)
 _session_insert: Final = Query("connect", "insert", _Times)
+_session_insert_many: Final = Query("connect", "insert_many", _Id)
 _session_get: Final = Query("connect", "get", Session)
 _session_list: Final = Query("connect", "list", Session)
 _session_delete: Final = Query("connect", "delete", _Id)
+_session_wait: Final = Query("connect", "wait", Nothing)
+_session_abandoned: Final = Query("connect", "abandoned", Due)
+_session_settle: Final = Query("connect", "settle", Nothing)
 _session_forget_old: Final = Query("connect", "forget_old", Nothing)
 _flow_list: Final = Query("connect", "flows", Flow)
 _flow_get: Final = Query("connect", "flow", Flow)
@@ -104,6 +108,45 @@ async def insert_session(
     )
 
 
+class NewInvitation(Struct, frozen=True, kw_only=True):
+    """One of many invitations that are made together."""
+
+    user_id: str
+    session_id: str
+    hash: bytes
+    integrations: tuple[str, ...]
+    event_id: str
+    user_ref: str
+
+
+async def insert_sessions(
+    tx: Transaction,
+    caller: Caller,
+    new: Sequence[NewInvitation],
+    *,
+    environment: str,
+    lifetime: int,
+) -> list[str]:
+    """Make many, with their lines in the record; returns the ids of those whose user is there."""
+    await _session_forget_old.run(tx, workspace_id=tx.workspace)
+    made = await _session_insert_many.all(
+        tx,
+        workspace_id=tx.workspace,
+        session_ids=[one.session_id for one in new],
+        hashes=[one.hash for one in new],
+        user_ids=[one.user_id for one in new],
+        integrations=[",".join(one.integrations) for one in new],
+        event_ids=[one.event_id for one in new],
+        user_refs=[one.user_ref for one in new],
+        environment=environment,
+        lifetime=lifetime,
+        actor_kind=caller.kind,
+        actor_id=caller.actor_id,
+        request_id=caller.request_id,
+    )
+    return [one.id for one in made]
+
+
 async def get_session(tx: Transaction, session_id: str) -> Session | None:
     return await _session_get.maybe(tx, workspace_id=tx.workspace, session_id=session_id)
 
@@ -125,6 +168,21 @@ async def delete_session(tx: Transaction, session_id: str) -> bool:
     """Delete an invitation, and with it every try that is under way."""
     gone = await _session_delete.maybe(tx, workspace_id=tx.workspace, session_id=session_id)
     return gone is not None
+
+
+async def session_waits(tx: Transaction, session_id: str) -> None:
+    """Something in it waits for somebody."""
+    await _session_wait.run(tx, workspace_id=tx.workspace, session_id=session_id)
+
+
+async def abandoned_sessions(worker: Database, limit: int) -> list[Due]:
+    """Those in which something has waited in vain; asked with the worker's login."""
+    return await _session_abandoned.lookup_all(worker, limit=limit)
+
+
+async def settle_session(tx: Transaction, session_id: str) -> None:
+    """Nothing in it waits any more."""
+    await _session_settle.run(tx, workspace_id=tx.workspace, session_id=session_id)
 
 
 async def list_flows(tx: Transaction, session_id: str) -> list[Flow]:

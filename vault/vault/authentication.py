@@ -24,8 +24,8 @@ from vault.authenticate import (
     ready_made,
     with_token,
 )
-from vault.certificates import ClientCertificate
 from vault.database import Transaction
+from vault.egress.certificates import ClientCertificate
 from vault.errors import Invalid, ProviderUnavailable
 from vault.model import AuthStatus, Caller, WorkspaceId
 from vault.store import auth_tokens

@@ -10,8 +10,8 @@ import msgspec
 from msgspec import Struct
 
 from vault import access
-from vault.certificates import ClientCertificate
 from vault.egress import Reply, Request, VettedUrl
+from vault.egress.certificates import ClientCertificate
 from vault.model import AuthStatus, Caller
 from vault.store import environments as rows
 from vault.vault.door import Door, found

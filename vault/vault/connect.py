@@ -40,14 +40,13 @@ from vault.oauth.oauth1 import Pair
 from vault.oauth.renewing import OWN_GRANTS
 from vault.oauth.replies import NoToken
 from vault.oauth.signatures import Pairs
-from vault.oauth.typed import names, typed_tokens
+from vault.oauth.typed import names, typed_tokens, with_client
 from vault.providers.derived import needs_own_callback
 from vault.providers.schema import TYPED_MODES, Provider
 from vault.secret import Secret
 from vault.store import get_workspace
 from vault.store import tries as try_rows
 from vault.vault.door import found
-from vault.vault.integrations import with_client
 from vault.vault.invitations import Invitations, is_finished
 from vault.vault.tries import Settled, Way, random_secret, stage_of
 

@@ -14,15 +14,16 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Final, Literal, NamedTuple
 
-from vault import access, audit
+from vault import access, audit, events
 from vault.consent import Connection, Held, Import, Revoked, asked_for
 from vault.database import Transaction
 from vault.errors import Forbidden, Invalid, NotFound
 from vault.model import PRODUCTION, Caller, Page, UserId, WorkspaceId, new_id
 from vault.oauth.app import Account, App, Granted, TokenSet
 from vault.providers.schema import TYPED_MODES
+from vault.refreshing import consents
 from vault.seal import seal
-from vault.store import WorkspaceSeal, write_user
+from vault.store import WorkspaceSeal, refreshing, write_user
 from vault.store import connections as rows
 from vault.store.connections import NewTokens
 from vault.vault.door import found, written
@@ -235,10 +236,11 @@ class Connections(Returns, Tenants):
             if settle is not None and before is not None and _is_replaced(before, tokens):
                 returned = await self._to_return(caller, before)
 
-            async def work(tx: Transaction) -> tuple[Connection, Return | None] | None:
-                row = await rows.put_connection(tx, tokens)
-                if row is None:
-                    return None
+            provider = await self._provider(new.provider)
+
+            async def work(tx: Transaction) -> tuple[Connection, Return | None]:
+                user_ref = sealing.user_ref(place.user_id)
+                await consents.write(tx, tokens, new.held.tokens, provider, user_ref)
                 if settle is not None:
                     await settle(tx)
                 if returned is not None:
@@ -247,13 +249,17 @@ class Connections(Returns, Tenants):
                     tx,
                     caller,
                     action,
-                    target=("connection", row.connection_id),
-                    user_ref=sealing.user_ref(place.user_id),
+                    target=("connection", tokens.connection_id),
+                    user_ref=user_ref,
                     environment=place.environment,
                 )
-                return row, returned
+                written_row = await rows.get_connection(tx, tokens.connection_id)
+                return found(written_row), returned
 
-            return await self._database.run(caller.workspace, work)
+            try:
+                return await self._database.run(caller.workspace, work)
+            except consents.Moved:
+                return None
 
         return await written(attempt)
 
@@ -282,8 +288,6 @@ class Connections(Returns, Tenants):
             account=self._account_index(sealing, new.provider, account.id) if account else None,
             asked_scopes=sorted(set(new.asked_scopes)),
             scopes=None if tokens.scopes is None else sorted(set(tokens.scopes)),
-            expires_at=tokens.expires_at,
-            refresh_expires_at=tokens.refresh_expires_at,
             sealed=seal(key, context, rows.packed(new.held)),
         )
 
@@ -317,9 +321,11 @@ class Connections(Returns, Tenants):
             returned = await self._to_return(caller, connection, ending)
 
             async def work(tx: Transaction) -> bool:
+                await refreshing.lock_lives(tx, [connection_id])  # no refresh saves meanwhile
                 if not await rows.delete_connection(tx, connection_id, connection.generation):
                     return False  # there are newer tokens: those have to be given back
                 await self._remember_return(tx, sealing, returned)
+                await events.record(tx, [consents.revoked(connection)])
                 await audit.record(
                     tx,
                     caller,

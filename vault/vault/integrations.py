@@ -31,7 +31,7 @@ from vault.oauth.app import App
 from vault.oauth.discovery import Registered
 from vault.oauth.renewing import OWN_GRANTS
 from vault.oauth.replies import Failure, NoToken
-from vault.oauth.typed import names
+from vault.oauth.typed import names, with_client
 from vault.providers.derived import needs_own_callback
 from vault.providers.schema import CONSENT_MODES, Provider
 from vault.seal import seal
@@ -249,10 +249,8 @@ class Integrations(Door):
             authorize_params=registration.authorize_params,
             redirect_uri=registration.redirect_uri or self.callback_url(provider, row.integration),
         )
-        if client is not None:
-            app = with_client(app, client)
         endpoints = await self._metadata.endpoints(provider, variables)
-        return replace(app, endpoints=endpoints)
+        return replace(with_client(app, client), endpoints=endpoints)
 
     async def _values(
         self, workspace: WorkspaceId, registration: Registration, environment: str
@@ -296,16 +294,6 @@ class Integrations(Door):
             workspace, row.secret_id or "", row.secret_generation or 0
         )
         return Secret(await self._store.open(workspace, context, row.secret_sealed or b""))
-
-
-def with_client(app: App, client: Registered) -> App:
-    """The app as the client that a server made for it."""
-    return replace(
-        app,
-        client_id=client.client_id,
-        client_secrets=(client.client_secret,) if client.client_secret else (),
-        client_auth=client.client_auth,
-    )
 
 
 class _Values:

@@ -7,6 +7,7 @@
 """
 
 import hmac
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from urllib.parse import urlencode, urlsplit
@@ -27,7 +28,7 @@ from vault.consent import (
     Stage,
 )
 from vault.database import Transaction
-from vault.errors import Conflict, Invalid, NotFound
+from vault.errors import Conflict, Invalid, NotFound, VaultError
 from vault.model import Caller, Once, Page, UserId, WorkspaceId, new_id
 from vault.providers.schema import Provider
 from vault.secret import Secret
@@ -36,6 +37,7 @@ from vault.store import environments as environment_rows
 from vault.store import get_workspace
 from vault.store import tries as try_rows
 from vault.store.connections import IntegrationRow
+from vault.store.tries import NewInvitation
 from vault.vault.door import found
 from vault.vault.tries import Tries, person
 
@@ -101,6 +103,55 @@ class Invitations(Tries):
 
         return await self._database.run(caller.workspace, work)
 
+    async def invite_users(
+        self, caller: Caller, wanted: Mapping[str, Sequence[str]], environment: str
+    ) -> dict[str, dict[str, Secret]]:
+        """Invite many users, each to connect some integrations: one link a user, in one statement.
+
+        Returns the addresses by user and integration. Users and integrations that are not there
+        get none.
+        """
+        access.permit(caller, "connect_session.write")
+        access.permit_environment(caller, environment)
+        sealing = await self._store.seal_of(caller.workspace)
+        there = {
+            row.integration
+            for row in await self._database.run(
+                caller.workspace, lambda tx: rows.list_integrations(tx, Page(10_000))
+            )
+        }
+        offered = {
+            user_id: [one for one in dict.fromkeys(integrations) if one in there][:MAX_INTEGRATIONS]
+            for user_id, integrations in wanted.items()
+        }
+        links = {user_id: bearer.generate("connect") for user_id, some in offered.items() if some}
+        new = [
+            NewInvitation(
+                user_id=user_id,
+                session_id=new_id("cs"),
+                hash=self.fingerprint(links[user_id]),
+                integrations=tuple(offered[user_id]),
+                event_id=new_id("evt"),
+                user_ref=sealing.user_ref(user_id),
+            )
+            for user_id in links
+        ]
+
+        async def work(tx: Transaction) -> list[str]:
+            return await try_rows.insert_sessions(
+                tx, caller, new, environment=environment, lifetime=SESSION_SECONDS
+            )
+
+        made = set(await self._database.run(caller.workspace, work))
+        return {
+            one.user_id: dict.fromkeys(one.integrations, self._address(links[one.user_id]))
+            for one in new
+            if one.session_id in made
+        }
+
+    def _address(self, link: Secret) -> Secret:
+        return Secret(f"{self.origin}/connect/{link.reveal()}")
+
     async def list_connect_sessions(
         self, caller: Caller, page: Page, *, user_id: str = ""
     ) -> list[tuple[Session, list[Flow]]]:
@@ -144,6 +195,25 @@ class Invitations(Tries):
             )
 
         await self._database.run(caller.workspace, work)
+
+    async def end_abandoned(self, *, limit: int = 20) -> int:
+        """Give back what waits for somebody who does not come; returns how many links had it."""
+        if self._worker is None:
+            return 0
+        due = await try_rows.abandoned_sessions(self._worker, limit)
+        for one in due:
+            await self._end_waiting(person(one.workspace_id, one.id))
+        return len(due)
+
+    async def _end_waiting(self, caller: Caller) -> None:
+        session, flows = await self._session(caller, caller.actor_id)
+        for flow in flows:
+            if flow.status in ("choice", "confirm"):
+                with suppress(VaultError):  # what cannot be ended now does not hold the others up
+                    await self._fail(await self._way(caller, session, flow, Secret("")), "expired")
+        await self._database.run(
+            caller.workspace, lambda tx: try_rows.settle_session(tx, session.session_id)
+        )
 
     async def _session(self, caller: Caller, session_id: str) -> tuple[Session, list[Flow]]:
         async def work(tx: Transaction) -> tuple[Session, list[Flow]]:

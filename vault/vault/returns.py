@@ -27,7 +27,7 @@ from vault.secret import Secret
 from vault.store import WorkspaceSeal
 from vault.store import connections as rows
 from vault.store.connections import (
-    DueRevocation,
+    Due,
     IntegrationRow,
     RevocationRow,
     TokensRow,
@@ -74,7 +74,10 @@ class Returns(Integrations):
         if returned.outcome == "retrying" and returned.held:
             context = rows.revocation_context(sealing.workspace, returned.id)
             sealed = seal(sealing.key, context, rows.packed(returned.held))
-            await rows.insert_revocation(tx, returned.id, returned.connection, sealed)
+            one = returned.connection
+            await rows.insert_revocation(
+                tx, returned.id, one.connection_id, one.integration, one.environment, sealed
+            )
 
     async def _give_back(self, caller: Caller, returned: Return) -> Revoked:
         """Try it at once; what fails is tried again by the worker."""
@@ -204,7 +207,7 @@ class Returns(Integrations):
 
         await self._database.run(caller.workspace, work)
 
-    async def _retried(self, due: DueRevocation) -> None:
+    async def _retried(self, due: Due) -> None:
         caller = Caller(kind="worker", actor_id="revocations", workspace=due.workspace_id)
         with suppress(TimeoutError, VaultError):  # the claim has already put the next try off
             await self._retry(caller, due.id)

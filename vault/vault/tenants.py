@@ -1,11 +1,10 @@
 """The door's part for tenants: workspaces, API keys and users."""
 
-from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
-from vault import access, audit, bearer, idempotency, store
+from vault import access, audit, bearer, idempotency, shredding, store
 from vault.database import Transaction
 from vault.errors import NotFound
 from vault.model import (
@@ -89,12 +88,15 @@ class Tenants(Door):
         async def work(tx: Transaction) -> None:
             await rows.delete_every_variable(tx)
             found(await store.delete_workspace(tx, workspace) or None)
+            await shredding.record(tx, shredding.hash_of(self._pepper, "workspace", workspace))
             await audit.record(tx, caller, "workspace.delete", target=("workspace", workspace))
             await tx.enter(OPERATOR)
             await audit.record(tx, caller, "workspace.delete", target=("workspace", workspace))
 
         await self._database.run(workspace, work)
         self._keyring.forget(workspace)
+        self._store.forget(workspace)
+        await self._carried()
 
     async def is_empty(self) -> bool:
         """Is there no workspace yet?"""
@@ -107,7 +109,7 @@ class Tenants(Door):
     ) -> MadeKey:
         """Make an API key, at most as wide as the one that asks."""
         access.permit(caller, "key.create")
-        narrowed = access.narrowed(caller, wanted, datetime.now(UTC))
+        narrowed = access.narrowed(caller, wanted, await self._time())
         made_bearer = bearer.generate("api_key")
 
         async def work(tx: Transaction) -> MadeKey:
@@ -137,9 +139,12 @@ class Tenants(Door):
             key = found(await store.get_key(tx, key_id))
             access.may_revoke(caller, key)
             found(await store.delete_key(tx, key_id) or None)
+            hashed = shredding.hash_of(self._pepper, "key", tx.workspace, key_id)
+            await shredding.record(tx, hashed)
             await audit.record(tx, caller, "key.delete", target=("key", key_id))
 
         await self._database.run(caller.workspace, work)
+        await self._carried()
 
     async def _insert_key(
         self, tx: Transaction, caller: Caller, wanted: NewKey, made: Secret
@@ -176,6 +181,15 @@ class Tenants(Door):
         access.permit(caller, "user.read")
         return found(await self._store.user(caller.workspace, user_id))
 
+    async def user_of_number(self, caller: Caller, number: str) -> UserId | None:
+        """Whose telephone number this is, in E.164; ``None`` also where two users share it."""
+        access.permit(caller, "call.receive")
+        index = (await self._store.seal_of(caller.workspace)).number_index(number)
+        users = await self._database.run(
+            caller.workspace, lambda tx: store.users_of_number(tx, index)
+        )
+        return users[0] if len(users) == 1 else None
+
     async def refuse_missing_user(self, caller: Caller, user_id: UserId) -> None:
         """Raise if there is no such user; opens nothing."""
         if not await self._store.has_user(caller.workspace, user_id):
@@ -190,7 +204,10 @@ class Tenants(Door):
         sealing = await self._store.seal_of(caller.workspace)
 
         async def work(tx: Transaction) -> None:
-            found(await store.delete_user(tx, user_id) or None)
+            made_at = found(await store.delete_user(tx, user_id))
+            hashed = shredding.user_hash(self._pepper, tx.workspace, user_id, made_at)
+            await shredding.record(tx, hashed)
             await audit.record(tx, caller, "user.delete", user_ref=sealing.user_ref(user_id))
 
         await self._database.run(caller.workspace, work)
+        await self._carried()

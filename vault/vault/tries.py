@@ -40,6 +40,7 @@ from vault.store import connections as rows
 from vault.store import get_workspace
 from vault.store import tries as try_rows
 from vault.store.connections import IntegrationRow
+from vault.store.refreshing import begin_life
 from vault.vault.connections import Connections, New, Place
 from vault.vault.door import found
 
@@ -176,6 +177,9 @@ class Tries(Connections):
             way.caller, way.session, flow.flow_id, flow.generation + 1, rows.packed(received)
         )
 
+        sealing = await self._store.seal_of(way.caller.workspace)
+        user_ref = sealing.user_ref(way.session.user_id)
+
         async def work(tx: Transaction) -> Flow | None:
             if not await try_rows.advance_flow(
                 tx,
@@ -186,7 +190,8 @@ class Tries(Connections):
                 lifetime=FLOW_SECONDS,
             ):
                 return None
-            await rows.await_connection(
+            await try_rows.session_waits(tx, way.session.session_id)
+            waiting = await rows.await_connection(
                 tx,
                 new_id("conn"),
                 way.session,
@@ -195,6 +200,8 @@ class Tries(Connections):
                 needs,
                 sorted(set(received.asked_scopes)),
             )
+            if waiting is not None:
+                await begin_life(tx, waiting, flow.integration, way.session.environment, user_ref)
             await audit.record(
                 tx,
                 way.caller,
@@ -261,14 +268,25 @@ class Tries(Connections):
         return is_over
 
     async def _discard(self, way: Way, held: Held) -> None:
-        revoke = way.provider.revoke
-        if revoke is None or revoke.kills == "grant":
-            return  # the account's other connections, here or elsewhere, would die with it
+        if await self._is_lived_on(way, held):
+            return
         with suppress(VaultError, TimeoutError):
             environment = way.session.environment
             app = await self._app_with(way.caller, way.integration, environment, held)
             async with asyncio.timeout(DISCARD_SECONDS):
                 await self._dialogue.revoke(app, held.tokens, now=await self._time())
+
+    async def _is_lived_on(self, way: Way, held: Held) -> bool:
+        """Would giving this back end a connection that is there? Where it cannot be told: yes."""
+        revoke = way.provider.revoke
+        if revoke is None or revoke.kills != "grant":
+            return revoke is None
+        if held.account is None:
+            return True
+        sealing = await self._store.seal_of(way.caller.workspace)
+        account = self._account_index(sealing, way.provider.id, held.account.id)
+        place = (way.flow.integration, way.session.environment)
+        return await self._has_siblings(way.caller, account, place)
 
     async def _is_another_account(self, way: Way, account: Account | None) -> bool:
         """Is it another account than the one that was connected before?"""

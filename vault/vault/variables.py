@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from msgspec import Struct
@@ -14,7 +15,7 @@ from msgspec import Struct
 from vault import access, audit
 from vault.database import Transaction
 from vault.environments import FallbackWarning, choose, fallback_warnings
-from vault.errors import Conflict, Invalid
+from vault.errors import Conflict, Invalid, Unresolved
 from vault.model import (
     MAX_ENVIRONMENTS,
     PRODUCTION,
@@ -136,6 +137,10 @@ class Variables(Door):
     async def fallback_warnings(self, caller: Caller) -> list[FallbackWarning]:
         """Hosts of one environment beside secrets of production; none where nothing falls back."""
         access.permit(caller, "variable.list")
+        return await self.fallback_warnings_for(caller)
+
+    async def fallback_warnings_for(self, caller: Caller) -> list[FallbackWarning]:
+        """The same, for who has permitted another deed that needs it: labels, and no value."""
 
         async def work(tx: Transaction) -> list[FallbackWarning]:
             if not (await rows.get_settings(tx)).secret_fallback:
@@ -259,6 +264,48 @@ class Variables(Door):
             caller, "configuration.show", labels, secret_ids, environment
         )
 
+    async def label_values(
+        self, caller: Caller, labels: set[str], environment: str
+    ) -> dict[str, str | Secret]:
+        """What labels say to a conversation in its environment; what has no value is left out.
+
+        One statement, and a line in the record like any other use.
+        """
+        access.permit(caller, "conversation.prepare")
+        if not labels:
+            return {}
+        settings, candidates = await self._candidates(
+            caller, "configuration.use", labels, set(), environment
+        )
+        found: dict[str, str | Secret] = {}
+        for label in sorted(labels):
+            with suppress(Unresolved):
+                row = choose(
+                    candidates, label, environment, secret_fallback=settings.secret_fallback
+                )
+                value = (await self._resolved(caller.workspace, row, environment)).value
+                if isinstance(value, ResolvedSecret):
+                    found[label] = value.value
+                elif isinstance(value, str):
+                    found[label] = value
+        return found
+
+    async def _candidates(
+        self,
+        caller: Caller,
+        action: access.Action,
+        labels: set[str],
+        secret_ids: set[str],
+        environment: str,
+    ) -> tuple[SettingsOf, list[ResolvedRow]]:
+        async def work(tx: Transaction) -> tuple[SettingsOf, list[ResolvedRow]]:
+            settings = await rows.get_settings(tx)
+            candidates = await rows.candidates(tx, sorted(labels), sorted(secret_ids), environment)
+            await audit.record(tx, caller, action, environment=environment)
+            return settings, candidates
+
+        return await self._database.run(caller.workspace, work)
+
     async def _configuration(
         self,
         caller: Caller,
@@ -268,14 +315,9 @@ class Variables(Door):
         environment: str,
     ) -> Configuration:
         access.permit_environment(caller, environment)
-
-        async def work(tx: Transaction) -> tuple[SettingsOf, list[ResolvedRow]]:
-            settings = await rows.get_settings(tx)
-            candidates = await rows.candidates(tx, sorted(labels), sorted(secret_ids), environment)
-            await audit.record(tx, caller, action, environment=environment)
-            return settings, candidates
-
-        settings, candidates = await self._database.run(caller.workspace, work)
+        settings, candidates = await self._candidates(
+            caller, action, labels, secret_ids, environment
+        )
         chosen = [
             choose(candidates, label, environment, secret_fallback=settings.secret_fallback)
             for label in sorted(labels)

@@ -12,11 +12,24 @@ from typing import Final
 
 from litestar import Router
 
-from broker.api.convai import auth_connections, environment_variables, environments, secrets
+from broker.api.convai import (
+    auth_connections,
+    conversation_socket,
+    environment_variables,
+    environments,
+    outbound_calls,
+    phone_numbers,
+    secrets,
+    sessions,
+)
 
 ROUTERS: Final[tuple[Router, ...]] = (
     environment_variables.router,
     environments.router,
     secrets.router,
     auth_connections.router,
+    sessions.router,
+    outbound_calls.router,
+    phone_numbers.router,
+    conversation_socket.router,
 )

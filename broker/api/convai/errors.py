@@ -55,6 +55,10 @@ _KINDS: Final[dict[str, tuple[str, str, int]]] = {
     "forbidden": ("authorization_error", "missing_permissions", 403),
     "not_found": ("not_found", "not_found", 404),
     "conflict": ("conflict", "conflict", 409),
+    "connection_missing": ("conflict", "connection_missing", 409),
+    "upstream_missing": ("conflict", "upstream_missing", 409),
+    "delivery_not_possible": ("validation_error", "delivery_not_possible", 400),
+    "delivery_needs_gateway": ("validation_error", "delivery_needs_gateway", 400),
     "invalid": ("validation_error", "invalid_parameters", 400),
     "too_large": ("validation_error", "request_too_large", 413),
     "unresolved": ("validation_error", "unresolved", 400),
@@ -70,11 +74,12 @@ _ALWAYS: Final = ("unauthenticated", "forbidden", "internal", "not_ready")
 
 def declared(*codes: str) -> dict[int, ResponseSpec]:
     """What OpenAPI says that may go wrong, by our codes; 422 may at every route."""
-    found = {422: _spec(BrokenRules, "The request breaks the schema")}
+    by_status: dict[int, list[str]] = {}
     for one in (*_ALWAYS, *codes):
         _, code, status = _KINDS[one]
-        found[status] = _spec(ErrorOut, f"`{code}`: {TITLES[one]}")
-    return found
+        by_status.setdefault(status, []).append(f"`{code}`: {TITLES[one]}")
+    found = {status: _spec(ErrorOut, "; ".join(said)) for status, said in by_status.items()}
+    return {**found, 422: _spec(BrokenRules, "The request breaks the schema")}
 
 
 def _spec(kind: type[Struct], description: str) -> ResponseSpec:

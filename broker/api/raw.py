@@ -1,0 +1,150 @@
+"""The hot route without its framework: a mint whose request is as it should be.
+
+* Only what is plainly right is answered here: a POST to ``/v1/conversations`` with one JSON body of
+  a stated length, and no query. Everything else, every refusal and every error goes to the typed
+  route, with the body that was read, so that there is one place that says no.
+* What is answered is the typed route's own struct, encoded by the same encoder;
+  ``tests/broker/test_raw.py`` holds the two against each other.
+* Nothing has happened when it is passed on: a mint that fails has made nothing.
+"""
+
+import re
+from typing import Any, Final
+
+import msgspec
+from litestar.connection import ASGIConnection
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+
+from broker.api.conversation_messages import ConversationIn, ConversationMade
+from broker.api.requests import Door
+from broker.broker import Broker
+from broker.conversation import Minted, Wanted
+from vault.errors import VaultError
+from vault.model import Caller, Once
+from vault.vault import Vault
+
+PATH: Final = "/v1/conversations"
+MAX_BODY: Final = 64 * 1024
+
+_KEY: Final = re.compile(rb"[!-~]{1,255}")
+_JSON: Final = re.compile(rb"(?i)application/json(;|$)")
+_HEADERS: Final = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
+
+# What a server says of a request; Litestar's own types are of what an application says.
+Received = dict[str, Any]
+
+_decode: Final = msgspec.json.Decoder(ConversationIn).decode
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class RawMint:
+    """Stands between the gate and the application."""
+
+    def __init__(self, vault: Vault, broker: Broker, door: Door) -> None:
+        self._vault = vault
+        self._broker = broker
+        self._door = door
+
+    def before(self, app: ASGIApp) -> ASGIApp:
+        """Return the application with the hot route in front of it."""
+
+        async def raw(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != ScopeType.HTTP or not _is_plain(scope):
+                await app(scope, receive, send)
+                return
+            messages = await _received(receive)
+            answer = await self._answer(scope, messages)
+            if answer is None:
+                await app(scope, _replayed(messages, receive), send)
+                return
+            start: Any = {
+                "type": "http.response.start",
+                "status": 201,
+                "headers": [*_HEADERS, (b"content-length", str(len(answer)).encode())],
+            }
+            body: Any = {"type": "http.response.body", "body": answer, "more_body": False}
+            await send(start)
+            await send(body)
+
+        return raw
+
+    async def _answer(self, scope: Scope, messages: list[Received]) -> bytes | None:
+        """The whole body of a 201; ``None`` where the typed route has to see to it."""
+        body = _whole(messages)
+        if body is None:
+            return None
+        try:
+            wanted = _decode(body).wanted()
+            once = self._once(scope, body)
+            done = None if once else await self._quickly(scope, wanted)
+            if done is None:
+                caller = await self._door.caller(ASGIConnection[Any, Any, Any, Any](scope))
+                done = caller, await self._broker.minting.mint(caller, wanted, once)
+        except (VaultError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        scope["path_template"] = PATH
+        scope["state"]["caller"] = done[0]
+        return _encode(ConversationMade.of(done[1]))
+
+    async def _quickly(self, scope: Scope, wanted: Wanted) -> tuple[Caller, Minted] | None:
+        """What the short way makes of it; ``None`` where it is not for it."""
+        key_hash = self._door.key_hash(scope["headers"])
+        if key_hash is None:
+            return None
+        return await self._broker.quick.mint(key_hash, scope["state"]["request_id"], wanted)
+
+    def _once(self, scope: Scope, body: bytes) -> Once | None:
+        keys = [value for name, value in scope["headers"] if name == b"idempotency-key"]
+        if not keys:
+            return None
+        place = f"POST {PATH}"
+        return Once(
+            key_hash=self._vault.fingerprint(f"{place}\n{keys[0].decode()}"),
+            fingerprint=self._vault.fingerprint(place.encode() + b"\n" + body),
+        )
+
+
+def _is_plain(scope: HTTPScope) -> bool:
+    if scope["path"] != PATH or scope["method"] != "POST" or scope["query_string"]:
+        return False
+    length, media, keys = b"", b"", 0
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            length = value
+        elif name == b"content-type":
+            media = value
+        elif name == b"idempotency-key":
+            keys += 1
+            if keys > 1 or not _KEY.fullmatch(value):
+                return False
+        elif name == b"transfer-encoding":
+            return False
+    return bool(_JSON.match(media)) and length.isdigit() and 0 < int(length) <= MAX_BODY
+
+
+async def _received(receive: Receive) -> list[Received]:
+    """Everything of the request, as it came."""
+    messages: list[Received] = []
+    while True:
+        message: Any = await receive()
+        messages.append(message)
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return messages
+
+
+def _whole(messages: list[Received]) -> bytes | None:
+    """The body; ``None`` where the client went away."""
+    if any(one["type"] != "http.request" for one in messages):
+        return None
+    return b"".join(one.get("body", b"") for one in messages)
+
+
+def _replayed(messages: list[Received], receive: Receive) -> Receive:
+    """Say it all once more to whoever asks."""
+    left = list(messages)
+
+    async def again() -> Any:  # noqa: ANN401 - as a server says it
+        return left.pop(0) if left else await receive()
+
+    return again

@@ -1,0 +1,5 @@
+"""``python -m broker.cli``: the command."""
+
+from broker.cli import main
+
+main()

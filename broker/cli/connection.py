@@ -1,0 +1,133 @@
+"""``keyturn connection``: what users have connected, at the terminal. No token is ever printed."""
+
+import rich_click as click
+
+from broker.api.connect_messages import ConnectionOut
+from broker.api.token_messages import ExplanationOut
+from broker.terminal import EVERYTHING, in_workspace, print_json, run
+from vault.consent import Revoked
+from vault.model import Page
+
+as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON.")
+of_workspace = click.option("--workspace", "-w", help="The workspace, by id or name.")
+
+
+@click.group()
+def connection() -> None:
+    """What users have connected."""
+
+
+@connection.command("list")
+@click.option("--user", default="", help="Only this user's.")
+@click.option("--integration", default="", help="Only at this integration.")
+@click.option("--environment", "-e", default="", help="Only in this environment.")
+@click.option("--state", default="", help="Only in this state, as in active or needs_reauth.")
+@of_workspace
+@as_json
+def connection_list(
+    user: str,
+    integration: str,
+    environment: str,
+    state: str,
+    workspace: str | None,
+    *,
+    json_output: bool,
+) -> None:
+    """List connections."""
+    found = run(_listed(workspace, (user, integration, environment, state)))
+    if json_output:
+        print_json(found)
+        return
+    for one in found:
+        ends = one.expires_at.isoformat(timespec="seconds") if one.expires_at else "does not expire"
+        click.echo(
+            f"{one.id}  {one.user_id:20} {one.integration:16} {one.environment:12} "
+            f"{one.state:12} {ends}"
+        )
+
+
+@connection.command("show")
+@click.argument("connection_id", metavar="ID")
+@of_workspace
+def connection_show(connection_id: str, workspace: str | None) -> None:
+    """Show what is known of a connection, without what it holds."""
+    print_json(run(_shown(connection_id, workspace)))
+
+
+@connection.command("delete")
+@click.argument("connection_id", metavar="ID")
+@of_workspace
+def connection_delete(connection_id: str, workspace: str | None) -> None:
+    """Delete a connection, and give its tokens back to the provider."""
+    click.echo(f"{connection_id}: deleted, {run(_deleted(connection_id, workspace))}")
+
+
+@connection.command("refresh")
+@click.argument("connection_id", metavar="ID")
+@of_workspace
+def connection_refresh(connection_id: str, workspace: str | None) -> None:
+    """Refresh a connection's tokens now."""
+    after = run(_refreshed(connection_id, workspace))
+    click.echo(f"{connection_id}: refreshed, generation {after.generation}")
+
+
+@connection.command("explain")
+@click.argument("connection_id", metavar="ID")
+@of_workspace
+@as_json
+def connection_explain(connection_id: str, workspace: str | None, *, json_output: bool) -> None:
+    """Say why a connection is as it is, and what happened to it."""
+    told = run(_explained(connection_id, workspace))
+    if json_output:
+        print_json(told)
+        return
+    click.echo(f"{connection_id}  {told.connection.state}: {told.why}")
+    for name, at in (
+        ("expires", told.connection.expires_at),
+        ("looked at next", told.due_at),
+        ("not tried before", told.next_try_at),
+        ("unused refresh token ends", told.idle_ends),
+        ("consent ends", told.consent_ends),
+        ("held until", told.held_until),
+    ):
+        if at is not None:
+            click.echo(f"  {name:26} {at.isoformat(timespec='seconds')}")
+    for one in told.attempts:
+        status = f" ({one.http_status})" if one.http_status else ""
+        became = f" -> generation {one.generation}" if one.generation else ""
+        began = one.began_at.isoformat(timespec="seconds")
+        click.echo(f"  #{one.number:<4} {began}  {one.outcome}{status}{became}  {one.detail}")
+
+
+async def _refreshed(connection_id: str, workspace: str | None) -> ConnectionOut:
+    async with in_workspace(workspace) as (vault, caller):
+        return ConnectionOut.of(await vault.refresh_connection(caller, connection_id))
+
+
+async def _explained(connection_id: str, workspace: str | None) -> ExplanationOut:
+    async with in_workspace(workspace) as (vault, caller):
+        return ExplanationOut.of(await vault.explain_connection(caller, connection_id))
+
+
+async def _listed(workspace: str | None, wanted: tuple[str, str, str, str]) -> list[ConnectionOut]:
+    user, integration, environment, state = wanted
+    async with in_workspace(workspace) as (vault, caller):
+        found = await vault.list_connections(
+            caller,
+            Page(EVERYTHING),
+            user_id=user,
+            integration=integration,
+            environment=environment,
+            state=state,
+        )
+        return [ConnectionOut.of(one) for one in found]
+
+
+async def _shown(connection_id: str, workspace: str | None) -> ConnectionOut:
+    async with in_workspace(workspace) as (vault, caller):
+        return ConnectionOut.of(await vault.get_connection(caller, connection_id))
+
+
+async def _deleted(connection_id: str, workspace: str | None) -> Revoked:
+    async with in_workspace(workspace) as (vault, caller):
+        return await vault.delete_connection(caller, connection_id)

@@ -1,0 +1,135 @@
+"""What many ask for at once is asked for together: one statement and one commit for all of them.
+
+* While a batch is under way the next one collects; with nothing under way a batch is of one, and
+  begins at once.
+* A second batch goes beside the first where it is worth it: ``ENOUGH`` wait, or somebody has waited
+  for ``HURRY``. Two halves cost more than the whole, and still a stuck statement stops nobody.
+* No group takes more than a quarter of a batch while others wait.
+* One that makes a batch fail fails alone: a failed batch is asked for again one by one.
+* Whoever waits for longer than ``PATIENCE``, or comes when too many wait, is told so.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from vault.errors import NotReady
+
+LANES: Final = 2  # batches that are under way at a time
+ENOUGH: Final = 32
+HURRY: Final = 0.02  # seconds
+PATIENCE: Final = 5.0  # seconds
+MOST_WAITING: Final = 64  # batches' worth
+SHARE: Final = 4  # a group gets one of so many parts while others wait
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+
+class _Waiting(NamedTuple, Generic[Q, A]):
+    question: Q
+    answer: "asyncio.Future[A]"
+    since: float
+
+
+class Batches(Generic[Q, A]):
+    """Asks in batches of at most ``cap``; ``run`` answers a batch, in its order."""
+
+    def __init__(self, run: Callable[[Sequence[Q]], Awaitable[Sequence[A]]], cap: int) -> None:
+        self._run = run
+        self._cap = cap
+        self._groups: dict[Hashable, deque[_Waiting[Q, A]]] = {}
+        self._waiting = 0
+        self._lanes = 0
+        self._hurry: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def ask(self, group: Hashable, question: Q) -> A:
+        """The answer to one question; ``group``: on whose behalf it is asked."""
+        if self._waiting >= self._cap * MOST_WAITING:
+            raise NotReady("Too many wait for the database.")
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[A] = loop.create_future()
+        queue = self._groups.get(group)
+        if queue is None:
+            queue = self._groups[group] = deque()
+        queue.append(_Waiting(question, answer, time.monotonic()))
+        self._waiting += 1
+        if self._lanes == 0 or self._waiting >= min(ENOUGH, self._cap):
+            self._open_lane()
+        elif self._hurry is None:
+            self._hurry = loop.call_later(HURRY, self._hasten)
+        return await answer
+
+    def _open_lane(self) -> None:
+        if self._lanes < LANES:
+            self._lanes += 1
+            # It begins after whoever else is ready to ask in this turn of the loop.
+            task = asyncio.create_task(self._drain())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _hasten(self) -> None:
+        """Somebody may have waited for long; who came later only gains by it."""
+        self._hurry = None
+        if self._waiting:
+            self._open_lane()
+
+    async def _drain(self) -> None:
+        try:
+            while batch := self._taken():
+                await self._answered(batch)
+        finally:
+            # In the same step as the last look at who waits: whoever asks next begins a lane.
+            self._lanes -= 1
+
+    def _taken(self) -> list[_Waiting[Q, A]]:
+        """Take the next batch: the groups in turn, each with its share."""
+        share = self._cap if len(self._groups) == 1 else max(self._cap // SHARE, 1)
+        oldest = time.monotonic() - PATIENCE
+        taken: list[_Waiting[Q, A]] = []
+        for group in list(self._groups):
+            room = min(share, self._cap - len(taken))
+            if room == 0:
+                break
+            queue = self._groups.pop(group)
+            while queue and room:
+                one = queue.popleft()
+                self._waiting -= 1
+                if one.answer.done():
+                    continue  # whoever asked has gone away
+                if one.since < oldest:
+                    one.answer.set_exception(NotReady("The database is too busy."))
+                    continue
+                taken.append(one)
+                room -= 1
+            if queue:
+                self._groups[group] = queue  # at the end: others come first now
+        return taken
+
+    async def _answered(self, batch: Sequence[_Waiting[Q, A]]) -> None:
+        try:
+            answers = await self._run([one.question for one in batch])
+        except asyncio.CancelledError:
+            for one in batch:
+                one.answer.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - a mistake of ours is told to those who wait
+            # A database that is away is so for each of them.
+            if len(batch) == 1 or isinstance(error, NotReady):
+                _fail(batch, error)
+                return
+            for one in batch:
+                await self._answered([one])
+        else:
+            for one, answer in zip(batch, answers, strict=True):
+                if not one.answer.done():
+                    one.answer.set_result(answer)
+
+
+def _fail(batch: Sequence[_Waiting[Q, A]], error: Exception) -> None:
+    for one in batch:
+        if not one.answer.done():
+            one.answer.set_exception(error)

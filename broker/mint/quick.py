@@ -1,0 +1,343 @@
+"""Minting where everything is plainly right: many at once, in two statements for all of them.
+
+* The first reads, for a batch of mints of any workspaces, all that each has to know; the second
+  writes, for a batch, conversations, lines in the record and holds, in one commit. A mint is
+  written only if what it was read with still holds: the key lives, the user is there, every token
+  is the present one. It is durable before anything is answered.
+* Between the two lies what a statement cannot do: open what the user's own key seals, decide which
+  variable comes from where, and seal that under the same key.
+* ``None`` is no refusal. What has to be refreshed, waited for, asked of an upstream or linked, what
+  changed meanwhile, and whoever is not let in, goes the long way, which has the last word. Nothing
+  has happened by then.
+* What is made of the rows is ``Minting``'s, for both ways; ``tests/flows/test_mint_quick.py`` holds
+  the two against each other.
+"""
+
+import hmac
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from broker.agents import Agents
+from broker.conversation import (
+    START_WITHIN,
+    Minted,
+    Wanted,
+    environment_of,
+    is_asked_for,
+    min_ttl_of,
+)
+from broker.conversations import Bearers, NewConversation, Times
+from broker.mint import Minting, Scene
+from broker.mint.batches import Batches
+from vault import access
+from vault.model import Caller, KeyId, Scope, WorkspaceId, new_id, new_ids
+from vault.sql import Query
+from vault.store.surveys import UserRow
+from vault.vault import Vault
+from vault.vault.looks import Settled
+
+MAX_HOMES: Final = 10_000
+
+
+class Question(NamedTuple):
+    """What the first statement is asked, in the order of its parameters."""
+
+    hashes: bytes
+    user_ids: str
+    environments: str
+    agent_ids: str
+
+
+class LookRow(Struct, frozen=True):
+    """All that one mint has to know, as one moment has it; connections in arrays of one order."""
+
+    place: int
+    workspace_id: WorkspaceId
+    api_key_id: KeyId
+    hash: bytes
+    scopes: list[Scope]
+    key_environments: list[str]
+    key_expires_at: datetime | None
+    environment: str
+    generation: int
+    profile: bytes
+    user_key: bytes
+    key_id: bytes
+    version: int
+    wrapped: bytes
+    root_key_id: str
+    index_key: bytes
+    agent_generation: int | None
+    agent_sealed: bytes | None
+    has_upstream: bool
+    now: datetime
+    connection_ids: list[str]
+    integrations: list[str]
+    connection_environments: list[str]
+    providers: list[str]
+    scope_lists: list[str | None]
+    states: list[str]
+    settled: list[bool]
+    generations: list[int]
+    issued: list[datetime | None]
+    ends: list[datetime | None]
+    token_generations: list[int | None]
+    tokens: list[bytes | None]
+
+    def user(self) -> UserRow:
+        return UserRow(
+            generation=self.generation,
+            profile=self.profile,
+            user_key=self.user_key,
+            key_id=self.key_id,
+            version=self.version,
+            wrapped=self.wrapped,
+            root_key_id=self.root_key_id,
+            index_key=self.index_key,
+            now=self.now,
+            connection_ids=self.connection_ids,
+            integrations=self.integrations,
+            environments=self.connection_environments,
+            states=self.states,
+        )
+
+    def tokens_of(self, connection_id: str) -> Settled | None:
+        """What one connection holds; ``None`` unless that is good as it is."""
+        place = self.connection_ids.index(connection_id)
+        issued_at, generation = self.issued[place], self.token_generations[place]
+        sealed, scopes = self.tokens[place], self.scope_lists[place]
+        if not self.settled[place] or issued_at is None or generation is None or sealed is None:
+            return None
+        return Settled(
+            connection_id=connection_id,
+            integration=self.integrations[place],
+            environment=self.connection_environments[place],
+            provider=self.providers[place],
+            scopes=None if scopes is None else _scopes_from(scopes),
+            generation=self.generations[place],
+            issued_at=issued_at,
+            access_ends=self.ends[place],
+            tokens_generation=generation,
+            sealed=sealed,
+        )
+
+
+class WrittenRow(Struct, frozen=True):
+    conversation_id: str
+    created_at: datetime
+    start_by: datetime
+    expires_at: datetime
+
+
+class Deed(NamedTuple):
+    """What the second statement is told to write, in the order of its parameters."""
+
+    hashes: bytes
+    workspace_ids: str
+    conversation_ids: str
+    event_ids: str
+    user_ids: str
+    user_refs: str
+    agent_ids: str
+    environments: str
+    runtimes: str
+    channels: str
+    deliveries: str
+    branch_ids: str
+    reached: str
+    kept: bytes
+    armed: bool
+    bearer_kinds: str | None
+    bearer_hashes: bytes | None
+    ticket_hashes: bytes | None
+    start_within: int
+    lasts: int
+    promised: int
+    request_ids: str
+    looking: bool
+    token_ids: str
+    token_generations: str
+    token_events: str
+
+
+class Changed(Exception):
+    """What was looked at is not so any more."""
+
+
+_look: Final = Query("batches", "look", LookRow, package="broker")
+_write: Final = Query("batches", "write", WrittenRow, package="broker")
+_scopes_from: Final = msgspec.json.Decoder(list[str]).decode
+
+
+class Quick:
+    """The short way to a conversation."""
+
+    def __init__(self, vault: Vault, minting: Minting, agents: Agents, *, batch: int) -> None:
+        self._vault = vault
+        self._minting = minting
+        self._agents = agents
+        self._looks = Batches(self._look, batch)
+        self._writes = Batches(self._write, batch)
+        # By a key's hash the workspace that it was found in: a hint for who waits for whom.
+        self._homes: dict[bytes, WorkspaceId] = {}
+
+    async def mint(
+        self, key_hash: bytes, request_id: str, wanted: Wanted
+    ) -> tuple[Caller, Minted] | None:
+        """Make a conversation for the holder of this key; ``None``: that takes the long way."""
+        if wanted.connect_links:
+            return None
+        asked = Question(key_hash, wanted.user_id, wanted.environment or "", wanted.agent_id)
+        row = await self._looks.ask(self._homes.get(key_hash, key_hash), asked)
+        if row is None or not hmac.compare_digest(row.hash, key_hash):
+            return None
+        self._remember(key_hash, row.workspace_id)
+        caller = _caller(row, request_id)
+        access.permit(caller, "conversation.mint")
+        scene = await self._scene(caller, wanted, row)
+        if not _is_ours_alone(scene, row):
+            return None
+        settled = _settled(scene, row)
+        if settled is None:
+            return None
+        try:
+            return caller, await self._made(scene, key_hash, settled)
+        except Changed:
+            return None
+
+    def _remember(self, key_hash: bytes, workspace: WorkspaceId) -> None:
+        if key_hash not in self._homes:
+            if len(self._homes) >= MAX_HOMES:
+                self._homes.clear()
+            self._homes[key_hash] = workspace
+
+    async def _scene(self, caller: Caller, wanted: Wanted, row: LookRow) -> Scene:
+        environment = environment_of(caller, wanted.environment)
+        profile = None
+        if row.agent_sealed is not None and row.agent_generation is not None:
+            profile = await self._agents.profile_of(
+                caller, wanted.agent_id, row.agent_generation, row.agent_sealed
+            )
+        survey = await self._vault.surveyed(caller, wanted.user_id, environment, row.user())
+        return self._minting.scene(caller, wanted, new_id("kcv"), environment, profile, survey, {})
+
+    async def _made(self, scene: Scene, key_hash: bytes, settled: Sequence[Settled]) -> Minted:
+        survey, min_ttl = scene.survey, min_ttl_of(scene.wanted, scene.profile)
+        fresh = await self._vault.settled_tokens(
+            scene.itself,
+            survey.user_id,
+            survey.opener,
+            settled,
+            now=survey.now,
+            min_ttl=timedelta(seconds=min_ttl),
+            look=scene.looking,
+        )
+        found = self._minting.planned(scene, {one.integration: one for one in fresh}, {})
+
+        async def write(new: NewConversation, bearers: Bearers) -> Times:
+            deed = _deed(scene, key_hash, new, bearers, settled)
+            times = await self._writes.ask(scene.caller.workspace, deed)
+            if times is None:
+                raise Changed
+            return times
+
+        return await self._minting.made(scene, found, write)
+
+    # The two statements
+
+    async def _look(self, questions: Sequence[Question]) -> list[LookRow | None]:
+        rows = await self._vault.look_up_for_guest(_look, **_columns(Question._fields, questions))
+        answers: list[LookRow | None] = [None] * len(questions)
+        for row in rows:
+            answers[row.place - 1] = row
+        return answers
+
+    async def _write(self, deeds: Sequence[Deed]) -> list[Times | None]:
+        rows = await self._vault.write_for_guest(_write, **_columns(Deed._fields, deeds))
+        times = {
+            row.conversation_id: Times(row.created_at, row.start_by, row.expires_at) for row in rows
+        }
+        return [times.get(one.conversation_ids) for one in deeds]
+
+
+def _caller(row: LookRow, request_id: str) -> Caller:
+    return Caller(
+        kind="key",
+        actor_id=row.api_key_id,
+        workspace=row.workspace_id,
+        scopes=frozenset(row.scopes),
+        environments=tuple(row.key_environments),
+        expires_at=row.key_expires_at,
+        request_id=request_id,
+    )
+
+
+def _is_ours_alone(scene: Scene, row: LookRow) -> bool:
+    """Does nobody have to be asked, and no other key be fetched?"""
+    if row.environment != scene.environment:
+        return False
+    if scene.runtime == "elevenlabs":
+        return scene.delivery == "relay" and row.has_upstream
+    if scene.runtime == "livekit":
+        return False  # its project signs, which the long way knows
+    return scene.profile is None or scene.profile.public_key is None or scene.delivery != "sealed"
+
+
+def _settled(scene: Scene, row: LookRow) -> list[Settled] | None:
+    """What is asked for, if all of it can be handed out as it is."""
+    min_ttl = timedelta(seconds=min_ttl_of(scene.wanted, scene.profile))
+    found = []
+    for one in scene.survey.connections.values():
+        if is_asked_for(one.integration, scene.profile, scene.wanted):
+            tokens = row.tokens_of(one.connection_id)
+            if tokens is None or not tokens.lasts(min_ttl, row.now):
+                return None
+            found.append(tokens)
+    return found
+
+
+def _deed(
+    scene: Scene,
+    key_hash: bytes,
+    new: NewConversation,
+    bearers: Bearers,
+    settled: Sequence[Settled],
+) -> Deed:
+    event_id, *token_events = new_ids("evt", 1 + len(settled))
+    return Deed(
+        hashes=key_hash,
+        workspace_ids=scene.caller.workspace,
+        conversation_ids=new.conversation_id,
+        event_ids=event_id,
+        user_ids=new.user_id,
+        user_refs=scene.survey.user_ref,
+        agent_ids=new.agent_id,
+        environments=new.environment,
+        runtimes=new.runtime,
+        channels=new.channel,
+        deliveries=new.delivery,
+        branch_ids=new.branch_id,
+        reached=" ".join(new.connection_ids),
+        kept=new.kept,
+        armed=new.armed,
+        bearer_kinds=bearers.kind,
+        bearer_hashes=bearers.bearer,
+        ticket_hashes=bearers.ticket,
+        start_within=START_WITHIN,
+        lasts=new.lasts,
+        promised=min_ttl_of(scene.wanted, scene.profile),
+        request_ids=scene.caller.request_id,
+        looking=scene.looking,
+        token_ids=" ".join([one.connection_id for one in settled]),
+        token_generations=" ".join([str(one.generation) for one in settled]),
+        token_events=" ".join(token_events),
+    )
+
+
+def _columns(names: Sequence[str], rows: Sequence[Sequence[object]]) -> dict[str, list[object]]:
+    """A batch as a statement takes it: an array for each parameter."""
+    return {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}

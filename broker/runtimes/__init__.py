@@ -1,0 +1,1 @@
+"""Where conversations run: one module a runtime, and each knows only its own wire."""

@@ -1,0 +1,217 @@
+"""Batches: what is asked for together, who gets how much of one, and who fails alone."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from broker.mint.batches import ENOUGH, HURRY, LANES, MOST_WAITING, Batches
+from vault.errors import Conflict, NotReady
+
+
+class Place:
+    """Answers batches when it is let to, and remembers them."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[str]] = []
+        self.open = asyncio.Event()
+        self.refused = ""
+
+    async def run(self, questions: Sequence[str]) -> list[str]:
+        self.seen.append(list(questions))
+        await self.open.wait()
+        if self.refused in questions:
+            raise Conflict("No.")
+        if "away" in questions:
+            raise NotReady("Nobody is there.")
+        return [one.upper() for one in questions]
+
+
+@pytest.fixture
+def place() -> Place:
+    return Place()
+
+
+def asking(batches: Batches[str, str], *every: str) -> list[asyncio.Task[str]]:
+    """Ask for each; the group is what stands before the dash."""
+    return [asyncio.create_task(batches.ask(one.split("-")[0], one)) for one in every]
+
+
+async def settled() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def busy(place: Place, batches: Batches[str, str]) -> list[asyncio.Task[str]]:
+    """Keep every lane at work, so that whoever comes now waits."""
+    tasks = []
+    for number in range(LANES):
+        tasks += asking(batches, f"z-{number}")
+        await settled()
+        await asyncio.sleep(number * 2 * HURRY)  # the first begins at once
+    assert len(place.seen) == LANES
+    return tasks
+
+
+async def test_a_second_batch_begins_when_enough_wait(place: Place) -> None:
+    batches = Batches(place.run, 2 * ENOUGH)
+    tasks = asking(batches, "a-0")
+    await settled()
+    tasks += asking(batches, *(f"b-{n}" for n in range(ENOUGH - 1)))
+    await settled()
+    assert len(place.seen) == 1
+    tasks += asking(batches, "b-last")
+    await settled()
+    assert [len(one) for one in place.seen] == [1, ENOUGH]
+    place.open.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_a_statement_that_is_stuck_stops_nobody(place: Place) -> None:
+    batches = Batches(place.run, 8)
+    stuck = asking(batches, "a-0")
+    await settled()
+    other = asking(batches, "b-0")
+    await asyncio.sleep(2 * HURRY)
+    assert place.seen == [["a-0"], ["b-0"]]
+    place.open.set()
+    await asyncio.gather(*stuck, *other)
+
+
+async def test_who_comes_alone_is_asked_for_at_once(place: Place) -> None:
+    batches = Batches(place.run, 8)
+    place.open.set()
+    assert await batches.ask("a", "x") == "X"
+    assert place.seen == [["x"]]
+
+
+async def test_what_waits_goes_together_and_each_gets_its_own_answer(place: Place) -> None:
+    batches = Batches(place.run, 8)
+    first = await busy(place, batches)
+    tasks = asking(batches, *(f"a-{n}" for n in range(5)))
+    await settled()
+    place.open.set()
+    assert await asyncio.gather(*tasks) == [f"A-{n}" for n in range(5)]
+    await asyncio.gather(*first)
+    assert place.seen[LANES:] == [[f"a-{n}" for n in range(5)]]
+
+
+async def test_a_batch_is_never_larger_than_its_cap(place: Place) -> None:
+    batches = Batches(place.run, 4)
+    first = await busy(place, batches)
+    tasks = asking(batches, *(f"a-{n}" for n in range(10)))
+    await settled()
+    place.open.set()
+    await asyncio.gather(*first, *tasks)
+    assert [len(one) for one in place.seen[LANES:]] == [4, 4, 2]
+
+
+async def test_nobody_takes_more_than_a_quarter_while_others_wait(place: Place) -> None:
+    batches = Batches(place.run, 8)
+    first = await busy(place, batches)
+    tasks = asking(batches, *(f"a-{n}" for n in range(20)), "b-0", "c-0")
+    await settled()
+    place.open.set()
+    await asyncio.gather(*first, *tasks)
+    [next_batch, after, *_] = place.seen[LANES:]
+    assert next_batch == ["a-0", "a-1", "b-0", "c-0"]
+    assert after == [f"a-{n}" for n in range(2, 10)]  # alone again, with all the room there is
+
+
+async def test_everybody_has_a_turn_before_anybody_has_two(place: Place) -> None:
+    batches = Batches(place.run, 4)
+    first = await busy(place, batches)
+    tasks = asking(batches, *(f"{group}-{n}" for group in "abcdef" for n in range(2)))
+    await settled()
+    place.open.set()
+    await asyncio.gather(*first, *tasks)
+    groups = [one.split("-")[0] for batch in place.seen[LANES:] for one in batch]
+    assert sorted(groups[:6]) == list("abcdef")
+
+
+async def test_one_that_fails_fails_alone(place: Place) -> None:
+    place.refused = "a-1"
+    batches = Batches(place.run, 8)
+    first = await busy(place, batches)
+    tasks = asking(batches, "a-0", "a-1", "b-0")
+    await settled()
+    place.open.set()
+    zero, one, other = await asyncio.gather(*tasks, return_exceptions=True)
+    assert (zero, other) == ("A-0", "B-0")
+    assert isinstance(one, Conflict)
+    await asyncio.gather(*first)
+
+
+async def test_a_database_that_is_away_is_not_asked_again_for_each(place: Place) -> None:
+    batches = Batches(place.run, 8)
+    first = await busy(place, batches)
+    tasks = asking(batches, "a-0", "away", "b-0")
+    await settled()
+    place.open.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(one, NotReady) for one in results)
+    assert len(place.seen) == LANES + 1
+    await asyncio.gather(*first)
+
+
+async def test_who_goes_away_is_not_asked_for(place: Place) -> None:
+    batches = Batches(place.run, 8)
+    first = await busy(place, batches)
+    gone, stays = asking(batches, "a-0", "a-1")
+    await settled()
+    gone.cancel()
+    await settled()
+    place.open.set()
+    assert await stays == "A-1"
+    await asyncio.gather(*first)
+    assert place.seen[LANES:] == [["a-1"]]
+
+
+async def test_who_waits_too_long_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = Batches(place.run, 8)
+    first = await busy(place, batches)
+    monkeypatch.setattr("broker.mint.batches.PATIENCE", 0.01)
+    [late] = asking(batches, "a-0")
+    await asyncio.sleep(0.05)
+    place.open.set()
+    with pytest.raises(NotReady):
+        await late
+    await asyncio.gather(*first)
+    assert place.seen[LANES:] == []
+
+
+async def test_there_is_an_end_to_how_many_wait(place: Place) -> None:
+    batches = Batches(place.run, 1)
+    first = await busy(place, batches)
+    tasks = asking(batches, *(f"a-{n}" for n in range(MOST_WAITING)))
+    await settled()
+    with pytest.raises(NotReady):
+        await batches.ask("b", "b-0")
+    place.open.set()
+    await asyncio.gather(*first, *tasks)
+
+
+async def test_who_asks_just_as_the_last_batch_ends_is_answered(place: Place) -> None:
+    batches = Batches(place.run, 8)
+    place.open.set()
+
+    async def again_and_again() -> None:
+        for _ in range(50):
+            assert await batches.ask("a", "x") == "X"
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(again_and_again() for _ in range(LANES + 1)))
+
+
+async def test_a_mistake_of_ours_is_told_and_the_rest_goes_on(place: Place) -> None:
+    async def mistaken(questions: Sequence[str]) -> list[str]:
+        if "bad" in questions:
+            raise TypeError("a mistake")
+        return await place.run(questions)
+
+    batches = Batches(mistaken, 1)
+    place.open.set()
+    bad, good = asking(batches, "bad", "a-0")
+    with pytest.raises(TypeError):
+        await bad
+    assert await good == "A-0"

@@ -1,0 +1,462 @@
+"""The short way to a conversation and the long one: the same answers, the same rows.
+
+Two users of one description are minted for, one by each way; what is compared has their names and
+what they hold replaced by what these are of.
+"""
+
+import asyncio
+import itertools
+import re
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+import pytest
+from conftest import Tenant
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec import Struct
+from support.minting import Desk, minting
+from support.sandbox import Provider
+
+from broker.api.conversation_messages import ConversationMade
+from broker.broker import Broker
+from broker.conversation import Minted, Wanted
+from broker.conversations import context, kept_from
+from vault.embedded import Embedded
+from vault.errors import VaultError
+from vault.model import Caller
+from vault.vault import Vault
+
+INTEGRATIONS: Final = ("google", "slack")
+STATES: Final = {
+    "active": "",
+    "backoff": "failures = 1",
+    "refreshing": "lease_owner = 'r', lease_until = now() + interval '1 minute'",
+    "uncertain": "doubt_since = now()",
+    "suspect": "suspect_since = now()",
+    "needs_reauth": "verdict = 'refused'",
+}
+# What is another one in each conversation.
+IDS: Final = re.compile(r"\b(kcv|evt|req|conn)_[0-9a-z]{26}\b|\bktg_\w+|\bkth_\w+|\bkts_\w+")
+_numbers = itertools.count()
+
+
+class Connected(Struct, frozen=True):
+    """One connection of a case."""
+
+    integration: str
+    environment: str
+    expires_in: int | None
+    state: str
+    scopes: list[str] | None
+
+
+class Case(Struct, frozen=True):
+    """A user, an agent, and what is asked for."""
+
+    connections: list[Connected]
+    attributes: dict[str, str]
+    profile: dict[str, Any] | None
+    shared: bool
+    wanted: dict[str, Any]
+
+    @property
+    def must_be_quick(self) -> bool:
+        """Is everything of it plainly right, so that only the short way will do?"""
+        calm = all(
+            one.state == "active" and (one.expires_in is None or one.expires_in > 2 * 3600)
+            for one in self.connections
+        )
+        profile = self.profile or {}
+        return calm and not profile.get("integrations") and not profile.get("variables")
+
+
+class Bureau(Struct, frozen=True):
+    """What the tests need of all parts."""
+
+    desk: Desk
+    broker: Broker
+    vault: Vault
+    admin: Any
+    caller: Caller
+    key_hash: bytes
+
+
+connections = st.lists(
+    st.builds(
+        Connected,
+        integration=st.sampled_from(INTEGRATIONS),
+        environment=st.sampled_from(["production", "staging"]),
+        expires_in=st.sampled_from([None, 20, 500, 3 * 3600, 24 * 3600]),
+        state=st.sampled_from(["active"] * 9 + list(STATES)),
+        scopes=st.sampled_from([None, [], ["mail"], ["mail", "files"]]),
+    ),
+    max_size=4,
+    unique_by=lambda one: (one.integration, one.environment),
+)
+variable = st.sampled_from(
+    [
+        {"from": "connection", "integration": "google", "field": "token"},
+        {"from": "connection", "integration": "slack", "field": "authorization", "default": "no"},
+        {"from": "user", "attribute": "plan"},
+        {"from": "client"},
+        {"from": "environment", "label": "host", "default": "none"},
+        {"value": "fixed"},
+    ]
+)
+profiles = st.none() | st.fixed_dictionaries(
+    {},
+    optional={
+        "tools": st.just("gateway"),
+        "min_ttl": st.sampled_from([60, 900]),
+        "delivery": st.sampled_from(["inline", "handle"]),
+        "integrations": st.lists(
+            st.fixed_dictionaries(
+                {"integration": st.sampled_from(INTEGRATIONS), "required": st.booleans()},
+                optional={"scopes": st.just(["mail"])},
+            ),
+            max_size=2,
+            unique_by=lambda one: one["integration"],
+        ),
+        "variables": st.dictionaries(
+            st.sampled_from(["secret__a", "secret__b"]), variable, max_size=2
+        ),
+    },
+)
+wanted = st.fixed_dictionaries(
+    {"runtime": st.sampled_from(["sealed", "sealed", "elevenlabs", "livekit"])},
+    optional={
+        "delivery": st.sampled_from(["inline", "handle", "sealed", "relay"]),
+        "environment": st.sampled_from(["production", "staging"]),
+        "integrations": st.just(("google",)),
+        "dynamic_variables": st.dictionaries(
+            st.sampled_from(["topic", "lang", "secret__x", "plan"]), st.text(max_size=5), max_size=2
+        ),
+        "min_ttl": st.sampled_from([0, 60, 3600]),
+        "on_missing": st.just("omit"),
+        "lasts": st.sampled_from([60, 3600]),
+    },
+)
+cases = st.builds(
+    Case,
+    connections=connections,
+    attributes=st.sampled_from([{}, {"plan": "pro"}]),
+    profile=profiles,
+    shared=st.booleans(),
+    wanted=wanted,
+)
+
+
+@pytest.fixture
+async def bureau(
+    tenant: Tenant, provider: Provider, vault: Vault, migrated: Embedded
+) -> AsyncIterator[Bureau]:
+    admin = await asyncpg.connect(migrated.dsn().reveal())
+    async with minting(tenant, provider) as desk:
+        caller = await vault.authenticate(tenant.key, request_id="req_long")
+        broker = Broker(vault, vault.egress)
+        yield Bureau(desk, broker, vault, admin, caller, vault.fingerprint(tenant.key))
+    await admin.close()
+
+
+async def furnished(bureau: Bureau, case: Case) -> tuple[str, dict[str, str]]:
+    """A user of this description; and what names of his stand for."""
+    user = f"user{next(_numbers)}"
+    names = {user: "<user>", user.title(): "<name>"}
+    await bureau.desk.user(user, attributes=case.attributes)
+    for one in case.connections:
+        token = await bureau.desk.connect(
+            user,
+            one.integration,
+            environment=one.environment,
+            expires_in=one.expires_in,
+            scopes=one.scopes,
+        )
+        names[token] = f"<{one.integration} {one.environment}>"
+        more = f", {STATES[one.state]}" if STATES[one.state] else ""
+        connection_id = await bureau.admin.fetchval(
+            f"""
+            update vault.connection_lives l set state = $4{more}
+              from vault.connections c
+             where c.workspace_id = $1 and c.user_id = $2 and c.integration = $3
+               and c.environment = $5 and l.workspace_id = c.workspace_id
+               and l.connection_id = c.connection_id
+            returning l.connection_id
+            """,  # noqa: S608 - our own words
+            *(bureau.caller.workspace, user, one.integration, one.state, one.environment),
+        )
+        names[connection_id] = f"<connection {one.integration} {one.environment}>"
+    sealing = await bureau.vault.user_ref(bureau.caller, user)  # type: ignore[arg-type] # a plain id
+    return user, {**names, sealing: "<ref>"}
+
+
+def plain(value: Any, names: dict[str, str]) -> Any:
+    """A value without what is another one for the other user or the other conversation."""
+    if isinstance(value, dict):
+        return {key: plain(one, names) for key, one in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [plain(one, names) for one in value]
+    if isinstance(value, datetime):
+        return "<time>"
+    if isinstance(value, str):
+        for name, stands_for in names.items():
+            value = value.replace(name, stands_for)
+        value = re.sub(r"signature=[\w-]+", "signature=", value)
+        return IDS.sub(r"<\1>", value)
+    return value
+
+
+async def rows_of(bureau: Bureau, made: Minted, names: dict[str, str]) -> Any:
+    """What a mint has left behind, all of it."""
+    workspace = bureau.caller.workspace
+    conversation = made.conversation_id
+    [row] = await bureau.admin.fetch(
+        "select c.*, k.sealed as user_key from vault.conversations c"
+        " join vault.user_keys k using (workspace_id, user_id)"
+        " where workspace_id = $1 and conversation_id = $2",
+        *(workspace, conversation),
+    )
+    found = dict(row)
+    opened = await bureau.vault.open_owned(
+        *(bureau.caller, found["user_id"], found.pop("user_key")),
+        *(context(workspace, conversation), found["kept"]),
+    )
+    found["kept"] = msgspec.to_builtins(kept_from(opened))
+    lasts = (found["expires_at"] - found["created_at"], found["start_by"] - found["created_at"])
+    for name in ("bearer_hash", "ticket_hash"):
+        found[name] = found[name] is not None
+    record = await bureau.admin.fetch(
+        "select actor_kind, actor_id, action, target_kind, target_id, user_ref, environment,"
+        " outcome from vault.audit_events where workspace_id = $1"
+        " and (target_id = $2 or actor_id = $2)",
+        *(workspace, conversation),
+    )
+    holds = await bureau.admin.fetch(
+        "select connection_id, generation, held_until - $3 as lasts from vault.connection_holds"
+        " where workspace_id = $1 and holder = $2",
+        *(workspace, conversation, made.expires_at),
+    )
+    lives = await bureau.admin.fetch(
+        "select connection_id, used_at is not null as used, promised, due_at <= now() as due,"
+        " due_at is null as never"
+        " from vault.connection_lives where workspace_id = $1 and connection_id = any($2)",
+        *(workspace, [name for name in names if name.startswith("conn_")]),
+    )
+    near = [(dict(one), abs(one["lasts"]) < timedelta(seconds=30)) for one in holds]
+    for one, _ in near:
+        del one["lasts"]
+    return (
+        plain(found, names),
+        lasts,
+        *(sorted(map(repr, plain([dict(one) for one in rows], names))) for rows in (record, lives)),
+        sorted(repr(plain(list(one), names)) for one in near),
+    )
+
+
+async def compared(bureau: Bureau, case: Case, agent: str) -> bool:
+    """Mint both ways, and hold one against the other; was there anything to compare?"""
+    (one, one_names), (other, other_names) = [await furnished(bureau, case) for _ in range(2)]
+    for name in INTEGRATIONS:
+        await bureau.admin.execute(
+            "update vault.integrations set share_connections = $3"
+            " where workspace_id = $1 and integration = $2",
+            *(bureau.caller.workspace, name, case.shared),
+        )
+    asked = {"agent_id": agent, "max_wait_ms": 0, **case.wanted}
+    try:
+        quick = await bureau.broker.quick.mint(
+            bureau.key_hash, "req_long", Wanted(user_id=one, **asked)
+        )
+    except VaultError:
+        return False  # the long way says why
+    if quick is None:
+        delivery = asked.get("delivery") or (case.profile or {}).get("delivery", "relay")
+        goes_out = asked["runtime"] == "livekit" or (
+            asked["runtime"] == "elevenlabs" and delivery != "relay"
+        )
+        assert not case.must_be_quick or goes_out
+        return False
+    caller, made = quick
+    assert caller == bureau.caller
+    long = await bureau.broker.minting.mint(bureau.caller, Wanted(user_id=other, **asked))
+    answers = [
+        plain(msgspec.to_builtins(ConversationMade.of(answer)), names)
+        for answer, names in ((made, one_names), (long, other_names))
+    ]
+    for answer in answers:
+        for ready in answer["connections"]:
+            ready["expires_at"] = ready["expires_in"] = None
+        answer["start_by"] = answer["expires_at"] = None
+        if answer["token"]:
+            answer["token"] = "<token>"
+    assert answers[0] == answers[1]
+    assert await rows_of(bureau, made, one_names) == await rows_of(bureau, long, other_names)
+    return True
+
+
+BOTH: Final = [
+    Connected("google", "production", 24 * 3600, "active", ["mail"]),
+    Connected("slack", "production", None, "active", None),
+    Connected("slack", "staging", 24 * 3600, "active", []),
+]
+GATEWAY: Final = {"tools": "gateway"}
+# One of each kind, whatever is drawn.
+PLAIN: Final = [
+    Case(
+        BOTH,
+        {"plan": "pro"},
+        None,
+        shared=True,
+        wanted={"runtime": "elevenlabs", "environment": "staging"},
+    ),
+    Case(BOTH, {}, GATEWAY, shared=True, wanted={"runtime": "sealed", "delivery": "handle"}),
+    Case(BOTH, {}, None, shared=False, wanted={"runtime": "sealed", "delivery": "inline"}),
+    Case(
+        BOTH,
+        {},
+        None,
+        shared=True,
+        wanted={"runtime": "sealed", "environment": "staging", "min_ttl": 60},
+    ),
+]
+
+
+@pytest.fixture
+def draw() -> list[Case]:
+    """Cases that Hypothesis draws; it does not shrink here: a case is short to read as it is."""
+    drawn: list[Case] = []
+
+    @settings(max_examples=60, database=None, suppress_health_check=list(HealthCheck))
+    @given(cases)
+    def take(case: Case) -> None:
+        drawn.append(case)
+
+    take()
+    return drawn
+
+
+async def test_both_ways_give_the_same_answer_and_leave_the_same_rows(
+    bureau: Bureau, draw: list[Case]
+) -> None:
+    were_compared = 0
+    for number, case in enumerate([*PLAIN, *draw]):
+        agent = f"agent_{number}"
+        if case.profile is not None:
+            reply = await bureau.desk.api.put(f"/v1/agents/{agent}", case.profile)
+            if reply.status == 422:
+                continue  # what a profile may not say
+            assert reply.status == 201, reply.body
+        seen = await compared(bureau, case, agent)
+        assert seen or case not in PLAIN
+        were_compared += seen
+    assert were_compared > len(draw) / 5
+
+
+# What the short way must not do
+
+
+def wish(user: str = "ada", **more: Any) -> Wanted:
+    return Wanted(
+        user_id=user, **{"agent_id": "a", "runtime": "sealed", "delivery": "inline"} | more
+    )
+
+
+async def quick(bureau: Bureau, key: str, user: str = "ada", **more: Any) -> Minted | None:
+    done = await bureau.broker.quick.mint(bureau.vault.fingerprint(key), "r", wish(user, **more))
+    return done[1] if done else None
+
+
+async def rows(bureau: Bureau, table: str) -> int:
+    found: int = await bureau.admin.fetchval(
+        f"select count(*) from vault.{table} where workspace_id = $1",  # noqa: S608 - our own word
+        bureau.caller.workspace,
+    )
+    return found
+
+
+async def test_a_key_that_is_revoked_mints_nothing_from_then_on(bureau: Bureau) -> None:
+    await bureau.desk.user()
+    made = await bureau.desk.api.post("/v1/keys", {"name": "k", "scopes": ["mint", "tokens:read"]})
+    assert await quick(bureau, made.json["key"]) is not None
+    assert (await bureau.desk.api.delete(f"/v1/keys/{made.json['id']}")).status == 204
+    assert await quick(bureau, made.json["key"]) is None
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        {"scopes": ["tokens:read", "manage"]},
+        {"scopes": ["mint", "tokens:read"], "environments": ["staging", "qa"]},
+    ],
+    ids=["without the scope", "tied to other environments"],
+)
+async def test_a_key_that_may_not_gets_nothing(bureau: Bureau, key: dict[str, Any]) -> None:
+    await bureau.desk.user()
+    made = await bureau.desk.api.post("/v1/keys", {"name": "k", **key})
+    before = await rows(bureau, "conversations")
+    assert await quick(bureau, made.json["key"], environment="production") is None
+    assert await rows(bureau, "conversations") == before
+
+
+async def test_another_workspaces_user_is_not_there(bureau: Bureau, make_tenant: Any) -> None:
+    await bureau.desk.user("eve")
+    stranger = await make_tenant()
+    assert await quick(bureau, stranger.key, "eve") is None
+    assert await quick(bureau, bureau.desk.tenant.key, "eve") is not None
+
+
+async def test_what_changes_between_looking_and_writing_is_not_written(bureau: Bureau) -> None:
+    changes = (
+        "update vault.connection_lives set generation = generation + 1 where workspace_id = $1",
+        "update vault.connection_lives set state = 'refreshing' where workspace_id = $1",
+        "update vault.connection_lives set access_ends = now() where workspace_id = $1",
+        "delete from vault.connections where workspace_id = $1",
+        "delete from vault.users where workspace_id = $1",
+        "delete from vault.api_keys where workspace_id = $1",  # the last: nothing works after it
+    )
+    for change in changes:
+        await bureau.desk.user()
+        await bureau.desk.connect()
+        written = bureau.broker.quick._writes  # noqa: SLF001 - the moment between the two
+        unchanged = written._run  # noqa: SLF001
+
+        async def changed(deeds: Any, change: str = change, run: Any = unchanged) -> Any:
+            await bureau.admin.execute(change, bureau.caller.workspace)
+            return await run(deeds)
+
+        written._run = changed  # noqa: SLF001
+        before = [await rows(bureau, one) for one in ("audit_events", "connection_holds")]
+        assert await quick(bureau, bureau.desk.tenant.key) is None, change
+        written._run = unchanged  # noqa: SLF001
+        assert await rows(bureau, "conversations") == 0
+        after = [await rows(bureau, one) for one in ("audit_events", "connection_holds")]
+        assert after[0] == before[0]
+        assert after[1] <= before[1]
+
+
+async def test_one_that_no_longer_fits_leaves_its_neighbours_alone(bureau: Bureau) -> None:
+    for user in ("ada", "eve"):
+        await bureau.desk.user(user)
+        await bureau.desk.connect(user)
+    written = bureau.broker.quick._writes  # noqa: SLF001 - the moment between the two
+    run, sizes = written._run, []  # noqa: SLF001
+
+    async def without_ada(deeds: Any) -> Any:
+        sizes.append(len(deeds))
+        await bureau.admin.execute(
+            "delete from vault.users where workspace_id = $1 and user_id = 'ada'",
+            bureau.caller.workspace,
+        )
+        return await run(deeds)
+
+    written._run = without_ada  # noqa: SLF001
+    key = bureau.desk.tenant.key
+    ada, eve = await asyncio.gather(quick(bureau, key, "ada"), quick(bureau, key, "eve"))
+    assert sizes == [2]
+    assert ada is None
+    assert eve is not None
+    assert await rows(bureau, "conversations") == 1
+    assert await rows(bureau, "connection_holds") == 1

@@ -1,0 +1,133 @@
+"""A wire between us and a provider, which can be cut at any point of a request.
+
+* One request a connection: what is done to one is done to no other.
+* ``cut`` says where. Before ``not_answered`` the provider has never seen the request; from there on
+  it has done what was asked for, and we cannot know.
+"""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+Cut = Literal[
+    "refused",  # nobody listens
+    "reset_at_once",  # somebody does, and hangs up
+    "lost_on_the_way",  # the request is read, and gets no further
+    "not_answered",  # it gets there, and nothing comes back
+    "in_the_head",  # half of a status line comes back
+    "in_the_body",  # half of a body
+]
+# Did the provider see the request, and do as it says?
+SEEN: Final[dict[Cut, bool]] = {
+    "refused": False,
+    "reset_at_once": False,
+    "lost_on_the_way": False,
+    "not_answered": True,
+    "in_the_head": True,
+    "in_the_body": True,
+}
+# In which of ten requests a provider is down that is so in ``down`` of them; spread, so that no run
+# of them is all good.
+_FLAPS: Final = (0, 5, 9, 1, 6, 2, 4, 7, 3, 8)
+_DOWN: Final = b"HTTP/1.1 503 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class Wire:
+    """Listens at ``base``, and passes on to a provider's address."""
+
+    def __init__(self, to: str) -> None:
+        self.heard: list[bytes] = []
+        address = urlsplit(to)
+        assert address.hostname is not None
+        assert address.port is not None
+        self._to = (address.hostname, address.port)
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.port = 0
+        self.asked = 0  # for tokens
+        self.cut: Cut | None = None
+        self.down = 0  # in so many of ten requests for tokens
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def put(self, cut: Cut | None) -> None:
+        """Cut the wire there, or mend it."""
+        self.cut = cut
+        if cut == "refused":
+            await self.close()
+        elif self._server is None:
+            await self.open()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._handle(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(asyncio.IncompleteReadError, OSError):
+                await self._one(reader, writer)
+        finally:
+            writer.transport.abort()
+
+    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.cut == "reset_at_once":
+            return
+        request = await _request(reader)
+        self.asked += request.startswith(b"POST /oauth/token")
+        if self.cut == "lost_on_the_way":
+            return
+        if _FLAPS[self.asked % len(_FLAPS)] < self.down:
+            writer.write(_DOWN)
+        else:
+            answer = await self._passed_on(request)
+            head = answer.index(b"\r\n\r\n") + 4
+            said = {"not_answered": 0, "in_the_head": 12, "in_the_body": (head + len(answer)) // 2}
+            writer.write(answer[: said.get(self.cut or "", len(answer))])
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    async def _passed_on(self, request: bytes) -> bytes:
+        self.heard.append(request)
+        reader, writer = await asyncio.open_connection(*self._to)
+        try:
+            writer.write(request)
+            return await reader.read()
+        finally:
+            writer.close()
+
+
+async def _request(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+    body = await reader.readexactly(int(length[1]) if length else 0)
+    kept = re.sub(rb"(?i)\r\nconnection: [^\r]*", b"", head)
+    return kept[:-2] + b"Connection: close\r\n\r\n" + body
+
+
+@contextlib.asynccontextmanager
+async def wired(to: str) -> AsyncIterator[Wire]:
+    wire = Wire(to)
+    await wire.open()
+    try:
+        yield wire
+    finally:
+        await wire.close()

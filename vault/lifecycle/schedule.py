@@ -1,0 +1,210 @@
+"""When to look at a connection next, and why: the one ``due_at`` of its row.
+
+* Ahead of its end an access token is refreshed where the policy says so; the refresh token is kept
+  alive whatever the policy says.
+* A refresh that would kill the access token which a live conversation holds waits for the
+  conversation's end, unless under a minute is left.
+* Nothing is refreshed sooner than the provider allows, or after only the person can help.
+* Everything is spread, so that what was connected together is not refreshed together.
+"""
+
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from vault.lifecycle.clocks import Clocks
+from vault.lifecycle.life import Life
+from vault.lifecycle.terms import Terms
+
+# eager: always fresh. active: fresh while it is used, or about to be. lazy: refreshed when it is
+# asked for.
+Policy = Literal["eager", "active", "lazy"]
+Why = Literal["retry", "access", "keep_alive", "notice"]
+
+# A conversation should not have to refresh in its first minutes.
+MARGIN: Final = timedelta(minutes=5)
+# A margin above half of the lifetime would refresh what has just come.
+MOST_OF_LIFETIME: Final = 0.5
+SPREAD_SHARE: Final = 0.1
+MOST_SPREAD: Final = timedelta(minutes=5)
+# Somebody who talked to an agent yesterday at this hour is likely to do so today.
+USED_LATELY: Final = timedelta(hours=25)
+# Three tries at a third of the time each may fail before an unused refresh token dies.
+KEEP_ALIVE_SHARE: Final = 1 / 3
+# A kept token that ends within a minute would end in the middle of the next request.
+LAST_MINUTE: Final = timedelta(seconds=60)
+# A claim whose lease has ended stands in nobody's way meanwhile.
+ASLEEP_LOOK: Final = timedelta(seconds=10)
+# Time for a person to read it, to forget it, and to be asked again.
+NOTICES: Final = (timedelta(days=14), timedelta(days=3), timedelta(days=1))
+
+
+class Use(Struct, frozen=True, kw_only=True):
+    """Who needs the tokens. ``hold_until``: until then a live conversation holds this generation.
+
+    ``expected_at``: a conversation was announced for then. ``promise``: how long a token has to
+    last at the least, when it is handed out.
+    """
+
+    used_at: datetime | None = None
+    hold_until: datetime | None = None
+    expected_at: datetime | None = None
+    promise: timedelta = timedelta()
+
+
+class Look(Struct, frozen=True, kw_only=True):
+    """When, and what for."""
+
+    at: datetime
+    why: Why
+
+
+def next_look(
+    life: Life,
+    clocks: Clocks,
+    terms: Terms,
+    use: Use,
+    policy: Policy,
+    *,
+    now: datetime,
+    luck: float,
+    noticed: timedelta | None = None,
+) -> Look | None:
+    """The next time that there is something to do; ``None``: only an event can change anything.
+
+    ``noticed``: the last of ``NOTICES`` that was given for the present consent.
+    """
+    if life.claim is not None:
+        # Looked at when the lease ends, in case its holder does not come back; and then now and
+        # again, while he sleeps.
+        at = life.claim.until if now < life.claim.until else now + ASLEEP_LOOK
+        return Look(at=at, why="retry")
+    if life.state in ("pending", "needs_reauth", "revoked"):
+        return None
+    looks = [
+        refresh_at(life, clocks, terms, use, policy, now=now, luck=luck),
+        _notice(clocks, noticed),
+    ]
+    return min((look for look in looks if look is not None), key=lambda look: look.at, default=None)
+
+
+def refresh_at(
+    life: Life,
+    clocks: Clocks,
+    terms: Terms,
+    use: Use,
+    policy: Policy,
+    *,
+    now: datetime,
+    luck: float,
+) -> Look | None:
+    """When to refresh in the background, as things are."""
+    if life.suspicion is not None or life.doubt is not None:
+        # A question is open, which is settled before anybody waits for it.
+        return Look(at=life.next_try_at or now, why="retry")
+    if not clocks.renewable or _is_past(clocks.consent_ends, now):
+        return None
+    looks = [_keep_alive(clocks, terms, luck)]
+    if (needed_at := _needed_at(policy, use, now)) is not None:
+        looks.append(_ahead_of_the_end(clocks, terms, use, luck, needed_at))
+    found = min(
+        (look for look in looks if look is not None), key=lambda look: look.at, default=None
+    )
+    if found is None:
+        return None
+    earliest = [clocks.issued_at + terms.min_age, *_held_off(clocks, terms, use)]
+    if life.next_try_at is not None:
+        earliest.append(life.next_try_at)
+    at = max(found.at, *earliest)
+    return Look(at=at, why="retry" if life.failures and at == life.next_try_at else found.why)
+
+
+def margin(clocks: Clocks, terms: Terms, promise: timedelta) -> timedelta:
+    """How long before its end an access token is to be replaced."""
+    wanted = max(terms.margin or MARGIN, promise)
+    if clocks.lifetime is None:
+        return wanted
+    return min(wanted, clocks.lifetime * MOST_OF_LIFETIME)
+
+
+def is_expiring(clocks: Clocks, now: datetime) -> bool:
+    """Will only the person be able to help before long? The derived state ``expiring``."""
+    points = notice_points(clocks)
+    end = clocks.person_needed_at
+    return end is not None and bool(points) and end - points[0] <= now < end
+
+
+def notice_due(clocks: Clocks, now: datetime, noticed: timedelta | None) -> timedelta | None:
+    """The notice to give now, if any: the latest that is due, and that one once.
+
+    So a scheduler that was away does not send three at a time.
+    """
+    end = clocks.person_needed_at
+    if end is None:
+        return None
+    due = [ahead for ahead in notice_points(clocks) if end - ahead <= now]
+    if not due or (noticed is not None and due[-1] >= noticed):
+        return None
+    return due[-1]
+
+
+def notice_points(clocks: Clocks) -> tuple[timedelta, ...]:
+    """The notices ahead of the end; none in the first half of the time, and so none for what lasts
+    under two days, such as a token of an hour that nobody can refresh.
+    """
+    end = clocks.person_needed_at
+    if end is None:
+        return ()
+    begin = clocks.consented_at if clocks.renewable else clocks.issued_at
+    return tuple(ahead for ahead in NOTICES if ahead <= (end - begin) / 2)
+
+
+def _needed_at(policy: Policy, use: Use, now: datetime) -> datetime | None:
+    """From when on the access token is to be fresh; ``None``: only when somebody asks for it."""
+    lately = use.used_at is not None and now - use.used_at < USED_LATELY
+    held = use.hold_until is not None and now < use.hold_until
+    if policy == "eager" or (policy == "active" and (lately or held)):
+        return now
+    expected = use.expected_at is not None and now < use.expected_at
+    return use.expected_at if policy == "active" and expected else None
+
+
+def _ahead_of_the_end(
+    clocks: Clocks, terms: Terms, use: Use, luck: float, needed_at: datetime
+) -> Look | None:
+    if clocks.access_ends is None or clocks.lifetime is None:
+        return None
+    ahead = margin(clocks, terms, use.promise)
+    ahead += min(clocks.lifetime * SPREAD_SHARE, MOST_SPREAD) * luck
+    return Look(at=max(clocks.access_ends, needed_at) - ahead, why="access")
+
+
+def _keep_alive(clocks: Clocks, terms: Terms, luck: float) -> Look | None:
+    if clocks.idle_ends is None:
+        return None
+    wait = (clocks.idle_ends - clocks.issued_at) * KEEP_ALIVE_SHARE
+    if terms.keep_alive is not None:
+        wait = min(wait, terms.keep_alive)
+    return Look(at=clocks.issued_at + wait * (1 - SPREAD_SHARE * luck), why="keep_alive")
+
+
+def _held_off(clocks: Clocks, terms: Terms, use: Use) -> list[datetime]:
+    """Until when a refresh would take a token out of a live conversation's hands for nothing."""
+    if not terms.kills_old_access or use.hold_until is None:
+        return []
+    if clocks.access_ends is None:
+        return [use.hold_until]
+    return [min(use.hold_until, clocks.access_ends - LAST_MINUTE)]
+
+
+def _notice(clocks: Clocks, noticed: timedelta | None) -> Look | None:
+    end = clocks.person_needed_at
+    if end is None:
+        return None
+    ahead = [one for one in notice_points(clocks) if noticed is None or one < noticed]
+    return Look(at=end - ahead[0], why="notice") if ahead else None
+
+
+def _is_past(end: datetime | None, now: datetime) -> bool:
+    return end is not None and end <= now

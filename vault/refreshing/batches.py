@@ -1,0 +1,101 @@
+"""What comes together is done together: while one batch runs, the next gathers.
+
+* Alone, a piece of work waits for nobody. Under load a transaction carries many, which costs each a
+  part of what it would cost alone. What is in no hurry waits ``GATHER`` for others to come.
+* A batch that fails is done again piece by piece, so that one cannot spoil the others.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Generic, TypeVar
+
+I = TypeVar("I")  # noqa: E741 - what goes in
+O = TypeVar("O")  # noqa: E741 - what comes out
+
+MOST: Final = 100
+# Seconds. An answer is no later for it than a slow disk would make it.
+GATHER: Final = 0.025
+
+
+class Batches(Generic[I, O]):
+    """One kind of work, one batch at a time. ``work`` gives a result for each item, in order."""
+
+    def __init__(self, work: Callable[[Sequence[I]], Awaitable[Sequence[O]]]) -> None:
+        self._work = work
+        self._waiting: deque[tuple[I, asyncio.Future[O]]] = deque()
+        self._running: asyncio.Task[None] | None = None
+        self._hurry = False
+        self._enough: asyncio.Future[None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        return self._running is None
+
+    def put(self, item: I, *, hurry: bool = True) -> asyncio.Future[O]:
+        """Have this done with the next batch. Who cancels what is returned just does not hear.
+
+        One that is in a ``hurry`` takes along all that has gathered.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[O] = loop.create_future()
+        self._waiting.append((item, done))
+        self._hurry = self._hurry or hurry or len(self._waiting) >= MOST
+        if self._running is None:
+            self._running = loop.create_task(self._run())
+        elif self._hurry and self._enough is not None and not self._enough.done():
+            self._enough.set_result(None)
+        return done
+
+    async def do(self, item: I) -> O:
+        """The same, and wait for it."""
+        return await self.put(item)
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                if not self._hurry:
+                    self._enough = asyncio.get_running_loop().create_future()
+                    await done_or_late(self._enough, GATHER)
+                batch = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
+                self._hurry = bool(self._waiting)  # they have waited long enough
+                await self._one(batch)
+        finally:
+            self._running = None
+
+    async def _one(self, batch: list[tuple[I, asyncio.Future[O]]]) -> None:
+        try:
+            results = await self._work([item for item, _ in batch])
+        except Exception as error:  # noqa: BLE001 - it belongs to those who wait
+            if len(batch) == 1:
+                _fail(batch[0][1], error)
+                return
+            for one in batch:
+                await self._one([one])
+            return
+        for (_, done), result in zip(batch, results, strict=True):
+            if not done.done():
+                done.set_result(result)
+
+
+async def done_or_late(future: asyncio.Future[O], seconds: float) -> None:
+    """Wait for it, but so long at the most; mostly one timer that never rings is all it costs."""
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
+
+    def wake(_: object = None) -> None:
+        if not over.done():
+            over.set_result(None)
+
+    timer = loop.call_later(max(seconds, 0), wake)
+    future.add_done_callback(wake)
+    try:
+        await over
+    finally:
+        timer.cancel()
+        future.remove_done_callback(wake)
+
+
+def _fail(done: asyncio.Future[O], error: Exception) -> None:
+    if not done.done():
+        done.set_exception(error)

@@ -1,0 +1,124 @@
+"""Room for calls in this process, shared fairly: no workspace's slow provider takes all of it.
+
+* Who is waited for goes ahead of what is merely due, and what is due never takes the last of the
+  room. A call that is due when somebody begins to wait for it moves to the front.
+* A workspace gets half of the room at the most, and a quarter while another one waits. Those who
+  wait are let in by turns, one of each workspace.
+* Less than ``vault.egress`` opens connections: who is let in and has claimed can send at once.
+"""
+
+import asyncio
+from collections import Counter, OrderedDict, deque
+from typing import Final, Literal
+
+Kind = Literal["waited_for", "due"]
+
+SLOTS: Final = 224
+# What is due takes three quarters of it at the most.
+FOR_DUE: Final = 168
+# A million tokens of an hour at one endpoint are 278 in a second: 84 at a time, if it takes 0.3 s
+# to answer.
+ALONE: Final[dict[Kind, int]] = {"waited_for": SLOTS // 4, "due": 100}
+SHARED: Final[dict[Kind, int]] = {"waited_for": SLOTS // 4, "due": FOR_DUE // 4}
+
+
+class Guest:
+    """Somebody who wants in, and within ``async with`` is in."""
+
+    __slots__ = ("_room", "kind", "let_in", "name", "waits", "workspace")
+
+    def __init__(self, room: "Room", workspace: str, name: str, kind: Kind) -> None:
+        self._room = room
+        self.workspace = workspace
+        self.name = name
+        self.kind: Kind = kind
+        self.waits = False
+        self.let_in: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def __aenter__(self) -> None:
+        try:
+            self._room.come(self)
+            await self.let_in
+        except BaseException:
+            self._room.go(self)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._room.go(self)
+
+
+class Room:
+    """Who is in, and who waits in front of it."""
+
+    def __init__(self) -> None:
+        self._inside: Counter[tuple[Kind, str]] = Counter()
+        self._number: Counter[Kind] = Counter()
+        self._lines: dict[Kind, OrderedDict[str, deque[Guest]]] = {
+            "waited_for": OrderedDict(),
+            "due": OrderedDict(),
+        }
+        self._due: dict[tuple[str, str], Guest] = {}  # who waits, and nobody for them
+
+    def place(self, workspace: str, name: str, *, waited_for: bool) -> Guest:
+        """Be in, as soon as there is room."""
+        return Guest(self, workspace, name, "waited_for" if waited_for else "due")
+
+    def come(self, guest: Guest) -> None:
+        """Stand in line."""
+        self._queue(guest)
+        self._let_in()
+
+    def go(self, guest: Guest) -> None:
+        """Leave the line or the room, and let others in."""
+        if guest.waits:
+            self._leave_line(guest)
+        else:
+            self._inside[guest.kind, guest.workspace] -= 1
+            self._number[guest.kind] -= 1
+        self._let_in()
+
+    def hurry(self, workspace: str, name: str) -> None:
+        """Somebody waits for this one now."""
+        guest = self._due.get((workspace, name))
+        if guest is not None:
+            self._leave_line(guest)
+            guest.kind = "waited_for"
+            self._queue(guest)
+            self._let_in()
+
+    def _queue(self, guest: Guest) -> None:
+        guest.waits = True
+        self._lines[guest.kind].setdefault(guest.workspace, deque()).append(guest)
+        if guest.kind == "due":
+            self._due[guest.workspace, guest.name] = guest
+
+    def _leave_line(self, guest: Guest) -> None:
+        lines = self._lines[guest.kind]
+        line = lines[guest.workspace]
+        line.remove(guest)
+        guest.waits = False
+        if not line:
+            del lines[guest.workspace]
+        if self._due.get((guest.workspace, guest.name)) is guest:
+            del self._due[guest.workspace, guest.name]
+
+    def _let_in(self) -> None:
+        while (guest := self._next("waited_for") or self._next("due")) is not None:
+            self._leave_line(guest)
+            if guest.workspace in self._lines[guest.kind]:
+                self._lines[guest.kind].move_to_end(guest.workspace)
+            self._inside[guest.kind, guest.workspace] += 1
+            self._number[guest.kind] += 1
+            if not guest.let_in.done():  # else it has just gone away, and gives its place back
+                guest.let_in.set_result(None)
+
+    def _next(self, kind: Kind) -> Guest | None:
+        full = self._number.total() >= SLOTS or (kind == "due" and self._number["due"] >= FOR_DUE)
+        lines = self._lines[kind]
+        if full or not lines:
+            return None
+        most = (SHARED if len(lines) > 1 else ALONE)[kind]
+        for workspace, line in lines.items():
+            if self._inside[kind, workspace] < most:
+                return line[0]
+        return None

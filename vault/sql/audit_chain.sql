@@ -1,0 +1,135 @@
+-- The sealed chain of the audit record.
+
+-- name: position
+-- How far the record has been sealed, and how far it could be: every transaction below the horizon
+-- has ended. `here` is the server that counts now.
+select s.seal, s.sealed_to, s.server,
+       (select system_identifier::text from pg_control_system()) as here,
+       s.shift + pg_snapshot_xmin(pg_current_snapshot())::text::bigint as horizon
+  from vault.audit_sealing s;
+
+-- name: take
+-- One replica at a time; if it dies, the next one waits for the end.
+update vault.audit_sealing
+   set lease_owner = :owner, lease_until = now() + :seconds::integer * interval '1 second'
+ where lease_until is null or lease_until <= now() or lease_owner = :owner
+returning seal;
+
+-- name: hold
+-- It is still ours, and stays so until this transaction has ended.
+select s.seal, now() as now
+  from vault.audit_sealing s
+ where s.lease_owner = :owner and s.seal = :seal
+   for share;
+
+-- name: finish
+-- No batch is made for this seal any more.
+update vault.audit_sealing
+   set seal = seal + 1, sealed_to = :sealed_to
+ where lease_owner = :owner and seal = :seal
+returning seal;
+
+-- name: release
+update vault.audit_sealing
+   set lease_until = null
+ where lease_owner = :owner
+returning seal;
+
+-- name: waiting
+-- crosses workspaces: the worker finds who has lines to seal, and sees no more of them
+select distinct e.workspace_id
+  from vault.audit_events e
+ where e.xact >= :sealed_to and e.xact < :horizon;
+
+-- name: everybody
+-- crosses workspaces: the worker finds whose record there is, and sees no more of it
+-- Goes from workspace to workspace in the index, however many lines each has.
+with recursive one as (
+    (select e.workspace_id from vault.audit_events e order by e.workspace_id limit 1)
+    union all
+    select n.workspace_id
+      from one,
+           lateral (select e.workspace_id from vault.audit_events e
+                     where e.workspace_id > one.workspace_id
+                     order by e.workspace_id
+                     limit 1) n
+)
+select workspace_id from one;
+
+-- name: everybody_sealed
+-- crosses workspaces: the worker finds who has a chain, and sees no more of it
+with recursive one as (
+    (select b.workspace_id from vault.audit_batches b order by b.workspace_id limit 1)
+    union all
+    select n.workspace_id
+      from one,
+           lateral (select b.workspace_id from vault.audit_batches b
+                     where b.workspace_id > one.workspace_id
+                     order by b.workspace_id
+                     limit 1) n
+)
+select workspace_id from one;
+
+-- name: unsealed
+-- crosses workspaces: the worker counts lines, and sees no more than their time
+select count(*) as lines,
+       coalesce(extract(epoch from now() - min(e.at)), 0)::double precision as seconds
+  from vault.audit_events e
+ where e.xact >= :sealed_to;
+
+-- name: made_for
+-- crosses workspaces: the worker lists which batches were made together, by their hashes
+select b.seal, b.workspace_id, b.number, b.hash
+  from vault.audit_batches b
+ where b.seal between :first and :last;
+
+-- name: last_batch
+select number, seal, from_xact, from_event, to_xact, to_event, first, lines, sealed_at, digest, previous, hash, mac
+  from vault.audit_batches
+ where workspace_id = :workspace_id
+ order by number desc
+ limit 1;
+
+-- name: batches
+select number, seal, from_xact, from_event, to_xact, to_event, first, lines, sealed_at, digest, previous, hash, mac
+  from vault.audit_batches
+ where workspace_id = :workspace_id and number > :after
+ order by number
+ limit :limit;
+
+-- name: lines
+-- From one place up to, and without, another.
+select event_id, at, actor_kind, actor_id, action, target_kind, target_id, user_ref, environment,
+       outcome, request_id, xact
+  from vault.audit_events
+ where workspace_id = :workspace_id
+   and (xact, event_id collate "C") >= (:from_xact, :from_event)
+   and (xact, event_id collate "C") < (:to_xact, :to_event)
+ order by xact, event_id collate "C"
+ limit :limit;
+
+-- name: insert_batch
+insert into vault.audit_batches
+       (workspace_id, number, seal, from_xact, from_event, to_xact, to_event, first, lines, sealed_at,
+        digest, previous, hash, mac)
+values (:workspace_id, :number, :seal, :from_xact, :from_event, :to_xact, :to_event, :first, :lines, :sealed_at,
+        :digest, :previous, :hash, :mac);
+
+-- name: last_seal
+select number, sealed_at, batches, previous, hash, mac
+  from vault.audit_seals
+ where workspace_id = :workspace_id
+ order by number desc
+ limit 1;
+
+-- name: seals
+select number, sealed_at, batches, previous, hash, mac
+  from vault.audit_seals
+ where workspace_id = :workspace_id and number > :after
+ order by number
+ limit :limit;
+
+-- name: insert_seal
+insert into vault.audit_seals (workspace_id, number, sealed_at, batches, previous, hash, mac)
+values (:workspace_id, :number, :sealed_at, :batches, :previous, :hash, :mac)
+on conflict (workspace_id, number) do nothing;

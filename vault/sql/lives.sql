@@ -1,0 +1,151 @@
+-- A connection's life: its lease, its clocks, and when to look at it next.
+
+-- name: lock
+-- In one order, so that two batches do not wait for each other.
+select l.connection_id, l.integration, l.environment, l.state, l.generation, l.fence, l.saved,
+       l.consented, l.lease_owner, l.lease_attempt, l.lease_generation, l.lease_at, l.lease_until,
+       l.doubt_since, l.suspect_since, l.suspect_lost, l.orphan, l.failures, l.last_failure,
+       l.next_try_at, l.verdict, l.told, l.issued_at, l.consented_at, l.access_ends, l.idle_ends,
+       l.consent_ends, l.renewable, l.policy, l.noticed, l.used_at, l.expected_at,
+       l.promised, l.due_at, l.user_ref,
+       (select max(h.held_until)
+          from vault.connection_holds h
+         where h.workspace_id = :workspace_id and h.connection_id = l.connection_id
+           and h.generation = l.generation and h.held_until > now()) as held_until
+  from vault.connection_lives l
+ where l.workspace_id = :workspace_id and l.connection_id = any(:connection_ids::text[])
+ order by l.connection_id
+   for no key update of l;
+
+-- name: lock_due
+-- The same for a sweep: what somebody else is at is not waited for, nor what he has put off.
+select l.connection_id, l.integration, l.environment, l.state, l.generation, l.fence, l.saved,
+       l.consented, l.lease_owner, l.lease_attempt, l.lease_generation, l.lease_at, l.lease_until,
+       l.doubt_since, l.suspect_since, l.suspect_lost, l.orphan, l.failures, l.last_failure,
+       l.next_try_at, l.verdict, l.told, l.issued_at, l.consented_at, l.access_ends, l.idle_ends,
+       l.consent_ends, l.renewable, l.policy, l.noticed, l.used_at, l.expected_at,
+       l.promised, l.due_at, l.user_ref,
+       (select max(h.held_until)
+          from vault.connection_holds h
+         where h.workspace_id = :workspace_id and h.connection_id = l.connection_id
+           and h.generation = l.generation and h.held_until > now()) as held_until
+  from vault.connection_lives l
+ where l.workspace_id = :workspace_id and l.connection_id = any(:connection_ids::text[])
+   and l.due_at <= now()
+ order by l.connection_id
+   for no key update of l skip locked;
+
+-- name: insert
+-- A life begins with its connection.
+insert into vault.connection_lives
+       (workspace_id, connection_id, integration, environment, provider, state, generation, policy,
+        user_ref)
+select :workspace_id, :connection_id, :integration, :environment, i.provider, 'pending', 0,
+       i.refresh_policy, :user_ref
+  from vault.integrations i
+ where i.workspace_id = :workspace_id and i.integration = :integration
+on conflict (workspace_id, connection_id) do nothing;
+
+-- name: write
+-- A batch of lives as the machine left them, column by column.
+update vault.connection_lives l
+   set state = n.state, generation = n.generation, fence = n.fence, saved = n.saved,
+       consented = n.consented, lease_owner = n.lease_owner, lease_attempt = n.lease_attempt,
+       lease_generation = n.lease_generation, lease_at = n.lease_at, lease_until = n.lease_until,
+       doubt_since = n.doubt_since, suspect_since = n.suspect_since,
+       suspect_lost = n.suspect_lost, orphan = n.orphan, failures = n.failures,
+       last_failure = n.last_failure, next_try_at = n.next_try_at, verdict = n.verdict,
+       told = n.told, issued_at = n.issued_at, consented_at = n.consented_at,
+       access_ends = n.access_ends, idle_ends = n.idle_ends, consent_ends = n.consent_ends,
+       renewable = n.renewable, policy = n.policy, noticed = n.noticed, promised = n.promised,
+       due_at = n.due_at
+  from unnest(
+           :connection_id::text[], :state::text[], :generation::bigint[], :fence::bigint[],
+           :saved::bigint[], :consented::bigint[], :lease_owner::text[], :lease_attempt::text[],
+           :lease_generation::bigint[], :lease_at::timestamptz[], :lease_until::timestamptz[],
+           :doubt_since::timestamptz[], :suspect_since::timestamptz[], :suspect_lost::boolean[],
+           :orphan::bigint[], :failures::integer[], :last_failure::text[],
+           :next_try_at::timestamptz[], :verdict::text[], :told::boolean[],
+           :issued_at::timestamptz[], :consented_at::timestamptz[], :access_ends::timestamptz[],
+           :idle_ends::timestamptz[], :consent_ends::timestamptz[], :renewable::boolean[],
+           :policy::text[], :noticed::integer[], :promised::integer[], :due_at::timestamptz[])
+       as n(connection_id, state, generation, fence, saved, consented, lease_owner, lease_attempt,
+           lease_generation, lease_at, lease_until, doubt_since, suspect_since, suspect_lost,
+           orphan, failures, last_failure, next_try_at, verdict, told, issued_at, consented_at,
+           access_ends, idle_ends, consent_ends, renewable, policy, noticed, promised, due_at)
+ where l.workspace_id = :workspace_id and l.connection_id = n.connection_id;
+
+-- name: expect
+-- The nearest that is still to come counts. What is under way is scheduled when it ends.
+update vault.connection_lives
+   set expected_at = case when expected_at > now() then least(expected_at, :at) else :at end,
+       due_at = case when lease_owner is null and state not in ('pending', 'needs_reauth')
+                     then now() else due_at end
+ where workspace_id = :workspace_id and connection_id = any(:connection_ids::text[])
+   and (:environments::text[] = '{}' or environment = any(:environments::text[]))
+returning connection_id, environment, user_ref;
+
+-- name: put_off
+-- What there is no room for now.
+update vault.connection_lives
+   set due_at = now() + :seconds::integer * interval '1 second'
+ where workspace_id = :workspace_id and connection_id = any(:connection_ids::text[])
+   and due_at <= now() and (lease_until is null or lease_until <= now());
+
+-- name: set_policy
+-- A change of the integration; each is looked at anew.
+update vault.connection_lives
+   set policy = :policy, due_at = now()
+ where workspace_id = :workspace_id and integration = :integration and policy <> :policy
+   and state not in ('pending', 'needs_reauth');
+
+-- name: due
+-- crosses workspaces: a worker finds what is due in all of them, and sees no more than this.
+select workspace_id, connection_id, integration, environment, used_at, access_ends, due_at
+  from vault.connection_lives
+ where due_at <= now()
+ order by due_at
+ limit :limit;
+
+-- name: due_in_turn
+-- crosses workspaces: what is first of each of the next ones, however much another has. A workspace
+-- of which nothing is due has a row without a connection, so that the next look goes on after it.
+with recursive turns (workspace_id, turn) as (
+    (select workspace_id, 1
+       from vault.connection_lives
+      where workspace_id > :after and due_at is not null
+      order by workspace_id
+      limit 1)
+    union all
+    select (select l.workspace_id
+              from vault.connection_lives l
+             where l.workspace_id > t.workspace_id and l.due_at is not null
+             order by l.workspace_id
+             limit 1), t.turn + 1
+      from turns t
+     where t.workspace_id is not null and t.turn < :workspaces::integer
+)
+select t.workspace_id, d.first as connection_id, d.at as integration, d.inside as environment,
+       d.used_at, d.access_ends, d.due_at
+  from turns t
+  left join lateral (
+           select l.connection_id as first, l.integration as at, l.environment as inside, l.used_at,
+                  l.access_ends, l.due_at
+             from vault.connection_lives l
+            where l.workspace_id = t.workspace_id and l.due_at <= now()
+            order by l.due_at
+            limit :each) d on true
+ where t.workspace_id is not null
+ order by t.workspace_id;
+
+-- name: leased
+-- crosses workspaces: what the dead have left is found in all of them, too.
+select workspace_id, connection_id, integration, environment, used_at, access_ends, due_at
+  from vault.connection_lives
+ where lease_owner is not null and not lease_owner = any(:alive::text[])
+ limit :limit;
+
+-- name: forget_holds
+delete from vault.connection_holds
+ where workspace_id = :workspace_id and connection_id = any(:connection_ids::text[])
+   and held_until <= now();

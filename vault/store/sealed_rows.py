@@ -1,0 +1,248 @@
+"""Everything that is sealed, kind by kind: listed, opened, and sealed again under a newer key.
+
+* One entry a sealed column; ``tests/flows/test_rekeying.py`` compares the list with the schema.
+* Whoever builds upon the vault names its own sealed columns when the vault is opened. Nothing is
+  rotated while the schema has a part that named none: its rows would lose their key.
+* A context is built as the column's own module builds it, for the place where the row was found. A
+  row that was moved there, or tampered with, does not open, and so is never sealed again.
+* What is replaced has to be what was listed: whoever wrote meanwhile wins. A row that somebody is
+  at is left for the next pass, so no writer ever waits for us.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from vault.database import Database
+from vault.errors import IntegrityError, Misconfigured
+from vault.model import UserId, WorkspaceId
+from vault.seal import Context, key_id_of, seal
+from vault.sql import Query
+from vault.store import (
+    Store,
+    WorkspaceSeal,
+    index_key_context,
+    profile_context,
+    user_key_context,
+)
+from vault.store.answers import answer_context
+from vault.store.auth_tokens import token_context
+from vault.store.connections import registration_context, revocation_context, tokens_context
+from vault.store.environments import auth_context, secret_context, value_context
+from vault.store.events import target_context
+from vault.store.tries import flow_context
+
+BATCH: Final = 200
+
+
+class SealedRow(Struct, frozen=True):
+    """A sealed value, where it was found; with its user's key if it is sealed under that."""
+
+    id: str
+    generation: int
+    environment: str | None
+    sealed: bytes
+    user_id: str
+    user_key: bytes | None
+
+
+class RowId(Struct, frozen=True):
+    """A row that was replaced."""
+
+    id: str
+
+
+class _Part(Struct, frozen=True):
+    part: str
+
+
+_parts: Final = Query("sealed", "parts", _Part)
+
+
+class Orphan(IntegrityError):
+    """A provider's answer whose connection is gone: nobody opens it, and it goes by itself."""
+
+
+class Kind(Struct, frozen=True):
+    """One sealed column."""
+
+    name: str
+    listed: Query[SealedRow]
+    replaced: Query[RowId]
+    context: Callable[[WorkspaceId, SealedRow], Context]
+
+
+def _value(workspace: WorkspaceId, row: SealedRow) -> Context:
+    variable, _, environment = row.id.partition("/")
+    return value_context(workspace, variable, environment, row.generation)
+
+
+def _answer(workspace: WorkspaceId, row: SealedRow) -> Context:
+    if row.environment is None:
+        raise Orphan
+    connection = row.id.rpartition("/")[0]
+    return answer_context(workspace, connection, row.generation, row.environment)
+
+
+GuestKinds = Mapping[str, Sequence[Kind]]
+"""Sealed columns by the part of the schema that they are in, beside the vault's own."""
+
+OWN_PART: Final = "vault"
+
+KINDS: Final = (
+    Kind(
+        "index_keys",
+        Query("sealed", "list_index_keys", SealedRow),
+        Query("sealed", "replace_index_keys", RowId),
+        lambda workspace, _: index_key_context(workspace),
+    ),
+    Kind(
+        "user_keys",
+        Query("sealed", "list_user_keys", SealedRow),
+        Query("sealed", "replace_user_keys", RowId),
+        lambda workspace, row: user_key_context(workspace, row.id),
+    ),
+    Kind(
+        "users",
+        Query("sealed", "list_users", SealedRow),
+        Query("sealed", "replace_users", RowId),
+        lambda workspace, row: profile_context(workspace, UserId(row.id), row.generation),
+    ),
+    Kind(
+        "secrets",
+        Query("sealed", "list_secrets", SealedRow),
+        Query("sealed", "replace_secrets", RowId),
+        lambda workspace, row: secret_context(workspace, row.id, row.generation),
+    ),
+    Kind(
+        "auth_connections",
+        Query("sealed", "list_auth_connections", SealedRow),
+        Query("sealed", "replace_auth_connections", RowId),
+        lambda workspace, row: auth_context(workspace, row.id, row.generation),
+    ),
+    Kind(
+        "auth_connection_tokens",
+        Query("sealed", "list_auth_connection_tokens", SealedRow),
+        Query("sealed", "replace_auth_connection_tokens", RowId),
+        lambda workspace, row: token_context(workspace, row.id, row.generation),
+    ),
+    Kind(
+        "environment_values",
+        Query("sealed", "list_environment_values", SealedRow),
+        Query("sealed", "replace_environment_values", RowId),
+        _value,
+    ),
+    Kind(
+        "integrations",
+        Query("sealed", "list_integrations", SealedRow),
+        Query("sealed", "replace_integrations", RowId),
+        lambda workspace, row: registration_context(workspace, row.id, row.generation),
+    ),
+    Kind(
+        "connection_tokens",
+        Query("sealed", "list_connection_tokens", SealedRow),
+        Query("sealed", "replace_connection_tokens", RowId),
+        lambda workspace, row: tokens_context(
+            workspace, row.id, row.generation, row.environment or ""
+        ),
+    ),
+    Kind(
+        "connect_flows",
+        Query("sealed", "list_connect_flows", SealedRow),
+        Query("sealed", "replace_connect_flows", RowId),
+        lambda workspace, row: flow_context(
+            workspace, row.id, row.generation, row.environment or ""
+        ),
+    ),
+    Kind(
+        "revocation_tokens",
+        Query("sealed", "list_revocation_tokens", SealedRow),
+        Query("sealed", "replace_revocation_tokens", RowId),
+        lambda workspace, row: revocation_context(workspace, row.id),
+    ),
+    Kind(
+        "refresh_answers",
+        Query("sealed", "list_refresh_answers", SealedRow),
+        Query("sealed", "replace_refresh_answers", RowId),
+        _answer,
+    ),
+    Kind(
+        "event_endpoint_secrets",
+        Query("sealed", "list_event_endpoint_secrets", SealedRow),
+        Query("sealed", "replace_event_endpoint_secrets", RowId),
+        lambda workspace, row: target_context(workspace, row.id, row.generation),
+    ),
+)
+
+
+class SealedRows:
+    """Everything that a workspace has sealed: what the vault keeps, and what its guests do."""
+
+    def __init__(self, database: Database, store: Store, guests: GuestKinds) -> None:
+        self.kinds = (*KINDS, *(kind for kinds in guests.values() for kind in kinds))
+        self._parts = {OWN_PART, *guests}
+        self._database = database
+        self._store = store
+
+    async def refuse_strangers(self) -> None:
+        """Raise if somebody keeps rows in this database of which nothing is known here."""
+        there = {one.part for one in await _parts.lookup_all(self._database)}
+        if strangers := sorted(there - self._parts):
+            raise Misconfigured(
+                f"The schema has rows of {', '.join(strangers)}, which this process does not know."
+            )
+
+    async def some(
+        self, workspace: WorkspaceId, kind: Kind, after: str, *, other_than: bytes = b""
+    ) -> list[SealedRow]:
+        """List the next rows, in the order of their ids; none under the key ``other_than``."""
+        return await self._database.run(
+            workspace,
+            lambda tx: kind.listed.all(
+                tx, workspace_id=workspace, after=after, other_than=other_than, limit=BATCH
+            ),
+        )
+
+    async def opened(self, workspace: WorkspaceId, kind: Kind, row: SealedRow) -> bytes:
+        """Open one; raise an ``IntegrityError`` if it is not what was sealed there."""
+        context = kind.context(workspace, row)
+        if row.user_key is None:
+            return await self._store.open(workspace, context, row.sealed)
+        return await self._store.open_owned(
+            workspace, row.user_id, row.user_key, context, row.sealed
+        )
+
+    async def sealed_again(self, sealing: WorkspaceSeal, kind: Kind, row: SealedRow) -> bytes:
+        """Seal what it holds, for the same place, with what seals now."""
+        key = sealing.key
+        if row.user_key is not None:
+            key = await self._store.owner_key(sealing, row.user_id, row.user_key)
+        plain = await self.opened(sealing.workspace, kind, row)
+        return seal(key, kind.context(sealing.workspace, row), plain)
+
+    async def replace(
+        self, workspace: WorkspaceId, kind: Kind, changes: Sequence[tuple[SealedRow, bytes]]
+    ) -> int:
+        """Write those that nobody has changed, or is changing; return how many those were."""
+        if not changes:
+            return 0
+        done = await self._database.run(
+            workspace,
+            lambda tx: kind.replaced.all(
+                tx,
+                workspace_id=workspace,
+                ids=[row.id for row, _ in changes],
+                before=[row.sealed for row, _ in changes],
+                after=[sealed for _, sealed in changes],
+            ),
+        )
+        return len(done)
+
+
+def sealed_under(row: SealedRow) -> bytes:
+    """The id of the key that a row asks for; empty where it is not even sealed."""
+    try:
+        return key_id_of(row.sealed)
+    except IntegrityError:
+        return b""

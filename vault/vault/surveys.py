@@ -1,0 +1,226 @@
+"""The door's part for whoever works on a user's behalf: what there is, before any of it is used.
+
+* A survey opens the user's profile and no token. Where somebody is connected is found in the
+  environment that was asked for; in production only where the integration shares its connections.
+* One's own connection in an environment comes before a shared one; a pending one is none yet.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import Final
+
+from msgspec import Struct
+
+from vault import access, audit
+from vault.database import Transaction
+from vault.errors import Invalid, Unresolved
+from vault.keyring import StoredKey
+from vault.lifecycle.schedule import is_expiring
+from vault.model import Caller, Profile
+from vault.oauth import header
+from vault.providers.schema import Provider
+from vault.seal import SealingKey
+from vault.secret import Secret
+from vault.store import Owner
+from vault.store import surveys as rows
+from vault.store.surveys import StandingRow, UserRow
+from vault.vault.refreshing import Fresh, Reason, Refreshing
+
+AT_ONCE: Final = 2_000  # users, in one statement
+
+
+class Connected(Struct, frozen=True, kw_only=True):
+    """Where a user is connected; ``pending``: nobody has consented yet."""
+
+    connection_id: str
+    integration: str
+    environment: str
+    pending: bool
+
+
+class Survey(Struct, frozen=True, kw_only=True):
+    """A user, and the connection that counts at each integration.
+
+    ``owner`` seals what belongs to the user, ``opener`` opens it.
+    """
+
+    user_id: str
+    profile: Profile
+    user_ref: str
+    owner: SealingKey
+    opener: Owner
+    now: datetime  # by the database's clock
+    connections: Mapping[str, Connected]
+
+    def __repr__(self) -> str:
+        return f"Survey({self.user_ref})"
+
+
+class Standing(Struct, frozen=True, kw_only=True):
+    """How one connection stands. Without a ``reason`` it can be used; ``expiring``: not for long,
+    unless the person connects again.
+    """
+
+    integration: str
+    connection_id: str
+    environment: str
+    reason: Reason | None
+    expiring: bool
+    scopes: tuple[str, ...] | None
+
+
+class Surveys(Refreshing):
+    """What there is of users."""
+
+    async def survey(
+        self,
+        caller: Caller,
+        user_id: str,
+        environment: str,
+        *,
+        also: Callable[[Transaction], Awaitable[None]] | None = None,
+    ) -> Survey | None:
+        """What minting has to know of a user; ``None`` where there is none. One statement.
+
+        ``also``: what else is to be read in the same transaction, which may run more than once.
+        """
+        access.permit(caller, "conversation.prepare")
+        access.permit_environment(caller, environment)
+
+        async def work(tx: Transaction) -> UserRow | None:
+            if also is not None:
+                await also(tx)
+            return await rows.user(tx, user_id, environment)
+
+        row = await self._database.run(caller.workspace, work)
+        return None if row is None else await self.surveyed(caller, user_id, environment, row)
+
+    async def surveyed(
+        self, caller: Caller, user_id: str, environment: str, row: UserRow
+    ) -> Survey:
+        """The same of a row that another statement has read for this caller."""
+        access.permit(caller, "conversation.prepare")
+        access.permit_environment(caller, environment)
+        stored = StoredKey(row.key_id, row.version, row.wrapped, row.root_key_id)
+        sealing = await self._store.seal_from(caller.workspace, stored, row.index_key)
+        owner = await self._store.owner(caller.workspace, user_id, row.user_key)
+        every = zip(row.connection_ids, row.integrations, row.environments, row.states, strict=True)
+        found = [
+            Connected(
+                connection_id=connection_id,
+                integration=integration,
+                environment=place,
+                pending=state == "pending",
+            )
+            for connection_id, integration, place, state in every
+        ]
+        # The one that counts comes last: one's own after a shared one, a consent after none.
+        found.sort(
+            key=lambda one: (one.integration, not one.pending, one.environment == environment)
+        )
+        return Survey(
+            user_id=user_id,
+            profile=await self._store.profile(
+                owner, caller.workspace, user_id, row.generation, row.profile
+            ),
+            user_ref=sealing.user_ref(user_id),
+            now=row.now,
+            opener=owner,
+            owner=owner.key(sealing.key),
+            connections={one.integration: one for one in found},
+        )
+
+    async def standings(
+        self, caller: Caller, user_ids: Sequence[str], environment: str
+    ) -> dict[str, dict[str, Standing]]:
+        """How many users' connections stand, by user and integration; a statement for thousands.
+
+        Users who are not there are not in the answer.
+        """
+        access.permit(caller, "readiness.read")
+        access.permit_environment(caller, environment)
+        wanted = list(dict.fromkeys(user_ids))
+
+        async def work(tx: Transaction) -> tuple[list[str], list[StandingRow]]:
+            there: list[str] = []
+            every: list[StandingRow] = []
+            for first in range(0, len(wanted), AT_ONCE):
+                some = await rows.present(tx, wanted[first : first + AT_ONCE])
+                there += some
+                every += await rows.standings(tx, some, environment) if some else []
+            await audit.record(tx, caller, "readiness.read", environment=environment)
+            return there, every
+
+        there, every = await self._database.run(caller.workspace, work)
+        # The one that counts comes last, as in a survey.
+        every.sort(key=lambda row: (row.generation > 0, row.environment == environment))
+        found: dict[str, dict[str, Standing]] = {user_id: {} for user_id in there}
+        for row in every:
+            found[row.user_id][row.integration] = _standing(row)
+        return found
+
+    async def release(self, caller: Caller, connection_ids: Sequence[str]) -> None:
+        """Let go of what a conversation held."""
+        access.permit(caller, "connection.token")
+        if caller.kind == "grant" and connection_ids:
+            await self._database.run(
+                caller.workspace, lambda tx: rows.release(tx, caller.actor_id, connection_ids)
+            )
+
+    async def authorization(self, caller: Caller, fresh: Fresh) -> Secret | None:
+        """The whole value of the header that carries a credential; ``None`` where there is none.
+
+        Most providers' files need nothing but the token for it. Where one does, the integration is
+        resolved, too.
+        """
+        access.permit(caller, "connection.token")
+        if fresh.tokens is None:
+            return None
+        provider = await self._file_of(fresh.provider)
+        try:
+            try:
+                rendered = header.rendered(provider, fresh.tokens, {})
+            except Unresolved:
+                row = await self._integration_row(caller.workspace, fresh.integration)
+                if row is None:
+                    return None
+                app = await self._app(caller, row, fresh.environment)
+                rendered = header.rendered(provider, fresh.tokens, header.values_of(app))
+        except (Unresolved, Invalid):
+            return None  # the token may be of use without it
+        return rendered[1] if rendered else None
+
+    async def _file_of(self, provider_id: str) -> Provider:
+        if provider_id not in self._files:
+            self._files[provider_id] = await self._facts(provider_id)
+        return self._files[provider_id]
+
+    @cached_property
+    def _files(self) -> dict[str, Provider]:
+        return {}
+
+
+def _standing(row: StandingRow) -> Standing:
+    clocks = row.clocks()
+    return Standing(
+        integration=row.integration,
+        connection_id=row.connection_id,
+        environment=row.environment,
+        reason=_reason(row),
+        expiring=clocks is not None and is_expiring(clocks, row.now),
+        scopes=None if row.scopes is None else tuple(row.scopes),
+    )
+
+
+def _reason(row: StandingRow) -> Reason | None:
+    """Why it cannot be used, the first that holds; ``None`` where a mint would get a token."""
+    lives = row.access_ends is None or row.access_ends > row.now
+    over = row.consent_ends is not None and row.consent_ends <= row.now
+    reasons: tuple[tuple[bool, Reason], ...] = (
+        (row.generation == 0, "pending"),
+        (row.verdict is not None, "needs_reauth"),
+        (not lives and row.standing != "open", "integration_paused"),
+        (not lives and (over or not row.renewable), "expired"),
+    )
+    return next((reason for holds, reason in reasons if holds), None)
