@@ -1,4 +1,4 @@
-"""The real parts: one PostgreSQL a run, migrated once; a test gets a workspace of its own in it."""
+"""The real parts: one PostgreSQL a worker, migrated once; a test gets a workspace of its own."""
 
 import asyncio
 import os
@@ -42,7 +42,7 @@ OPERATOR_KEY = generate("operator").reveal()
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
-SHARED = "TESTS_SHARED_DIR"
+TOGETHER = "TESTS_FOLDER"
 
 # What is drawn is the same in every run, so that a red one can be repeated; no test is about time.
 hypothesis.settings.register_profile(
@@ -58,30 +58,32 @@ hypothesis.settings.register_profile(
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make one folder for all workers, where PostgreSQL's own account can reach its data."""
+    """Make one folder for a run, where PostgreSQL's own account can reach its data."""
     short = config.getoption("markexpr") == "not soak"
     hypothesis.settings.load_profile("keyturn" if short else "soak")
     if not hasattr(config, "workerinput"):
         folder = tempfile.mkdtemp(prefix="keyturn-tests-", dir="/tmp")
         Path(folder).chmod(0o711)
-        os.environ[SHARED] = folder
+        os.environ[TOGETHER] = folder
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
-        shutil.rmtree(os.environ.pop(SHARED), ignore_errors=True)
+        shutil.rmtree(os.environ.pop(TOGETHER), ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def shared_dir() -> Path:
-    """One folder for all workers of this run."""
-    return Path(os.environ[SHARED])
+def own_folder() -> Path:
+    """This worker's: sweeps go over all workspaces, and would take another worker's work."""
+    folder = Path(os.environ[TOGETHER]) / os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    folder.mkdir(mode=0o711, exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")
-def postgres(shared_dir: Path) -> Iterator[Embedded]:
-    """The embedded server; the last worker to leave stops it."""
-    embedded = Embedded(shared_dir / "pg", settings=FAST)
+def postgres(own_folder: Path) -> Iterator[Embedded]:
+    """The embedded server of this worker."""
+    embedded = Embedded(own_folder / "pg", settings=FAST)
     embedded.start()
     yield embedded
     embedded.stop()
@@ -95,8 +97,8 @@ async def migrated(postgres: Embedded) -> Embedded:
 
 
 @pytest.fixture(scope="session")
-def root_key_file(shared_dir: Path) -> Path:
-    file = shared_dir / "root.key"
+def root_key_file(own_folder: Path) -> Path:
+    file = own_folder / "root.key"
     create_root_key(file)
     return file
 
