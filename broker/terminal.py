@@ -33,6 +33,9 @@ NOT_WELL: Final = 3
 EVERYTHING: Final = 1000
 
 as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON.")
+of_workspace = click.option(
+    "--workspace", "-w", help="Its id or name; not needed where there is only one."
+)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -1,6 +1,5 @@
 """The real parts: one PostgreSQL a worker, migrated once; a test gets a workspace of its own."""
 
-import asyncio
 import os
 import shutil
 import socket
@@ -17,6 +16,7 @@ from support.abroad import Abroad, living_abroad
 from support.alive import Alive, Replicas, leave_nothing_due, replicas, workspace_in
 from support.api import Api, Running, running
 from support.browser import MISSING, REASON, Browser, browsing
+from support.databases import empty_database
 from support.journeys import Clock
 from support.recording import Record, recording
 from support.sandbox import Provider, providing
@@ -268,16 +268,8 @@ async def stranger(make_tenant: MakeTenant) -> Tenant:
 @pytest.fixture
 async def fresh_database(postgres: Embedded) -> AsyncIterator[Secret]:
     """The superuser's address of an empty database."""
-    import asyncpg
-
-    name = f"fresh_{uuid.uuid4().hex}"
-    address = postgres.dsn().reveal()
-    admin = await asyncpg.connect(address)
-    await admin.execute(f'create database "{name}"')
-    yield Secret(address.replace("/keyturn?", f"/{name}?"))
-    await asyncio.sleep(0)
-    await admin.execute(f'drop database "{name}" with (force)')
-    await admin.close()
+    async with empty_database(postgres) as found:
+        yield found
 
 
 @pytest.fixture
@@ -289,20 +281,27 @@ async def record(
         yield found
 
 
+@pytest.fixture
+async def over(
+    migrated: Embedded, fresh_database: Secret, tmp_path: Path
+) -> AsyncIterator[Replicas]:
+    """Two vaults over a database that a test may set back; their root key lies by itself."""
+    keys = tmp_path / "keys"
+    keys.mkdir(mode=0o700)
+    create_root_key(keys / "root.key")
+    async with replicas(migrated, fresh_database, keys / "root.key", tmp_path) as found:
+        yield found
+
+
 @pytest.fixture(scope="session")
 async def two_replicas(postgres: Embedded, root_key_file: Path) -> AsyncIterator[Replicas]:
     """Two vaults over a database of their own, in which time can be moved."""
-    import asyncpg
-
-    admin = await asyncpg.connect(postgres.dsn().reveal())
-    name = f"alive_{uuid.uuid4().hex}"
-    await admin.execute(f'create database "{name}"')
-    owner = Secret(postgres.dsn().reveal().replace("/keyturn?", f"/{name}?"))
     with tempfile.TemporaryDirectory() as folder:
-        async with replicas(postgres, owner, root_key_file, Path(folder)) as found:
+        async with (
+            empty_database(postgres) as owner,
+            replicas(postgres, owner, root_key_file, Path(folder)) as found,
+        ):
             yield found
-    await admin.execute(f'drop database "{name}" with (force)')
-    await admin.close()
 
 
 @pytest.fixture

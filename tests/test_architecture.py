@@ -398,8 +398,17 @@ def prints_nothing(sources: Sources) -> list[str]:
 
 
 def queries(sources: Sources) -> set[tuple[str, str, str]]:
-    """Every ``Query(noun, name, ...)``: package, noun and name."""
-    return {
+    """Package, noun and name of every ``Query(...)``, and of both in a ``Kind.of(...)``."""
+    sealed = {
+        (source.name.split(".")[0], "sealed", f"{deed}_{node.args[0].value}")
+        for source in sources.values()
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "Kind.of"
+        and isinstance(node.args[0], ast.Constant)
+        for deed in ("list", "replace")
+    }
+    return sealed | {
         (source.name.split(".")[0], str(node.args[0].value), str(node.args[1].value))
         for source in sources.values()
         for node in ast.walk(source.tree)

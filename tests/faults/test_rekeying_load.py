@@ -22,6 +22,7 @@ from msgspec import Struct
 from support.api import Api
 from support.connecting import SECRET
 from support.process import COMMAND, Deployment, Replica, deployment
+from support.provider_file import graceful, write_providers
 from support.sandbox import Provider, providing
 
 from broker.sandbox import Client, Issuing
@@ -36,42 +37,6 @@ ASKED: Final = (
     *("token", "alive", "refresh", "profile"),
     *("mint plain", "mint signed", "mint redeemed", "redeem", "minted alive"),
 )
-PROVIDER: Final = """
-id = "rotating"
-name = "A provider that rotates its refresh tokens"
-mode = "authorization_code"
-categories = ["generic"]
-as_of = 2026-11-21
-
-[confidence]
-endpoints = "data"
-client = "data"
-refresh = "data"
-lifetime = "data"
-identity = "data"
-scopes = "data"
-quirks = "data"
-
-[variables.base]
-label = "Base"
-filled_by = "integration"
-kind = "url"
-pattern = '^https?://127[.]0[.]0[.]1:[0-9]{1,5}$'
-
-[authorize]
-url = "{base}/oauth/authorize"
-
-[token]
-url = "{base}/oauth/token"
-
-[client]
-auth = "post"
-
-[refresh]
-rotates = "always"
-old_refresh_token = "grace"
-grace_seconds = 30
-"""
 
 
 class Scene(Struct, frozen=True):
@@ -110,9 +75,8 @@ class Scene(Struct, frozen=True):
 @pytest.fixture(scope="module")
 async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
     folder = tmp_path_factory.mktemp("rekeying")
-    catalogue, operator = folder / "providers", generate("operator").reveal()
-    catalogue.mkdir()
-    (catalogue / "rotating.toml").write_text(PROVIDER)
+    catalogue = write_providers(folder / "providers", {"rotating": graceful(30)})
+    operator = generate("operator").reveal()
     with deployment(
         providers_dir=catalogue,
         spool_dir=folder / "spool",

@@ -13,9 +13,9 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 from msgspec.structs import replace
-from support.alive import address
 from support.api import Api, running
 from support.backups import OPERATOR, Elsewhere, back_up, elsewhere
+from support.databases import address
 from support.rekeying import Tenancy, tenancy
 
 from broker.cli import restoring
