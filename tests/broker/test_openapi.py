@@ -122,9 +122,8 @@ async def test_a_fuzzer_that_reads_the_document_finds_nothing(
     examples: int,
 ) -> None:
     operator_key = settings.operator_keys[0].reveal()
-    size = ("--max-examples", str(examples))
-    if examples < MANY:
-        size += ("--phases", "examples,fuzzing,stateful")
+    phases = "examples,fuzzing,stateful" + (",coverage" if examples == MANY else "")
+    size = ("--max-examples", str(examples), "--phases", phases)
     operators = "^/v1/workspaces"
     # Its own database: the fuzzer deletes whatever it finds.
     async with alone(migrated, fresh_database, root_key_file, settings) as fuzzed:

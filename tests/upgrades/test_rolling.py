@@ -19,10 +19,11 @@ import aiohttp
 import asyncpg
 import pytest
 from faults.load import Answer, Dropped, Load, Wire
-from flows.test_refreshing_processes import PROVIDER, House
+from flows.test_refreshing_processes import GRACE, House
 from msgspec import Struct
 from support.api import Api
 from support.process import CHECKOUT, PATIENCE, Deployment, Replica, deployment, free_port
+from support.provider_file import graceful, write_providers
 from support.sandbox import Provider, providing
 
 from broker.sandbox.history import tally
@@ -151,9 +152,7 @@ async def versions(made: Deployment) -> dict[str, int]:
 
 @pytest.fixture
 async def roll(older: Path, tmp_path: Path) -> AsyncIterator[tuple[Roll, list[Replica]]]:
-    catalogue = tmp_path / "providers"
-    catalogue.mkdir()
-    (catalogue / "graceful.toml").write_text(PROVIDER)
+    catalogue = write_providers(tmp_path / "providers", {"graceful": graceful(GRACE)})
     with deployment(
         providers_dir=catalogue, spool_dir=tmp_path / "spool", egress_allow="127.0.0.1"
     ) as made:
