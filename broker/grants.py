@@ -68,14 +68,22 @@ class Grants:
     # Whose bearer it is
 
     async def held(
-        self, unverified_bearer: str, runtime_key: str | None, *, request_id: str = ""
+        self,
+        unverified_bearer: str,
+        runtime_key: str | None,
+        *,
+        request_id: str = "",
+        by_runtime: bool = False,
     ) -> Held:
-        """Who and what a grant or a handle is; ``Unauthenticated`` where it is neither."""
+        """Who and what a grant or a handle is; ``Unauthenticated`` where it is neither.
+
+        ``by_runtime``: a grant, too, is honoured only beside a runtime key.
+        """
         kind = bearer.kind_of(unverified_bearer)
         if kind not in ("grant", "handle"):
             raise Unauthenticated
         row, caller = await self._row(unverified_bearer, kind, request_id)
-        if kind == "handle":
+        if kind == "handle" or by_runtime:
             await self._refuse_without_runtime(row, caller, runtime_key)
         if not row.armed:
             raise Forbidden("Nobody has vouched for this caller yet.")
@@ -98,7 +106,7 @@ class Grants:
         self, row: KeptRow, caller: Caller, runtime_key: str | None
     ) -> None:
         if runtime_key is None:
-            raise Unauthenticated("A handle is honoured only beside a runtime key.")
+            raise Unauthenticated("This is honoured only beside a runtime key.")
         runtime = await self._vault.authenticate(runtime_key)
         access.permit_scope(runtime, "runtime")
         if runtime.workspace != caller.workspace:

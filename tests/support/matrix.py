@@ -176,7 +176,9 @@ class Side(Struct, frozen=True):
             return await self.api.post("/v1/conversations", {**asked, "runtime": "sealed"})
         if kind == "agent":
             tier = {"value": f"tier {self.mark}"}
-            return await self.api.put(f"/v1/agents/{wanted}", {"variables": {"tier": tier}})
+            tool = {"kind": "webhook", "config": {"url": f"https://{self.mark}.example.com/"}}
+            profile = {"variables": {"tier": tier}, "stored_tools": {"told": tool}}
+            return await self.api.put(f"/v1/agents/{wanted}", profile)
         return await self._made_otherwise(kind)
 
     async def _made_otherwise(self, kind: Kind) -> Reply:
