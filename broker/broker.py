@@ -67,14 +67,9 @@ class Broker:
         runtime_key: str | None = None,
         *,
         request_id: str = "",
-        by_runtime: bool = False,
     ) -> Held:
-        """Who and what a grant or a handle is. A handle is honoured only beside a runtime key, and
-        so is a grant for what only a runtime may do (``by_runtime``).
-        """
-        return await self.grants.held(
-            unverified_bearer, runtime_key, request_id=request_id, by_runtime=by_runtime
-        )
+        """Who and what a grant or a handle is. A handle is honoured only beside a runtime key."""
+        return await self.grants.held(unverified_bearer, runtime_key, request_id=request_id)
 
     async def admit(self, ticket: str) -> Admission:
         """Let one client into the conversation that this ticket is for, once."""

@@ -73,17 +73,13 @@ class Grants:
         runtime_key: str | None,
         *,
         request_id: str = "",
-        by_runtime: bool = False,
     ) -> Held:
-        """Who and what a grant or a handle is; ``Unauthenticated`` where it is neither.
-
-        ``by_runtime``: a grant, too, is honoured only beside a runtime key.
-        """
+        """Who and what a grant or a handle is; ``Unauthenticated`` where it is neither."""
         kind = bearer.kind_of(unverified_bearer)
         if kind not in ("grant", "handle"):
             raise Unauthenticated
         row, caller = await self._row(unverified_bearer, kind, request_id)
-        if kind == "handle" or by_runtime:
+        if kind == "handle":
             await self._refuse_without_runtime(row, caller, runtime_key)
         if not row.armed:
             raise Forbidden("Nobody has vouched for this caller yet.")

@@ -77,12 +77,10 @@ class Door:
         return await self._vault.authenticate(unverified, request_id=request_id)
 
     async def conversation(self, request: ASGIConnection[Any, Any, Any, Any]) -> Held | None:
-        """The conversation whose runtime asks; ``None`` where no bearer of one is there."""
+        """The conversation that asks; ``None`` where no bearer of one is there."""
         if bearer.kind_of(_unverified_bearer(request)) not in ("grant", "handle"):
             return None
-        return await held_of(
-            request, self._broker, header_of(request, RUNTIME_KEY), by_runtime=True
-        )
+        return await held_of(request, self._broker, header_of(request, RUNTIME_KEY))
 
     def key_hash(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
         """The keyed hash of the one API key that is plainly there; who it is, nobody knows yet."""
@@ -123,14 +121,13 @@ def requires_lines(action: access.Action) -> list[Guard]:
 
 
 def requires_or_held(action: access.Action) -> list[Guard]:
-    """The same; and a conversation passes, whose runtime brings its grant or handle."""
-    return _requires(action, _JSON, by_runtime=True)
+    """The same; and a conversation passes by its grant or handle."""
+    return _requires(action, _JSON, or_held=True)
 
 
 def _requires(
-    action: access.Action, media: re.Pattern[str], *, by_runtime: bool = False
+    action: access.Action, media: re.Pattern[str], *, or_held: bool = False
 ) -> list[Guard]:
-
     async def guard(
         connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler
     ) -> None:
@@ -138,7 +135,7 @@ def _requires(
         rule = access.RULES[action]
         if rule.scope is None and rule.operator:
             door.refuse_without_operator()
-        held = await door.conversation(connection) if by_runtime else None
+        held = await door.conversation(connection) if or_held else None
         caller = held.caller if held else await door.caller(connection)
         access.permit(caller, action)
         connection.scope["state"].update(caller=caller, held=held)
@@ -166,15 +163,12 @@ async def held_of(
     request: ASGIConnection[Any, Any, Any, Any],
     broker: Broker,
     runtime_key: str | None,
-    *,
-    by_runtime: bool = False,
 ) -> Held:
     """What the grant or handle of this request opens; it alone decides whose that is."""
     held = await broker.held(
         _unverified_bearer(request),
         runtime_key,
         request_id=request.scope["state"].get("request_id", ""),
-        by_runtime=by_runtime,
     )
     request.scope["state"]["caller"] = held.caller
     return held

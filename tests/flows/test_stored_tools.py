@@ -36,12 +36,12 @@ def listing(stage: Stage) -> dict[str, Any]:
     return tool(url, path_params_schema=where, query_params_schema=query)
 
 
-@pytest.mark.parametrize("delivery", ["inline", "handle"])
+@pytest.mark.parametrize(("delivery", "runtime_key"), [("inline", False), ("handle", True)])
 async def test_a_tool_is_called_by_its_name_as_the_user_of_the_conversation(
-    stage: Stage, delivery: str
+    stage: Stage, delivery: str, *, runtime_key: bool
 ) -> None:
     talk = await stage.begin(
-        delivery=delivery, runtime_key=True, stored_tools={"look": listing(stage)}
+        delivery=delivery, runtime_key=runtime_key, stored_tools={"look": listing(stage)}
     )
     reply = await talk.invoke("look", {"list": "a b", "q": "tea & milk"})
 
