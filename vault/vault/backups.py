@@ -1,4 +1,8 @@
-"""The door's part for backups, and for going on from an older state; the operator's alone."""
+"""The door's part for backups, and for going on from an older state; the operator's alone.
+
+* Whoever goes on from an older state has the audit record anchored there, since its end is gone
+  and that was meant: the operator's record has a line of both.
+"""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -22,10 +26,11 @@ from vault.model import OPERATOR, Caller
 from vault.refreshing.marks import Level, Mark, Marks
 from vault.secret import Secret
 from vault.shredding import Entry
+from vault.vault.chaining import Chaining
 from vault.vault.refreshing import Refreshing
 
 
-class Backups(Refreshing):
+class Backups(Refreshing, Chaining):
     """Backups, and what comes after one was restored."""
 
     async def back_up(
@@ -66,9 +71,7 @@ class Backups(Refreshing):
             after = some[-1]
         outside = marks.read().level
         level = await self._database.run(OPERATOR, lambda tx: advance(tx, outside))
-        marks.write(Mark(self.deployment_id, level.mark, epoch=level.epoch))
-        await self._database.run(OPERATOR, lambda tx: self._recorded(tx, caller, "backup.restore"))
-        await self._carried()
+        await self.restored(caller, level)
         return moved
 
     async def restored(self, caller: Caller, level: Level) -> None:
@@ -78,6 +81,8 @@ class Backups(Refreshing):
         marks.write(Mark(self.deployment_id, level.mark, epoch=level.epoch))
         await self._database.run(OPERATOR, lambda tx: self._recorded(tx, caller, "backup.restore"))
         await self._carried()
+        if self._worker is not None:  # else nothing is ever sealed, and no end is missed
+            await self.anchor_audit(caller)
 
     async def _recorded(self, tx: Transaction, caller: Caller, action: str) -> None:
         await audit.record(tx, caller, action, target=("deployment", self.deployment_id))
