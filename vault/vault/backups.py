@@ -7,6 +7,9 @@
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final
+
+import structlog
 
 from vault import access, audit, shredding
 from vault.backup import Manifest
@@ -21,6 +24,7 @@ from vault.backup.moving_on import (
 )
 from vault.backup.taking import take
 from vault.database import Transaction
+from vault.errors import VaultError
 from vault.keyring.rotations import Step, Tell, untold
 from vault.model import OPERATOR, Caller
 from vault.refreshing.marks import Level, Mark, Marks
@@ -28,6 +32,8 @@ from vault.secret import Secret
 from vault.shredding import Entry
 from vault.vault.chaining import Chaining
 from vault.vault.refreshing import Refreshing
+
+_log: Final = structlog.get_logger("keyturn.audit")
 
 
 class Backups(Refreshing, Chaining):
@@ -81,8 +87,16 @@ class Backups(Refreshing, Chaining):
         marks.write(Mark(self.deployment_id, level.mark, epoch=level.epoch))
         await self._database.run(OPERATOR, lambda tx: self._recorded(tx, caller, "backup.restore"))
         await self._carried()
-        if self._worker is not None:  # else nothing is ever sealed, and no end is missed
+        await self._anchored(caller)
+
+    async def _anchored(self, caller: Caller) -> None:
+        if self._worker is None:
+            return  # nothing is ever sealed, and no end is missed
+        try:
             await self.anchor_audit(caller)
+        except VaultError as error:
+            # What was accepted stays accepted; 'keyturn doctor' goes on saying what is to be done.
+            _log.warning("audit_not_anchored", why=error.message)
 
     async def _recorded(self, tx: Transaction, caller: Caller, action: str) -> None:
         await audit.record(tx, caller, action, target=("deployment", self.deployment_id))
