@@ -400,7 +400,7 @@ def prints_nothing(sources: Sources) -> list[str]:
 def queries(sources: Sources) -> set[tuple[str, str, str]]:
     """Package, noun and name of every ``Query(...)``, and of both in a ``Kind.of(...)``."""
     sealed = {
-        (source.name.split(".")[0], "sealed", f"{deed}_{node.args[0].value}")
+        (source.name.split(".")[0], "sealed", f"{deed}_{node.args[0].value!s}")
         for source in sources.values()
         for node in ast.walk(source.tree)
         if isinstance(node, ast.Call)
