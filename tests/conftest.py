@@ -67,6 +67,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[TOGETHER] = folder
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest goes first: begun last, all other workers would wait for it."""
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ.pop(TOGETHER), ignore_errors=True)
