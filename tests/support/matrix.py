@@ -375,7 +375,8 @@ class Inside(Struct, frozen=True):
 class Field:
     """A deployment of its own, with the walls that it was asked for."""
 
-    def __init__(self, inside: Inside, outside: Listener, operator: Api) -> None:
+    def __init__(self, walls: Walls, inside: Inside, outside: Listener, operator: Api) -> None:
+        self.walls = walls
         self.inside = inside
         self.outside = outside
         self.operator = operator
@@ -430,7 +431,7 @@ async def field(
                 running(vault, settings) as service,
                 aiohttp.ClientSession(connector=connector) as session,
             ):
-                yield Field(await Inside.of(admin), outside, Api(session, service.base, key))
+                yield Field(walls, await Inside.of(admin), outside, Api(session, service.base, key))
         await vault.close()
         await admin.close()
     finally:
