@@ -2,6 +2,7 @@
 
 * A profile is checked when it is written. What it names may still be missing then.
 * An agent serves every environment, so a key that is tied to some leaves it alone.
+* The tools that a profile stores are read when one is called: who mints carries none of them.
 * A runtime may know agents that nobody has told us of; those have no profile, and that is fine.
 """
 
@@ -13,7 +14,8 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from broker.profile import AGENT_PATTERN, Profile, check
+from broker.profile import AGENT_PATTERN, Profile, StoredTool, check
+from broker.tools import stored
 from vault import access, audit
 from vault.database import Transaction
 from vault.errors import Invalid
@@ -86,6 +88,7 @@ class Agents:
         if _ID.fullmatch(agent_id) is None:
             raise Invalid("This is no agent's id.", pointer="/agent_id")
         check(profile)
+        stored.check(profile)
 
         async def attempt() -> tuple[Agent, bool] | None:
             before = await self._row(caller, agent_id)
@@ -136,7 +139,7 @@ class Agents:
     # For the broker's other parts, which have permitted what they do
 
     async def profile(self, caller: Caller, agent_id: str) -> Profile | None:
-        """The agent's profile; ``None`` where nobody wrote one."""
+        """The agent's profile without its tools; ``None`` where nobody wrote one."""
         return await self.profile_from(caller, await self._row(caller, agent_id))
 
     async def row(self, tx: Transaction, agent_id: str) -> AgentRow | None:
@@ -152,18 +155,26 @@ class Agents:
     async def profile_of(
         self, caller: Caller, agent_id: str, generation: int, sealed: bytes
     ) -> Profile:
-        """What these bytes say. What they said a moment ago, they still say."""
+        """What these bytes say, but for tools. What they said a moment ago, they still say."""
         place = (caller.workspace, agent_id, generation)
         known = self._read.get(sealed)
         if known is not None and known[:3] == place:
             self._read.move_to_end(sealed)
             return known[3]
         context = agent_context(*place)
-        profile = _profile_from(await self._vault.open_for_guest(caller, context, sealed))
+        opened = await self._vault.open_for_guest(caller, context, sealed)
+        profile = _profile_from(opened).without_tools()
         self._read[sealed] = (*place, profile)
         if len(self._read) > MAX_READ:
             self._read.popitem(last=False)
         return profile
+
+    async def stored_tool(self, caller: Caller, agent_id: str, name: str) -> StoredTool | None:
+        """A tool that the agent's profile stores now; ``None`` where there is none of this name."""
+        row = await self._row(caller, agent_id)
+        if row is None:
+            return None
+        return (await self._opened(caller, row)).profile.stored_tools.get(name)
 
     async def pushed(self, caller: Caller, agent_id: str) -> dict[str, str]:
         """The ids of the tools that were made for an agent, by name."""

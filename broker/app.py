@@ -107,7 +107,9 @@ def _litestar(
             "metrics": Provide(lambda: metrics, sync_to_thread=False),
             "relay": Provide(lambda: relay, sync_to_thread=False),
         },
-        state=State({"door": Door(vault, settings.operator_keys), "gate": gate, "ticks": None}),
+        state=State(
+            {"door": Door(vault, broker, settings.operator_keys), "gate": gate, "ticks": None}
+        ),
         request_max_body_size=MAX_BODY,
         openapi_config=_openapi(),
         on_startup=[

@@ -13,6 +13,7 @@ from broker.conversation import Conversation, Held
 from broker.delivery import Delivering
 from broker.gateway.calls import Gateway
 from broker.gateway.renewals import Renewals
+from broker.gateway.stored_calls import StoredCalls
 from broker.gateway.tool_calls import ToolCalls
 from broker.grants import Grants
 from broker.mint import Minting
@@ -52,6 +53,7 @@ class Broker:
         self.renewals = Renewals(vault)
         self.gateway = Gateway(vault, self.renewals)
         self.tool_calls = ToolCalls(vault, self.grants, delivering)
+        self.stored_calls = StoredCalls(vault, self.agents, delivering, self.renewals)
         self.numbers = PhoneNumbers(vault, self.upstreams)
         self.incoming = IncomingCalls(vault, self.minting, delivering, self.agents, self.numbers)
         self.outgoing = OutgoingCalls(self.minting, self.grants, self.upstreams, self.numbers)
@@ -60,9 +62,13 @@ class Broker:
     # For whoever carries a conversation: the relay, the gateway, the refresh tool
 
     async def held(
-        self, unverified_bearer: str, runtime_key: str | None = None, *, request_id: str = ""
+        self,
+        unverified_bearer: str,
+        runtime_key: str | None = None,
+        *,
+        request_id: str = "",
     ) -> Held:
-        """Who and what a grant or a handle is; a handle is honoured only beside a runtime key."""
+        """Who and what a grant or a handle is. A handle is honoured only beside a runtime key."""
         return await self.grants.held(unverified_bearer, runtime_key, request_id=request_id)
 
     async def admit(self, ticket: str) -> Admission:

@@ -68,7 +68,11 @@ class Grants:
     # Whose bearer it is
 
     async def held(
-        self, unverified_bearer: str, runtime_key: str | None, *, request_id: str = ""
+        self,
+        unverified_bearer: str,
+        runtime_key: str | None,
+        *,
+        request_id: str = "",
     ) -> Held:
         """Who and what a grant or a handle is; ``Unauthenticated`` where it is neither."""
         kind = bearer.kind_of(unverified_bearer)
@@ -98,7 +102,7 @@ class Grants:
         self, row: KeptRow, caller: Caller, runtime_key: str | None
     ) -> None:
         if runtime_key is None:
-            raise Unauthenticated("A handle is honoured only beside a runtime key.")
+            raise Unauthenticated("This is honoured only beside a runtime key.")
         runtime = await self._vault.authenticate(runtime_key)
         access.permit_scope(runtime, "runtime")
         if runtime.workspace != caller.workspace:

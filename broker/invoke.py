@@ -18,7 +18,7 @@ from msgspec import Struct
 from broker.resolve import Kind, Outgoing, permit_host, plan, resolve
 from broker.resolve.bodies import ABSENT
 from broker.resolve.configs import AUTHORIZATION
-from broker.resolve.masking import basic_parts, written
+from broker.resolve.masking import MIN_MASKED, of_header, written
 from broker.resolve.meanings import MASK
 from broker.resolve.templates import ENVIRONMENT_PREFIX
 from vault.auth_kinds import YIELDS_BEARER
@@ -50,12 +50,13 @@ BEARER_TYPES: Final = frozenset(str(kind.__struct_config__.tag) for kind in YIEL
 
 
 class Question(Struct, frozen=True, kw_only=True):
-    """A configuration, and what it is to be resolved with."""
+    """A configuration, and what it is to be resolved with; ``name``: where it is a stored one."""
 
     kind: Kind
     config: Mapping[str, Any]
     environment: str
     variables: Mapping[str, Any]
+    name: str = ""
 
     def __repr__(self) -> str:
         return f"Question({self.kind})"
@@ -98,7 +99,11 @@ async def invoke(
     if body is not None and not made.takes_body:
         raise Invalid("This configuration describes its body; give arguments.", pointer="/body")
     configuration = await vault.use_configuration(
-        caller, made.labels, made.secret_ids, question.environment
+        caller,
+        made.labels,
+        made.secret_ids,
+        question.environment,
+        target=("tool", question.name) if question.name else ("", ""),
     )
     outgoing = resolve(made, configuration, _variables(question), arguments, vet=vault.vet_tool_url)
     if permit is not None:
@@ -279,12 +284,21 @@ def _sent(outgoing: Outgoing, used: Iterable[Credentials]) -> list[str]:
     """Every secret text of the request, as it may come back; the longest first."""
     texts = [outgoing.url_secret.text] if outgoing.url_secret else []
     for line in outgoing.headers:
-        texts += [meaning.text for meaning in line.secrets]
-        texts += [line.value.reveal()] if isinstance(line.value, Secret) else []
+        whole = [line.value.reveal()] if isinstance(line.value, Secret) else []
+        for text in (*(meaning.text for meaning in line.secrets), *whole):
+            texts += _parts(line.name, text)
     for credentials in used:
         for name, value in credentials.headers:
-            text = value.reveal()
-            scheme, _, token = text.partition(" ")
-            texts += [text, token] if name.lower() == AUTHORIZATION.lower() else [text]
-            texts += basic_parts(token) if scheme.lower() == "basic" else []
+            texts += _parts(name, value.reveal())
     return written(texts)
+
+
+def _parts(name: str, text: str) -> list[str]:
+    """A secret of a header, and what follows its scheme: an API repeats the bare token, too.
+
+    In another header than Authorization the first word may be no scheme, and the rest be short.
+    """
+    whole, *parts = of_header(text)
+    if name.lower() != AUTHORIZATION.lower():
+        parts = [one for one in parts if len(one) >= MIN_MASKED]
+    return [whole, *parts]

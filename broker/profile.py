@@ -5,15 +5,18 @@
   which everybody may read who may read the profile.
 * Names that the runtime or we ourselves give are not for a profile to give again.
 * An integration may be named before it is there; readiness tells who still waits for it.
+* It may store tools, which its conversations call by name; ``tools.stored`` says what those may be.
 """
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from msgspec import Meta, Struct, field, to_builtins
+from msgspec.structs import replace
 
 from broker.gateway.paths import Rule, check_rule
+from broker.resolve.configs import Kind
 from broker.runtimes.sealed import check_public_key
 from vault.consent import INTEGRATION_PATTERN
 from vault.errors import DeliveryNotPossible, Invalid
@@ -30,10 +33,12 @@ OURS: Final = frozenset({AUTHORIZATION, CONVERSATION_ID, USER_ID})
 
 AGENT_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}(?!\n)$"
 NAME_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,127}(?!\n)$"
+TOOL_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}(?!\n)$"
 MAX_INTEGRATIONS: Final = 20
 MAX_VARIABLES: Final = 100
 MAX_ALLOWED: Final = 50
 MAX_OVERRIDES: Final = 50
+MAX_STORED: Final = 50
 
 Runtime = Literal["elevenlabs", "livekit", "sealed"]
 Channel = Literal["websocket", "webrtc"]
@@ -43,6 +48,7 @@ Trust = Literal["identify", "caller_id"]
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 VariableName = Annotated[str, Meta(pattern=NAME_PATTERN)]
+ToolName = Annotated[str, Meta(pattern=TOOL_PATTERN)]
 IntegrationName = Annotated[str, Meta(pattern=INTEGRATION_PATTERN)]
 ScopeName = Annotated[str, Meta(min_length=1, max_length=500, pattern=r"^[\x21-\x7e]+(?!\n)$")]
 # What of a connection becomes a variable.
@@ -117,10 +123,21 @@ class Variable(_Part, frozen=True, kw_only=True):
         return self.source == "connection" and self.field in ("token", "authorization")
 
 
+class StoredTool(_Part, frozen=True, kw_only=True):
+    """A tool that a conversation calls by its name; ``config`` in ElevenLabs' form."""
+
+    kind: Kind
+    config: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"StoredTool({self.kind})"
+
+
 class Profile(_Part, frozen=True, kw_only=True):
     """An agent's profile. ``integrations`` absent: all that the user has, and none is required.
 
     ``overrides``: what of the conversation's configuration a client may set, as dotted names.
+    ``stored_tools``: what its conversations may call by name.
     """
 
     runtime: Runtime | None = None
@@ -132,6 +149,11 @@ class Profile(_Part, frozen=True, kw_only=True):
     integrations: Annotated[list[Needed], Meta(max_length=MAX_INTEGRATIONS)] | None = None
     variables: Annotated[dict[VariableName, Variable], Meta(max_length=MAX_VARIABLES)] = {}
     overrides: Annotated[list[Override], Meta(max_length=MAX_OVERRIDES)] = []
+    stored_tools: Annotated[dict[ToolName, StoredTool], Meta(max_length=MAX_STORED)] = {}
+
+    def without_tools(self) -> Self:
+        """What a conversation is promised: all but the tools, which are looked up when called."""
+        return replace(self, stored_tools={}) if self.stored_tools else self
 
     def needed(self, integration: str) -> Needed | None:
         """What is said of an integration."""

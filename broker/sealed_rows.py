@@ -11,8 +11,7 @@ from broker.runtimes import signing
 from broker.upstreams.rows import account_context
 from vault.model import WorkspaceId
 from vault.seal import Context
-from vault.sql import Query
-from vault.store.sealed_rows import Kind, RowId, SealedRow
+from vault.store.sealed_rows import Kind, SealedRow
 
 
 def _upstream(workspace: WorkspaceId, row: SealedRow) -> Context:
@@ -21,29 +20,25 @@ def _upstream(workspace: WorkspaceId, row: SealedRow) -> Context:
 
 
 KINDS: Final = (
-    Kind(
+    Kind.of(
         "agents",
-        Query("sealed", "list_agents", SealedRow, package="broker"),
-        Query("sealed", "replace_agents", RowId, package="broker"),
         lambda workspace, row: agents.agent_context(workspace, row.id, row.generation),
+        package="broker",
     ),
-    Kind(
+    Kind.of(
         "upstreams",
-        Query("sealed", "list_upstreams", SealedRow, package="broker"),
-        Query("sealed", "replace_upstreams", RowId, package="broker"),
         _upstream,
+        package="broker",
     ),
-    Kind(
+    Kind.of(
         "signing_keys",
-        Query("sealed", "list_signing_keys", SealedRow, package="broker"),
-        Query("sealed", "replace_signing_keys", RowId, package="broker"),
         lambda workspace, row: signing.signing_key_context(workspace, row.id),
+        package="broker",
     ),
-    Kind(
+    Kind.of(
         "conversations",
-        Query("sealed", "list_conversations", SealedRow, package="broker"),
-        Query("sealed", "replace_conversations", RowId, package="broker"),
         lambda workspace, row: conversations.context(workspace, row.id),
+        package="broker",
     ),
 )
 

@@ -6,7 +6,6 @@
 """
 
 import asyncio
-import gc
 import os
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
@@ -33,25 +32,18 @@ NOT_WELL: Final = 3
 EVERYTHING: Final = 1000
 
 as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON.")
+of_workspace = click.option(
+    "--workspace", "-w", help="Its id or name; not needed where there is only one."
+)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run on uvloop."""
-    collect_less_often()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(work)
     except VaultError as error:
         fail(error.message)
-
-
-def collect_less_often() -> None:
-    """Let Python look for cycles after more than its 700 new objects.
-
-    Hundreds of requests and calls under way are nothing but new objects, which it would look
-    through again and again, to find nothing.
-    """
-    gc.set_threshold(10_000, 20, 50)
 
 
 def fail(message: str) -> NoReturn:

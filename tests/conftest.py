@@ -1,6 +1,5 @@
-"""The real parts: one PostgreSQL a run, migrated once; a test gets a workspace of its own in it."""
+"""The real parts: one PostgreSQL a worker, migrated once; a test gets a workspace of its own."""
 
-import asyncio
 import os
 import shutil
 import socket
@@ -17,6 +16,7 @@ from support.abroad import Abroad, living_abroad
 from support.alive import Alive, Replicas, leave_nothing_due, replicas, workspace_in
 from support.api import Api, Running, running
 from support.browser import MISSING, REASON, Browser, browsing
+from support.databases import empty_database
 from support.journeys import Clock
 from support.recording import Record, recording
 from support.sandbox import Provider, providing
@@ -42,7 +42,7 @@ OPERATOR_KEY = generate("operator").reveal()
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
-SHARED = "TESTS_SHARED_DIR"
+TOGETHER = "TESTS_FOLDER"
 
 # What is drawn is the same in every run, so that a red one can be repeated; no test is about time.
 hypothesis.settings.register_profile(
@@ -58,30 +58,38 @@ hypothesis.settings.register_profile(
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make one folder for all workers, where PostgreSQL's own account can reach its data."""
+    """Make one folder for a run, where PostgreSQL's own account can reach its data."""
     short = config.getoption("markexpr") == "not soak"
     hypothesis.settings.load_profile("keyturn" if short else "soak")
     if not hasattr(config, "workerinput"):
         folder = tempfile.mkdtemp(prefix="keyturn-tests-", dir="/tmp")
         Path(folder).chmod(0o711)
-        os.environ[SHARED] = folder
+        os.environ[TOGETHER] = folder
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest goes first: begun last, all other workers would wait for it."""
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
-        shutil.rmtree(os.environ.pop(SHARED), ignore_errors=True)
+        shutil.rmtree(os.environ.pop(TOGETHER), ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def shared_dir() -> Path:
-    """One folder for all workers of this run."""
-    return Path(os.environ[SHARED])
+def own_folder() -> Path:
+    """This worker's: sweeps go over all workspaces, and would take another worker's work."""
+    folder = Path(os.environ[TOGETHER]) / os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    folder.mkdir(mode=0o711, exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")
-def postgres(shared_dir: Path) -> Iterator[Embedded]:
-    """The embedded server; the last worker to leave stops it."""
-    embedded = Embedded(shared_dir / "pg", settings=FAST)
+def postgres(own_folder: Path) -> Iterator[Embedded]:
+    """The embedded server of this worker."""
+    embedded = Embedded(own_folder / "pg", settings=FAST)
     embedded.start()
     yield embedded
     embedded.stop()
@@ -95,8 +103,8 @@ async def migrated(postgres: Embedded) -> Embedded:
 
 
 @pytest.fixture(scope="session")
-def root_key_file(shared_dir: Path) -> Path:
-    file = shared_dir / "root.key"
+def root_key_file(own_folder: Path) -> Path:
+    file = own_folder / "root.key"
     create_root_key(file)
     return file
 
@@ -266,16 +274,8 @@ async def stranger(make_tenant: MakeTenant) -> Tenant:
 @pytest.fixture
 async def fresh_database(postgres: Embedded) -> AsyncIterator[Secret]:
     """The superuser's address of an empty database."""
-    import asyncpg
-
-    name = f"fresh_{uuid.uuid4().hex}"
-    address = postgres.dsn().reveal()
-    admin = await asyncpg.connect(address)
-    await admin.execute(f'create database "{name}"')
-    yield Secret(address.replace("/keyturn?", f"/{name}?"))
-    await asyncio.sleep(0)
-    await admin.execute(f'drop database "{name}" with (force)')
-    await admin.close()
+    async with empty_database(postgres) as found:
+        yield found
 
 
 @pytest.fixture
@@ -287,20 +287,27 @@ async def record(
         yield found
 
 
+@pytest.fixture
+async def over(
+    migrated: Embedded, fresh_database: Secret, tmp_path: Path
+) -> AsyncIterator[Replicas]:
+    """Two vaults over a database that a test may set back; their root key lies by itself."""
+    keys = tmp_path / "keys"
+    keys.mkdir(mode=0o700)
+    create_root_key(keys / "root.key")
+    async with replicas(migrated, fresh_database, keys / "root.key", tmp_path) as found:
+        yield found
+
+
 @pytest.fixture(scope="session")
 async def two_replicas(postgres: Embedded, root_key_file: Path) -> AsyncIterator[Replicas]:
     """Two vaults over a database of their own, in which time can be moved."""
-    import asyncpg
-
-    admin = await asyncpg.connect(postgres.dsn().reveal())
-    name = f"alive_{uuid.uuid4().hex}"
-    await admin.execute(f'create database "{name}"')
-    owner = Secret(postgres.dsn().reveal().replace("/keyturn?", f"/{name}?"))
     with tempfile.TemporaryDirectory() as folder:
-        async with replicas(postgres, owner, root_key_file, Path(folder)) as found:
+        async with (
+            empty_database(postgres) as owner,
+            replicas(postgres, owner, root_key_file, Path(folder)) as found,
+        ):
             yield found
-    await admin.execute(f'drop database "{name}" with (force)')
-    await admin.close()
 
 
 @pytest.fixture

@@ -84,14 +84,16 @@ STEPS: Final = """
     broker.resolve.bodies broker.resolve.configs broker.resolve broker.invoke
     broker.gateway broker.gateway.paths
     broker.profile broker.variables broker.variables.filling
+    broker.tools.lint broker.tools broker.tools.stored
     broker.upstreams.client broker.upstreams.rows broker.agents broker.telephone
     broker.telephone.numbers broker.upstreams broker.upstreams.livekit
-    broker.tools.lint broker.tools broker.tools.pushing
+    broker.tools.pushing
     broker.runtimes.elevenlabs broker.conversation broker.conversations
     broker.sealed_rows broker.delivery
     broker.mint broker.mint.batches broker.mint.quick broker.grants broker.readiness
     broker.gateway.limits broker.gateway.renewal_rules broker.gateway.renewals
     broker.gateway.headers broker.gateway.calls broker.gateway.tool_calls
+    broker.gateway.stored_calls
     broker.telephone.phone_numbers broker.telephone.incoming broker.telephone.outgoing
     broker.telephone.post_call
     broker.broker broker.relay
@@ -398,8 +400,17 @@ def prints_nothing(sources: Sources) -> list[str]:
 
 
 def queries(sources: Sources) -> set[tuple[str, str, str]]:
-    """Every ``Query(noun, name, ...)``: package, noun and name."""
-    return {
+    """Package, noun and name of every ``Query(...)``, and of both in a ``Kind.of(...)``."""
+    sealed = {
+        (source.name.split(".")[0], "sealed", f"{deed}_{node.args[0].value!s}")
+        for source in sources.values()
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "Kind.of"
+        and isinstance(node.args[0], ast.Constant)
+        for deed in ("list", "replace")
+    }
+    return sealed | {
         (source.name.split(".")[0], str(node.args[0].value), str(node.args[1].value))
         for source in sources.values()
         for node in ast.walk(source.tree)

@@ -110,6 +110,7 @@ async def test_refreshing_is_measured_against_the_call_alone_and_a_pattern_by_ha
     assert {one.base for one in outcome.pairs} >= {"http client, 200 ms", "keyturn, 0 ms"}
 
 
+@pytest.mark.soak
 async def test_leasing_is_measured_in_deployments_of_several_sizes() -> None:
     outcome = await suite.BENCHMARKS["growth-refresh"].run(Options(rounds=1, quick=True))
     assert len(outcome.rounds) == 2
@@ -433,6 +434,7 @@ async def answer_of(port: int, wire: bytes) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.soak
 async def test_minting_and_reading_are_measured_in_deployments_of_several_sizes() -> None:
     outcome = await suite.BENCHMARKS["growth-mint"].run(Options(rounds=1, quick=True))
     assert list(outcome.rounds) == [
@@ -442,6 +444,7 @@ async def test_minting_and_reading_are_measured_in_deployments_of_several_sizes(
     assert len([note for note in outcome.notes if "growth exponent" in note]) == 2
 
 
+@pytest.mark.soak
 async def test_a_mint_is_timed_with_refreshing_beside_it_and_without() -> None:
     outcome = await suite.BENCHMARKS["mint-refresh"].run(Options(rounds=1, quick=True))
     [without], [beside] = outcome.rounds.values()

@@ -154,7 +154,8 @@ RULES: Final[dict[Action, Rule]] = {
     "auth_connection.write": Rule("manage", operator=True),
     "auth_connection.delete": Rule("manage", operator=True),
     "configuration.show": Rule("tools:invoke", operator=False),
-    "configuration.use": Rule("tools:invoke", operator=False),
+    # A conversation names what its agent's profile stores, and brings none of its own.
+    "configuration.use": Rule("tools:invoke", operator=False, grant=True),
     # The catalogue is the deployment's, and public knowledge; who sets things up may read it.
     "provider.list": Rule("manage", operator=True, others=("connect",)),
     "provider.read": Rule("manage", operator=True, others=("connect",)),

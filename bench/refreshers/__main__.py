@@ -11,7 +11,7 @@ import msgspec
 import uvloop
 
 from bench.refreshers import Done, Refresh, Settings, Task
-from broker import logs, terminal
+from broker import logs
 
 Opened = Callable[[Settings], AbstractAsyncContextManager[Refresh]]
 
@@ -28,7 +28,6 @@ WHERE: Final = {
 async def main(name: str) -> None:
     """Serve the commands of whoever started us."""
     logs.configure("warning")
-    terminal.collect_less_often()  # as our processes do: for all, so that none has a start
     settings = msgspec.json.decode(await _line(), type=Settings)
     module, function = WHERE[name]
     opened: Opened = getattr(import_module(module), function)

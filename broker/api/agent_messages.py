@@ -9,6 +9,7 @@ from broker.api.messages import Instant, Message
 from broker.profile import (
     MAX_INTEGRATIONS,
     MAX_OVERRIDES,
+    MAX_STORED,
     MAX_VARIABLES,
     Delivery,
     Needed,
@@ -16,6 +17,8 @@ from broker.profile import (
     Profile,
     PublicKey,
     Runtime,
+    StoredTool,
+    ToolName,
     Tools,
     Trust,
     Variable,
@@ -47,6 +50,9 @@ class AgentIn(Message, frozen=True, kw_only=True):
     overrides: Annotated[list[Override], Meta(max_length=MAX_OVERRIDES)] = field(
         default_factory=list
     )
+    stored_tools: Annotated[dict[ToolName, StoredTool], Meta(max_length=MAX_STORED)] = field(
+        default_factory=dict
+    )
 
     def profile(self) -> Profile:
         return Profile(**{name: getattr(self, name) for name in Profile.__struct_fields__})
@@ -65,6 +71,7 @@ class AgentOut(Message, frozen=True, kw_only=True):
     integrations: list[Needed] | None
     variables: dict[str, Variable]
     overrides: list[str]
+    stored_tools: dict[str, StoredTool]
     created_at: Instant
     updated_at: Instant
     created_by: str

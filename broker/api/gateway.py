@@ -16,8 +16,7 @@ from litestar.enums import HttpMethod, ScopeType
 from litestar.params import FromPath
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
-from broker.api.refresh_tool import RUNTIME_KEY
-from broker.api.requests import header_of, held_of
+from broker.api.requests import RUNTIME_KEY, header_of, held_of
 from broker.broker import Broker
 from broker.conversation import Held
 from broker.gateway.calls import Call

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Final
 import msgspec
 from litestar import Request, Response, Router, post
 from litestar.di import NamedDependency
-from litestar.params import HeaderParameter, QueryParameter
+from litestar.params import QueryParameter
 from msgspec import Meta, Struct
 
 from broker.api.messages import Instant
-from broker.api.requests import held_of
+from broker.api.requests import RuntimeKey, held_of
 from broker.api.responses import guarded, of_json
 from broker.broker import Broker
 from broker.gateway.renewal_rules import Asked, Status
@@ -21,15 +21,6 @@ from broker.gateway.renewals import Renewed
 from vault.errors import Invalid, Malformed
 from vault.secret import Secret
 
-RUNTIME_KEY: Final = "X-Keyturn-Runtime"
-
-RuntimeKey = Annotated[
-    str | None,
-    HeaderParameter(
-        name=RUNTIME_KEY,
-        description="A key of scope `runtime`; without it a handle buys nothing.",
-    ),
-]
 DryRun = Annotated[
     bool, QueryParameter(description="Do everything, and put no credential in the answer.")
 ]

@@ -45,6 +45,14 @@ IdempotencyKey = Annotated[
         description="The same request with the same key, within 24 hours, is done once.",
     ),
 ]
+RUNTIME_KEY: Final = "X-Keyturn-Runtime"
+RuntimeKey = Annotated[
+    str | None,
+    HeaderParameter(
+        name=RUNTIME_KEY,
+        description="A key of scope `runtime`; without it a handle buys nothing.",
+    ),
+]
 
 _JSON = re.compile(r"(?i)application/(\w+\+)?json\b")
 _LINES = re.compile(r"(?i)application/(x-ndjson|ndjson|jsonl|json-lines)\b")
@@ -56,8 +64,9 @@ _CURSOR = re.compile(r"[ -~]{1,255}")
 class Door:
     """Authentication: which ``Caller`` a request's headers belong to."""
 
-    def __init__(self, vault: Vault, operator_keys: tuple[Secret, ...]) -> None:
+    def __init__(self, vault: Vault, broker: Broker, operator_keys: tuple[Secret, ...]) -> None:
         self._vault = vault
+        self._broker = broker
         self._operator_keys = operator_keys
 
     async def caller(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Caller:
@@ -66,6 +75,12 @@ class Door:
         if unverified.startswith(bearer.PREFIXES["operator"]):
             return self._operator(unverified, request_id)
         return await self._vault.authenticate(unverified, request_id=request_id)
+
+    async def conversation(self, request: ASGIConnection[Any, Any, Any, Any]) -> Held | None:
+        """The conversation that asks; ``None`` where no bearer of one is there."""
+        if bearer.kind_of(_unverified_bearer(request)) not in ("grant", "handle"):
+            return None
+        return await held_of(request, self._broker, header_of(request, RUNTIME_KEY))
 
     def key_hash(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
         """The keyed hash of the one API key that is plainly there; who it is, nobody knows yet."""
@@ -105,8 +120,14 @@ def requires_lines(action: access.Action) -> list[Guard]:
     return _requires(action, _LINES)
 
 
-def _requires(action: access.Action, media: re.Pattern[str]) -> list[Guard]:
+def requires_or_held(action: access.Action) -> list[Guard]:
+    """The same; and a conversation passes by its grant or handle."""
+    return _requires(action, _JSON, or_held=True)
 
+
+def _requires(
+    action: access.Action, media: re.Pattern[str], *, or_held: bool = False
+) -> list[Guard]:
     async def guard(
         connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler
     ) -> None:
@@ -114,9 +135,10 @@ def _requires(action: access.Action, media: re.Pattern[str]) -> list[Guard]:
         rule = access.RULES[action]
         if rule.scope is None and rule.operator:
             door.refuse_without_operator()
-        caller = await door.caller(connection)
+        held = await door.conversation(connection) if or_held else None
+        caller = held.caller if held else await door.caller(connection)
         access.permit(caller, action)
-        connection.scope["state"]["caller"] = caller
+        connection.scope["state"].update(caller=caller, held=held)
         _refuse_keys_in_address(connection)
         _refuse_other_media(connection, media)
 
@@ -137,7 +159,11 @@ async def caller_of(
     return caller
 
 
-async def held_of(request: Request[Any, Any, Any], broker: Broker, runtime_key: str | None) -> Held:
+async def held_of(
+    request: ASGIConnection[Any, Any, Any, Any],
+    broker: Broker,
+    runtime_key: str | None,
+) -> Held:
     """What the grant or handle of this request opens; it alone decides whose that is."""
     held = await broker.held(
         _unverified_bearer(request),
@@ -148,7 +174,13 @@ async def held_of(request: Request[Any, Any, Any], broker: Broker, runtime_key: 
     return held
 
 
-def header_of(request: Request[Any, Any, Any], name: str) -> str | None:
+def held_by(request: Request[Any, Any, Any]) -> Held | None:
+    """The conversation that asks, as the guard found out; ``None`` where a key does."""
+    held: Held | None = request.scope["state"].get("held")
+    return held
+
+
+def header_of(request: ASGIConnection[Any, Any, Any, Any], name: str) -> str | None:
     """A header that is there once; twice is as good as none."""
     values = request.headers.getall(name, [])
     return values[0].strip(_SPACE) if len(values) == 1 else None

@@ -7,11 +7,12 @@ from msgspec import Meta
 
 from broker.api.messages import Message, WarningOut
 from broker.invoke import Answer, Question
+from broker.profile import ToolName
 from broker.resolve import Asked, Choice, HeaderLine, Kind, Outgoing
 from broker.resolve.bodies import ABSENT
 from broker.resolve.meanings import MASK
 from broker.resolve.templates import VARIABLE_PATTERN
-from vault.errors import Invalid
+from vault.errors import Forbidden, Invalid
 from vault.model import PRODUCTION, Environment
 from vault.vault.calls import AuthFacts
 from vault.vault.variables import ResolvedSecret
@@ -29,35 +30,66 @@ class ConfigIn(Message, frozen=True, kw_only=True):
     are that conversation's.
     """
 
-    kind: Kind
-    config: dict[str, Any]
     environment: Environment | None = None
     conversation_id: ConversationId | None = None
     dynamic_variables: Variables = msgspec.field(default_factory=dict)
 
-    def question(self) -> Question:
+    def asked(self, kind: Kind, config: dict[str, Any]) -> Question:
         if self.conversation_id is not None and self.environment is not None:
             raise Invalid(
                 "Give environment or conversation_id: a conversation has its own.",
                 pointer="/environment",
             )
         return Question(
-            kind=self.kind,
-            config=self.config,
+            kind=kind,
+            config=config,
             environment=self.environment or PRODUCTION,
             variables=self.dynamic_variables,
         )
 
 
 class ResolveIn(ConfigIn, frozen=True, kw_only=True):
+    kind: Kind
+    config: dict[str, Any]
     explain: bool = False
+
+    def question(self) -> Question:
+        return self.asked(self.kind, self.config)
 
 
 class InvokeIn(ConfigIn, frozen=True, kw_only=True):
-    """``arguments`` are what the model would fill in; ``body`` is for kinds without a schema."""
+    """With a key ``kind`` and ``config``; with what a conversation holds ``tool``, the name of one
+    in its agent's profile, and no configuration, environment or variables.
 
+    ``arguments`` are what the model would fill in; ``body`` is for kinds without a schema.
+    """
+
+    kind: Kind | None = None
+    config: dict[str, Any] | None = None
+    tool: ToolName | None = None
     arguments: Arguments = msgspec.field(default_factory=dict)
     body: Any = None
+
+    def question(self) -> Question:
+        """What a key asks for."""
+        if self.tool is not None:
+            raise Invalid("Only a conversation calls a tool by its name.", pointer="/tool")
+        if self.kind is None or self.config is None:
+            missing = "kind" if self.kind is None else "config"
+            raise Invalid(f"The field {missing} is missing.", pointer=f"/{missing}")
+        return self.asked(self.kind, self.config)
+
+    def named(self) -> str:
+        """What a conversation asks for; everything else is decided already."""
+        given = (self.kind, self.config, self.environment, self.conversation_id)
+        if given != (None,) * len(given) or self.dynamic_variables:
+            raise Forbidden(
+                "What a conversation holds calls a tool of its agent's profile, by its name: a"
+                " configuration, an environment and variables are not for it to give."
+            )
+        if self.tool is None:
+            raise Invalid("The field tool is missing.", pointer="/tool")
+        return self.tool
 
 
 class SecretUse(Message, frozen=True, kw_only=True):

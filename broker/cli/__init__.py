@@ -47,6 +47,7 @@ from broker.terminal import (
     NOT_WELL,
     as_json,
     every_workspace,
+    of_workspace,
     print_json,
     print_rows,
     run,
@@ -62,10 +63,6 @@ from vault.scheduler import ticking
 from vault.vault import Vault
 
 M = TypeVar("M", bound=Message)
-
-in_workspace = click.option(
-    "--workspace", "-w", help="Its id or name; not needed where there is only one."
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -276,7 +273,7 @@ def key_generate(*, operator: bool, root: bool) -> None:
 @click.option("--scope", "scopes", multiple=True, required=True, type=click.Choice(SCOPES))
 @click.option("--environment", "environments", multiple=True, help="Tie it to environments.")
 @click.option("--expires-at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]))
-@in_workspace
+@of_workspace
 @as_json
 def key_create(
     name: str,
@@ -304,7 +301,7 @@ def key_create(
 
 
 @key.command("list")
-@in_workspace
+@of_workspace
 @as_json
 def key_list(workspace: str | None, *, json_output: bool) -> None:
     """List the keys of a workspace."""
@@ -318,7 +315,7 @@ def key_list(workspace: str | None, *, json_output: bool) -> None:
 
 @key.command("delete")
 @click.argument("key_id")
-@in_workspace
+@of_workspace
 def key_delete(key_id: str, workspace: str | None) -> None:
     """Revoke a key, at once and everywhere."""
 
@@ -335,7 +332,7 @@ def user() -> None:
 
 
 @user.command("list")
-@in_workspace
+@of_workspace
 @as_json
 def user_list(workspace: str | None, *, json_output: bool) -> None:
     """List the users of a workspace."""
@@ -351,7 +348,7 @@ def user_list(workspace: str | None, *, json_output: bool) -> None:
 @click.argument("user_id")
 @click.option("--name")
 @click.option("--phone", "phones", multiple=True, help="In E.164, as in +15551234567.")
-@in_workspace
+@of_workspace
 def user_put(
     user_id: str, name: str | None, phones: tuple[str, ...], workspace: str | None
 ) -> None:
@@ -370,7 +367,7 @@ def user_put(
 @user.command("delete")
 @click.argument("user_id")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@in_workspace
+@of_workspace
 def user_delete(user_id: str, workspace: str | None, *, yes: bool) -> None:
     """Delete a user and shred the user's key. There is no way back."""
     if not yes:

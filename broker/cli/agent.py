@@ -8,14 +8,11 @@ import rich_click as click
 
 from broker.api.agent_messages import AgentIn, AgentOut, FaultOut, ToolsOut
 from broker.broker import Broker
-from broker.terminal import EVERYTHING, FAILED, in_workspace, print_json, run
+from broker.terminal import EVERYTHING, FAILED, as_json, in_workspace, of_workspace, print_json, run
 from broker.tools.lint import lint
 from vault.model import Page
 
 MAX_FILE: Final = 256 * 1024
-
-as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON.")
-of_workspace = click.option("--workspace", "-w", help="The workspace, by id or name.")
 
 
 @click.group()

@@ -21,6 +21,7 @@ from broker.terminal import (
     NOT_WELL,
     as_json,
     bar,
+    of_workspace,
     print_json,
     print_rows,
     run,
@@ -37,9 +38,6 @@ T = TypeVar("T")
 _SEAL: Final = re.compile(r"([1-9][0-9]{0,17}):([0-9a-f]{64})(?!\n)$")
 _WHEN: Final = click.DateTime(["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z"])
 
-in_workspace = click.option(
-    "--workspace", "-w", help="Its id or name; not needed where there is only one."
-)
 limit_option = click.option(
     "--limit", default=50, type=click.IntRange(1, EVERYTHING), show_default=True
 )
@@ -52,7 +50,7 @@ one_workspace = click.option(
 @click.group(invoke_without_command=True)
 @limit_option
 @user_option
-@in_workspace
+@of_workspace
 @as_json
 @click.pass_context
 def audit(
@@ -71,7 +69,7 @@ def audit(
 @audit.command("list")
 @limit_option
 @user_option
-@in_workspace
+@of_workspace
 @as_json
 def audit_list(
     limit: int, user_id: str | None, workspace: str | None, *, json_output: bool

@@ -4,12 +4,9 @@ import rich_click as click
 
 from broker.api.connect_messages import ConnectionOut
 from broker.api.token_messages import ExplanationOut
-from broker.terminal import EVERYTHING, in_workspace, print_json, run
+from broker.terminal import EVERYTHING, as_json, in_workspace, of_workspace, print_json, run
 from vault.consent import Revoked
 from vault.model import Page
-
-as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON.")
-of_workspace = click.option("--workspace", "-w", help="The workspace, by id or name.")
 
 
 @click.group()

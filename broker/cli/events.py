@@ -14,12 +14,19 @@ from broker.api.event_messages import (
     EventEndpointOut,
     ReplayOut,
 )
-from broker.terminal import EVERYTHING, as_json, in_workspace, print_json, print_rows, run, say
+from broker.terminal import (
+    EVERYTHING,
+    as_json,
+    in_workspace,
+    of_workspace,
+    print_json,
+    print_rows,
+    run,
+    say,
+)
 from vault.events import Type
 from vault.events.deliveries import State
 from vault.model import Page
-
-of_workspace = click.option("--workspace", "-w", help="The workspace, by id or name.")
 
 
 @click.group("event-endpoint")

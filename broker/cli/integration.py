@@ -11,15 +11,12 @@ import msgspec
 import rich_click as click
 
 from broker.api.connect_messages import FindingOut, IntegrationIn, IntegrationOut
-from broker.terminal import EVERYTHING, FAILED, in_workspace, print_json, run
+from broker.terminal import EVERYTHING, FAILED, as_json, in_workspace, of_workspace, print_json, run
 from vault.consent import Integration
 from vault.model import PRODUCTION, Page
 from vault.vault import Vault
 
 MAX_FILE: Final = 256 * 1024
-
-as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON.")
-of_workspace = click.option("--workspace", "-w", help="The workspace, by id or name.")
 
 
 @click.group()

@@ -12,7 +12,7 @@ import rich_click as click
 from broker.api.agent_messages import ProjectIn, ProjectOut, UpstreamIn, UpstreamOut
 from broker.api.messages import Message
 from broker.broker import Broker
-from broker.terminal import as_json, in_workspace, print_json, run, say
+from broker.terminal import as_json, in_workspace, of_workspace, print_json, run, say
 from broker.upstreams.rows import Kind
 from vault.errors import NotFound
 
@@ -22,7 +22,6 @@ Shown = UpstreamOut | ProjectOut
 KINDS: Final[tuple[Kind, ...]] = ("elevenlabs", "livekit")
 MAX_FILE: Final = 64 * 1024
 
-of_workspace = click.option("--workspace", "-w", help="The workspace, by id or name.")
 of_kind = click.argument("kind", type=click.Choice(KINDS))
 
 

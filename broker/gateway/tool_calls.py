@@ -21,7 +21,16 @@ from broker.grants import Grants, Opened
 from broker.invoke import Answer, Question
 from broker.profile import is_secret
 from broker.resolve import Outgoing
-from broker.variables import Authorization, Extra, Grant, Label, Source, Token, refuse_collisions
+from broker.variables import (
+    Authorization,
+    Extra,
+    Grant,
+    Label,
+    Plan,
+    Source,
+    Token,
+    refuse_collisions,
+)
 from vault import access
 from vault.errors import Forbidden, Invalid, Unresolved
 from vault.model import Caller
@@ -71,7 +80,7 @@ class ToolCalls:
             asked,
             arguments=arguments,
             body=body,
-            permit=lambda outgoing: self._permit(outgoing, opened, apis),
+            permit=lambda outgoing: permit(self._vault, outgoing, opened.kept.plan, apis),
         )
 
     async def _asked(
@@ -91,40 +100,46 @@ class ToolCalls:
         )
         return replace(question, environment=kept.environment, variables=revealed(values))
 
-    def _permit(self, outgoing: Outgoing, opened: Opened, apis: Mapping[str, Api | None]) -> None:
-        """Refuse whatever would go where it does not belong."""
-        for name in sorted(_secrets_in(outgoing)):
-            planned = opened.kept.plan.variables.get(name)
-            if planned is not None:
-                self._permit_one(name, planned.source, outgoing, apis)
 
-    def _permit_one(
-        self, name: str, source: Source, outgoing: Outgoing, apis: Mapping[str, Api | None]
-    ) -> None:
-        if isinstance(source, Grant):
-            raise Invalid(f"'{name}' is the conversation's own, and is not sent from here.")
-        if isinstance(source, Label):
-            raise Invalid(
-                f"'{name}' is a secret of the workspace: name it by env_var_label, so that it goes"
-                " only to its own hosts."
-            )
-        if not isinstance(source, _OF_CONNECTIONS):
-            return
-        if source.integration not in apis:
-            raise Unresolved(f"'{source.integration}' has no token that could be used now.")
-        api = apis[source.integration]
-        if api is None:
-            raise Forbidden(f"Nobody knows where the API of '{source.integration}' is.")
-        self._permit_place(source.integration, api, outgoing)
+def permit(vault: Vault, outgoing: Outgoing, planned: Plan, apis: Mapping[str, Api | None]) -> None:
+    """Refuse a request that would take a variable where it does not belong.
 
-    def _permit_place(self, integration: str, api: Api, outgoing: Outgoing) -> None:
-        own = self._vault.vet_tool_url(api.base_url.reveal())
-        there = outgoing.target
-        if (there.place, there.plain) != (own.place, own.plain):
-            raise Forbidden(f"A credential of '{integration}' goes only to its own host.")
-        path = paths.read(there.url.raw_path.encode(), b"")
-        if paths.is_forbidden(path, "", api.never):
-            raise Forbidden("This path of the provider is never called.")
+    ``apis``: where each connection that gives a token now has its API.
+    """
+    for name in sorted(_secrets_in(outgoing)):
+        one = planned.variables.get(name)
+        if one is not None:
+            _permit_one(vault, name, one.source, outgoing, apis)
+
+
+def _permit_one(
+    vault: Vault,
+    name: str,
+    source: Source,
+    outgoing: Outgoing,
+    apis: Mapping[str, Api | None],
+) -> None:
+    if isinstance(source, Grant):
+        raise Invalid(f"'{name}' is the conversation's own, and is not sent from here.")
+    if isinstance(source, Label):
+        raise Invalid(
+            f"'{name}' is a secret of the workspace: name it by env_var_label, so that it goes"
+            " only to its own hosts."
+        )
+    if not isinstance(source, _OF_CONNECTIONS):
+        return
+    if source.integration not in apis:
+        raise Unresolved(f"'{source.integration}' has no token that could be used now.")
+    api = apis[source.integration]
+    if api is None:
+        raise Forbidden(f"Nobody knows where the API of '{source.integration}' is.")
+    own = vault.vet_tool_url(api.base_url.reveal())
+    there = outgoing.target
+    if (there.place, there.plain) != (own.place, own.plain):
+        raise Forbidden(f"A credential of '{source.integration}' goes only to its own host.")
+    path = paths.read(there.url.raw_path.encode(), b"")
+    if paths.is_forbidden(path, "", api.never):
+        raise Forbidden("This path of the provider is never called.")
 
 
 def _secrets_in(outgoing: Outgoing) -> set[str]:

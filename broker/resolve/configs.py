@@ -188,6 +188,10 @@ class Plan(Struct, frozen=True, kw_only=True):
         return {part.secret_id for part in _parts(self) if isinstance(part, Stored)}
 
     @property
+    def variables(self) -> set[str]:
+        return {part.name for part in _parts(self) if isinstance(part, Variable)}
+
+    @property
     def asked(self) -> list[Asked]:
         """What the model fills in."""
         found = [
@@ -201,18 +205,24 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 def plan(kind: Kind, config: Mapping[str, Any]) -> Plan:
     """Read a configuration."""
-    for wrapper in WRAPPERS[kind]:
-        if isinstance(inner := config.get(wrapper), dict):
-            config = inner
+    config = unwrapped(kind, config)
     if kind == "server_tool":
-        if "api_schema" not in config and "url" in config:
-            config = {"api_schema": config}
         return _server_tool(_read(ServerTool, config))
     if kind == "mcp_server":
         return _mcp_server(_read(McpServer, config))
     if kind == "custom_llm":
         return _custom_llm(_read(CustomLlm, config))
     return _webhook(_read(Webhook, config))
+
+
+def unwrapped(kind: Kind, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration itself, which every pointer is about, however it came."""
+    for wrapper in WRAPPERS[kind]:
+        if isinstance(inner := config.get(wrapper), dict):
+            config = inner
+    if kind == "server_tool" and "api_schema" not in config and "url" in config:
+        return {"api_schema": config}
+    return config
 
 
 def _server_tool(tool: ServerTool) -> Plan:

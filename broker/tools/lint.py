@@ -21,6 +21,7 @@ from broker.profile import AUTHORIZATION, is_secret
 RUNTIME_HEADER: Final = "X-Keyturn-Runtime"
 REFRESH_PATH: Final = "/tokens/refresh"
 GATEWAY_PATH: Final = "/gateway/"
+INVOKE_PATH: Final = "/v1/tools/invoke"
 
 Rule = Literal[
     "secret_not_sanitized",
@@ -36,6 +37,7 @@ Rule = Literal[
 ]
 
 _HEADERS: Final = "/api_schema/request_headers"
+_BODY: Final = "/api_schema/request_body_schema/properties"
 # Values for trying a tool out; assignments have rules of their own.
 _NOT_SENT: Final = ("/dynamic_variables", "/assignments")
 _HOLE: Final = re.compile(r"\{\{\s*(secret__[A-Za-z0-9_.-]+)\s*\}\}")
@@ -72,6 +74,8 @@ def lint(config: Mapping[str, Any]) -> list[Finding]:
         found += _refreshing(schema)
     if GATEWAY_PATH in path:
         found += _through_gateway(schema)
+    if path.rstrip("/").endswith(INVOKE_PATH):
+        found += _by_name(schema)
     return found
 
 
@@ -157,21 +161,36 @@ def _sends_secrets(schema: Mapping[str, Any]) -> bool:
 
 def _refreshing(schema: Mapping[str, Any]) -> Iterator[Finding]:
     yield from _grant(schema)
-    body = "/api_schema/request_body_schema/properties"
-    leaves = _mapping(_mapping(schema.get("request_body_schema")).get("properties"))
+    leaves = _leaves(schema)
     if _mapping(leaves.get("rejected")).get("constant_value") is not True:
         yield Finding(
             rule="rejected_not_constant",
-            pointer=f"{body}/rejected",
+            pointer=f"{_BODY}/rejected",
             detail='A tool that reacts to a 401 says so: "constant_value": true.',
         )
     for name, leaf in leaves.items():
         if not {"constant_value", "dynamic_variable"} & _mapping(leaf).keys():
-            yield _by_model(f"{body}/{_escaped(str(name))}")
+            yield _by_model(f"{_BODY}/{_escaped(str(name))}")
 
 
 def _through_gateway(schema: Mapping[str, Any]) -> Iterator[Finding]:
     yield from _grant(schema)
+    yield from _runtime_key(schema)
+    url = str(schema.get("url", ""))
+    named = _split(url).path.partition(GATEWAY_PATH)[2].partition("/")[0]
+    if not named or "{" in named:
+        yield _by_model("/api_schema/url")
+
+
+def _by_name(schema: Mapping[str, Any]) -> Iterator[Finding]:
+    """A tool of the agent's profile, called by its name."""
+    yield from _grant(schema)
+    yield from _runtime_key(schema)
+    if not isinstance(_mapping(_leaves(schema).get("tool")).get("constant_value"), str):
+        yield _by_model(f"{_BODY}/tool")
+
+
+def _runtime_key(schema: Mapping[str, Any]) -> Iterator[Finding]:
     runtime = _header(schema, RUNTIME_HEADER)
     if not isinstance(_mapping(runtime).get("secret_id"), str):
         yield Finding(
@@ -179,10 +198,6 @@ def _through_gateway(schema: Mapping[str, Any]) -> Iterator[Finding]:
             pointer=f"{_HEADERS}/{RUNTIME_HEADER}",
             detail='The runtime key lies in the upstream\'s secret store: {"secret_id": ...}.',
         )
-    url = str(schema.get("url", ""))
-    named = _split(url).path.partition(GATEWAY_PATH)[2].partition("/")[0]
-    if not named or "{" in named:
-        yield _by_model("/api_schema/url")
 
 
 def _grant(schema: Mapping[str, Any]) -> Iterator[Finding]:
@@ -200,6 +215,11 @@ def _by_model(here: str) -> Finding:
         pointer=here,
         detail="This is a constant or a variable of the conversation, not the model's choice.",
     )
+
+
+def _leaves(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a body is made of."""
+    return _mapping(_mapping(schema.get("request_body_schema")).get("properties"))
 
 
 def _header(schema: Mapping[str, Any], wanted: str) -> object:

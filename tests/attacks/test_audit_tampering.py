@@ -255,6 +255,31 @@ async def test_a_restore_that_was_meant_is_anchored_anew_and_on_the_record(recor
     assert [row[0] for row in operators][-1] == "chain.anchor"
 
 
+async def test_whoever_accepts_an_older_database_has_its_record_anchored(record: Record) -> None:
+    await record.batches_of(2, 2)
+    await cut_all(record, 3)
+    assert not (await record.verify()).is_well
+    await record.settled()
+    await record.vault.go_on(OPERATOR, [])
+    assert await record.problems() == []
+    operators = await record.admin.fetch(
+        "select action from vault.audit_events where workspace_id = 'operator' order by event_id"
+    )
+    assert [row[0] for row in operators][-2:] == ["backup.restore", "chain.anchor"]
+
+
+async def test_what_is_accepted_stays_accepted_where_its_record_cannot_be_sealed(
+    record: Record,
+) -> None:
+    await record.batches_of(2, 2)
+    await cut_all(record, 3)
+    await record.execute("update vault.audit_sealing set server = 'another'")
+    await record.vault.go_on(OPERATOR, [])
+    await record.vault.check_refreshing()
+    with pytest.raises(VaultError, match="keyturn migrate"):
+        await record.vault.check_chain()
+
+
 async def test_a_seal_that_was_written_down_elsewhere_has_to_be_there(record: Record) -> None:
     await record.batches_of(2)
     end = (await record.verify()).end

@@ -100,7 +100,6 @@ async def test_a_grant_opens_no_other_route(stage: Stage) -> None:
         ("POST", f"/v1/connections/{talk.connection}/refresh"),
         ("POST", "/v1/conversations"),
         ("GET", f"/v1/conversations/{talk.conversation}"),
-        ("POST", "/v1/tools/invoke"),
         ("POST", "/v1/resolve"),
         ("GET", "/v1/agents/agent_1"),
     ):

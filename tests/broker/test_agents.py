@@ -30,6 +30,7 @@ EMPTY: dict[str, Any] = {
     "integrations": None,
     "variables": {},
     "overrides": [],
+    "stored_tools": {},
 }
 
 

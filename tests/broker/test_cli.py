@@ -411,7 +411,9 @@ def test_keys_are_generated_with_no_configuration_at_all() -> None:
 async def test_an_agents_profile_is_written_shown_and_deleted(run: Run) -> None:
     await run("workspace", "create", "of agents")
     here = ("-w", "of agents")
-    profile = '{"tools":"gateway","integrations":[{"integration":"google"}]}'
+    stored = {"look": {"kind": "webhook", "config": {"url": "https://a.example/"}}}
+    needed = {"tools": "gateway", "integrations": [{"integration": "google"}]}
+    profile = json.dumps({**needed, "stored_tools": stored})
     assert (
         await run("agent", "put", "agent_1", "-", *here, stdin=profile)
     ).out == "agent_1: made\n"
@@ -420,6 +422,7 @@ async def test_an_agents_profile_is_written_shown_and_deleted(run: Run) -> None:
     assert (await run("agent", "list", *here)).out.split() == ["agent_1", "google"]
     [listed] = (await run("agent", "list", "--json", *here)).json
     assert listed == (await run("agent", "show", "agent_1", "--json", *here)).json
+    assert listed["stored_tools"] == stored
     assert 'tools: "gateway"' in (await run("agent", "show", "agent_1", *here)).lines
     tools = (await run("agent", "tools", "agent_1", *here)).json
     assert {one["rule"] for one in tools["findings"]} == {"no_runtime_key"}

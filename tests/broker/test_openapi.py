@@ -70,6 +70,9 @@ def before_call(context, case, kwargs):
 NOT_CHECKED = "allow_header_conformance"
 ACCEPTANCE = "positive_data_acceptance"
 REJECTION = "negative_data_rejection"
+FEW = 3
+# A long run also goes through every limit of every schema, some five thousand requests.
+MANY = 300
 
 
 async def fuzz(
@@ -109,7 +112,7 @@ def answered(service: Running) -> dict[tuple[str, str], set[str]]:
     return found
 
 
-@pytest.mark.parametrize("examples", [5, pytest.param(300, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=pytest.mark.soak)])
 async def test_a_fuzzer_that_reads_the_document_finds_nothing(
     migrated: Embedded,
     fresh_database: Secret,
@@ -119,7 +122,8 @@ async def test_a_fuzzer_that_reads_the_document_finds_nothing(
     examples: int,
 ) -> None:
     operator_key = settings.operator_keys[0].reveal()
-    size = ("--max-examples", str(examples))
+    phases = "examples,fuzzing,stateful" + (",coverage" if examples == MANY else "")
+    size = ("--max-examples", str(examples), "--phases", phases)
     operators = "^/v1/workspaces"
     # Its own database: the fuzzer deletes whatever it finds.
     async with alone(migrated, fresh_database, root_key_file, settings) as fuzzed:

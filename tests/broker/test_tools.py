@@ -253,6 +253,52 @@ def test_each_fault_of_a_gateways_tool_is_found(path: str, value: Any, rule: str
     assert rule in {one.rule for one in lint(tool)}
 
 
+def by_name() -> dict[str, Any]:
+    """A tool that calls one of the profile's."""
+    return {
+        "type": "webhook",
+        "name": "look",
+        "description": "Looks.",
+        "api_schema": {
+            "url": f"{ORIGIN}/v1/tools/invoke",
+            "method": "POST",
+            "request_headers": {
+                "Authorization": {"variable_name": "secret__keyturn_authorization"},
+                "X-Keyturn-Runtime": {"secret_id": "s"},
+            },
+            "request_body_schema": {
+                "type": "object",
+                "properties": {
+                    "tool": {"type": "string", "constant_value": "look"},
+                    "arguments": {
+                        "type": "object",
+                        "properties": {"q": {"type": "string", "description": "What?"}},
+                    },
+                },
+            },
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "rule"),
+    [
+        (f"{HEADERS}/X-Keyturn-Runtime", ..., "no_runtime_key"),
+        (f"{HEADERS}/Authorization", {"secret_id": "s"}, "no_grant"),
+        (f"{BODY}/tool", ..., "chosen_by_model"),
+        (f"{BODY}/tool", {"type": "string", "description": "Which?"}, "chosen_by_model"),
+        (f"{BODY}/tool", {"type": "string", "dynamic_variable": "mood"}, "chosen_by_model"),
+    ],
+)
+def test_each_fault_of_a_tool_that_calls_the_profiles_is_found(
+    path: str, value: Any, rule: str
+) -> None:
+    tool = by_name()
+    assert lint(tool) == []
+    put(tool, path, value)
+    assert rule in {one.rule for one in lint(tool)}
+
+
 def test_a_tool_of_ones_own_is_fine_as_the_article_writes_it_and_as_the_schema_has_it() -> None:
     for value in ("Bearer {{ secret__user_google_token }}", {"variable_name": "secret__google"}):
         schema = {

@@ -159,7 +159,7 @@ def test_the_scraped_processes_are_those_of_the_compose_file() -> None:
     assert set(job["static_configs"][0]["targets"]) == serving
 
 
-@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)")
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not here (.ci/run installs it)")
 def test_prometheus_itself_reads_them(tmp_path: Path) -> None:
     tool = PROMTOOL or ""
     config = (DEPLOY / "prometheus" / "prometheus.yml").read_text()

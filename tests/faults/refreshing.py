@@ -29,6 +29,7 @@ from msgspec import Struct
 from support.api import Api
 from support.connecting import SECRET
 from support.process import PATIENCE, Deployment, Replica, deployment, has_died, postmaster
+from support.provider_file import STRICT, graceful, write_providers
 from support.refresh_history import Connected, Findings, Handed, Killed, Proof, Record, check
 from support.sandbox import Provider, providing
 
@@ -45,45 +46,7 @@ PAUSE: Final = 0.3
 CLIENTS: Final = 2  # a connection
 PROVED_WITHIN: Final = 150.0
 
-_PROVIDER: Final = """
-id = "{id}"
-name = "A provider that is tried hard"
-mode = "authorization_code"
-categories = ["generic"]
-as_of = 2026-11-21
-
-[confidence]
-endpoints = "data"
-client = "data"
-refresh = "data"
-lifetime = "data"
-identity = "data"
-scopes = "data"
-quirks = "data"
-
-[variables.base]
-label = "Base"
-filled_by = "integration"
-kind = "url"
-pattern = '^https?://127[.]0[.]0[.]1:[0-9]{{1,5}}$'
-
-[authorize]
-url = "{{base}}/oauth/authorize"
-
-[token]
-url = "{{base}}/oauth/token"
-
-[client]
-auth = "post"
-
-[refresh]
-rotates = "always"
-{facts}
-"""
-_FACTS: Final = {
-    "strict": 'old_refresh_token = "strict"\nreplay_revokes = true',
-    "graceful": f'old_refresh_token = "grace"\ngrace_seconds = {GRACE}',
-}
+_REFRESHING: Final = {"strict": STRICT, "graceful": graceful(GRACE)}
 _ISSUING: Final = {
     "strict": Issuing(lifetime=LIFETIME, rotation="strict", replay_revokes=True),
     "graceful": Issuing(lifetime=LIFETIME, rotation="grace", grace=GRACE, replay_revokes=True),
@@ -225,10 +188,7 @@ async def a_site(
     folder: Path, *workspaces: str, on: OnDatabase = _ON_ONE_SERVER
 ) -> AsyncIterator[Site]:
     """A deployment that knows the providers of the runs; ``on`` some database."""
-    catalogue = folder / "providers"
-    catalogue.mkdir()
-    for name, facts in _FACTS.items():
-        (catalogue / f"{name}.toml").write_text(_PROVIDER.format(id=name, facts=facts))
+    catalogue = write_providers(folder / "providers", _REFRESHING)
     operator = generate("operator").reveal()
     with on(
         providers_dir=catalogue,

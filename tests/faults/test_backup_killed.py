@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 import pytest
 from msgspec import Struct
-from support.alive import address
+from support.databases import address, name_in
 from support.process import COMMAND, environment, keyturn
 
 from broker.migrations import PARTS
@@ -53,7 +53,7 @@ def keys(tmp_path: Path) -> Path:
 
 
 async def place(postgres: Embedded, owner: Secret, keys: Path, spool: Path) -> Place:
-    name = owner.reveal().rpartition("@/")[2].partition("?")[0]
+    name = name_in(owner)
     roles = ("keyturn_app", "keyturn_worker")
     app, worker = (address(postgres, name, role).reveal() for role in roles)
     env = environment(
@@ -71,7 +71,7 @@ async def place(postgres: Embedded, owner: Secret, keys: Path, spool: Path) -> P
 async def full(
     migrated: Embedded, fresh_database: Secret, keys: Path, tmp_path: Path
 ) -> AsyncIterator[Place]:
-    name = fresh_database.reveal().rpartition("@/")[2].partition("?")[0]
+    name = name_in(fresh_database)
     roles = ("keyturn_app", "keyturn_worker")
     logins = [Login(address(migrated, name, role), role) for role in roles]
     await migrate(fresh_database, logins, parts=PARTS)

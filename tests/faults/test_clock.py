@@ -29,7 +29,9 @@ ENOUGH = 12
 WRITTEN: Final = re.compile(r'"at": ?"([^"]+)"')
 TICKED: Final = re.compile(r'keyturn_tick_age_seconds\{job="refresh"\} ([0-9.e+-]+)')
 
-pytestmark = pytest.mark.skipif(LIBRARY is None, reason="there is no libfaketime: apt install it")
+pytestmark = pytest.mark.skipif(
+    LIBRARY is None, reason="there is no libfaketime (.ci/run installs it)"
+)
 
 
 class Clock:

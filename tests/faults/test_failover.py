@@ -30,7 +30,7 @@ COMES_BACK = 10.0
 BEHIND = "older than what this deployment has done"
 
 pytestmark = pytest.mark.skipif(
-    FOUND is None, reason="there is no pg_basebackup: apt install postgresql-15"
+    FOUND is None, reason="there is no pg_basebackup (.ci/run installs it)"
 )
 
 

@@ -31,7 +31,9 @@ ENOUGH = 12
 SERVER_CONNECTIONS = 4  # two replicas keep one each, for their locks
 COMES_BACK = 10.0
 
-pytestmark = pytest.mark.skipif(not is_there(), reason="there is no pgbouncer: apt install it")
+pytestmark = pytest.mark.skipif(
+    not is_there(), reason="there is no pgbouncer (.ci/run installs it)"
+)
 
 
 @contextlib.contextmanager

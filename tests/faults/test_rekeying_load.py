@@ -6,11 +6,13 @@ The command in processes of its own, two replicas, a provider that rotates its r
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import pty
 import random
 import subprocess
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -22,6 +24,7 @@ from msgspec import Struct
 from support.api import Api
 from support.connecting import SECRET
 from support.process import COMMAND, Deployment, Replica, deployment
+from support.provider_file import graceful, write_providers
 from support.sandbox import Provider, providing
 
 from broker.sandbox import Client, Issuing
@@ -36,42 +39,6 @@ ASKED: Final = (
     *("token", "alive", "refresh", "profile"),
     *("mint plain", "mint signed", "mint redeemed", "redeem", "minted alive"),
 )
-PROVIDER: Final = """
-id = "rotating"
-name = "A provider that rotates its refresh tokens"
-mode = "authorization_code"
-categories = ["generic"]
-as_of = 2026-11-21
-
-[confidence]
-endpoints = "data"
-client = "data"
-refresh = "data"
-lifetime = "data"
-identity = "data"
-scopes = "data"
-quirks = "data"
-
-[variables.base]
-label = "Base"
-filled_by = "integration"
-kind = "url"
-pattern = '^https?://127[.]0[.]0[.]1:[0-9]{1,5}$'
-
-[authorize]
-url = "{base}/oauth/authorize"
-
-[token]
-url = "{base}/oauth/token"
-
-[client]
-auth = "post"
-
-[refresh]
-rotates = "always"
-old_refresh_token = "grace"
-grace_seconds = 30
-"""
 
 
 class Scene(Struct, frozen=True):
@@ -110,9 +77,8 @@ class Scene(Struct, frozen=True):
 @pytest.fixture(scope="module")
 async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
     folder = tmp_path_factory.mktemp("rekeying")
-    catalogue, operator = folder / "providers", generate("operator").reveal()
-    catalogue.mkdir()
-    (catalogue / "rotating.toml").write_text(PROVIDER)
+    catalogue = write_providers(folder / "providers", {"rotating": graceful(30)})
+    operator = generate("operator").reveal()
     with deployment(
         providers_dir=catalogue,
         spool_dir=folder / "spool",
@@ -191,6 +157,28 @@ class Load:
             task.cancel()
         for ended in await asyncio.gather(*tasks, return_exceptions=True):
             assert isinstance(ended, asyncio.CancelledError), ended
+
+    @contextlib.asynccontextmanager
+    async def offered(self, a_second: int) -> AsyncIterator[None]:
+        """Also so many mints a second, whether those before are answered or not."""
+        over, started = asyncio.Event(), time.monotonic()
+
+        async def offer() -> None:
+            agents = itertools.cycle([("plain", {"delivery": "inline"}), ("signed", {})])
+            async with asyncio.TaskGroup() as group:
+                for number, api in enumerate(itertools.cycle(self._scene.apis)):
+                    await asyncio.sleep(started + number / a_second - time.monotonic())
+                    if over.is_set():
+                        break
+                    agent, more = next(agents)
+                    user = f"user{self._draw.randrange(PEOPLE)}"
+                    group.create_task(self._minted(api, agent, user, **more))
+                    self.answers["offered"] += 1
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(offer())
+            yield
+            over.set()
 
     async def _tokens(self, api: Api) -> None:
         while True:
@@ -271,6 +259,26 @@ async def test_both_levels_are_rotated_under_load_without_an_error(scene: Scene)
     assert verified["keys"]["active"] == 1 + WORKSPACES
     assert len(verified["root_keys"]) == 1
     assert not tally(scene.provider.state.history.events()).ended_by_replay
+
+
+@pytest.mark.soak
+async def test_both_levels_are_rotated_under_two_hundred_mints_a_second(scene: Scene) -> None:
+    """On a machine that has the cores for it: nobody waits for those that were offered before."""
+    load = Load(scene)
+    async with load.offered(200):
+        begun = time.monotonic()
+        for _ in range(3):
+            scene.new_root_key()
+            await scene.rekeyed()
+        lasted = time.monotonic() - begun
+        offered = load.answers["offered"]
+    assert load.wrong == []
+    assert load.answers["mint plain"] + load.answers["mint signed"] == load.answers["offered"]
+    assert offered > 190 * lasted, "the load was what it says"
+    verified = await scene.rekeyed("verify")
+    assert verified["well"]
+    assert (verified["unopened"], verified["under_older_keys"]) == ([], 0)
+    assert len(verified["root_keys"]) == 1
 
 
 async def test_it_resumes_after_it_was_killed_at_any_point(scene: Scene) -> None:

@@ -13,9 +13,9 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 from msgspec.structs import replace
-from support.alive import address
 from support.api import Api, running
 from support.backups import OPERATOR, Elsewhere, back_up, elsewhere
+from support.databases import address
 from support.rekeying import Tenancy, tenancy
 
 from broker.cli import restoring
@@ -68,9 +68,12 @@ async def test_everything_that_was_backed_up_comes_back_and_opens(
     manifest = await back_up(here.over, file)
     done = await there.restore(file)
     assert done.manifest == manifest
+    passing = {"revocations", "revocation_tokens", "shreddings"}
     for table in manifest.tables:
-        if table.name not in ("audit_events", "revocations", "revocation_tokens", "shreddings"):
-            assert await there.count(table.name) == table.rows, table.name
+        count = await there.count(table.name)
+        # The record goes on: that it was restored stands there, sealed and anchored.
+        goes_on = table.name.startswith("audit_") and count > table.rows
+        assert count == table.rows or goes_on or table.name in passing, table.name
     async with (
         there.opened() as vault,
         running(vault, settings) as service,

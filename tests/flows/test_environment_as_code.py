@@ -17,6 +17,7 @@ from conftest import MakeTenant, Tenant
 from msgspec import Struct
 from support.api import Running, running
 from support.configured import Configured
+from support.databases import address, name_in
 
 from broker.cli import main
 from broker.environment_file import compare, document_of, read, write
@@ -154,11 +155,10 @@ async def elsewhere(
     fresh_database: Secret, postgres: Embedded, tmp_path: Path, settings: Settings
 ) -> AsyncIterator[tuple[str, ...]]:
     """Another Keyturn: its own server, database and root key."""
-    name = fresh_database.reveal().partition("/fresh_")[2].partition("?")[0]
-    address = Secret(postgres.dsn("keyturn_app").reveal().replace("/keyturn?", f"/fresh_{name}?"))
-    await migrate(fresh_database, [Login(address, "keyturn_app")], parts=PARTS)
+    login = address(postgres, name_in(fresh_database), "keyturn_app")
+    await migrate(fresh_database, [Login(login, "keyturn_app")], parts=PARTS)
     create_root_key(tmp_path / "other.key")
-    database = await Database.open(address, size=2, statement_cache=100)
+    database = await Database.open(login, size=2, statement_cache=100)
     egress = Egress(allow=parse_allow("127.0.0.1", development=True))
     root = open_root_key((tmp_path / "other.key").as_uri())
     vault = await Vault.open(database, root, egress=egress)

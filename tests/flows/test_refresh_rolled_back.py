@@ -5,103 +5,23 @@ Its refresh tokens may have been used up since, and a second use would end the g
 
 import asyncio
 import json
-import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import asyncpg
 import pytest
-from msgspec import Struct
-from support.alive import Alive, Replicas, address, replicas, workspace_in
+from support.alive import Replicas
 from support.api import Api, running
+from support.databases import address
+from support.rolled_back import Backup, living_in, marking, reachable, refreshed, refreshed_at
 from support.sandbox import Provider
-from support.wire import wired
 
 from broker.doctor import examine
 from broker.settings import Settings
-from vault.embedded import Embedded
-from vault.errors import VaultError
 from vault.kms import folder_of
-from vault.kms.file import create as create_root_key
 from vault.refreshing.replica import RolledBack
-from vault.secret import Secret
 
 OLDER = "older than what this deployment has done"
-
-
-class Backup(Struct, frozen=True):
-    """A copy of the replicas' database, made when ``taken`` was."""
-
-    postgres: Embedded
-    of: str
-    name: str
-
-    @classmethod
-    async def taken(cls, over: Replicas) -> "Backup":
-        backup = cls(over.postgres, over.name, f"backup_{uuid.uuid4().hex}")
-        await backup._swap(f'create database "{backup.name}" template "{over.name}"')
-        return backup
-
-    async def restore(self) -> None:
-        """In place: under the feet of whoever has it open."""
-        await self._swap(
-            f'drop database "{self.of}" with (force)',
-            f'alter database "{self.name}" rename to "{self.of}"',
-        )
-
-    async def _swap(self, *statements: str) -> None:
-        admin = await asyncpg.connect(self.postgres.dsn().reveal())
-        try:
-            # Those who would connect again have to wait for a moment.
-            await admin.execute(f'alter database "{self.of}" allow_connections false')
-            await admin.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1", self.of
-            )
-            for statement in statements:
-                await admin.execute(statement)
-            await admin.execute(f'alter database "{self.of}" allow_connections true')
-        finally:
-            await admin.close()
-
-
-@pytest.fixture
-async def over(
-    migrated: Embedded, fresh_database: Secret, tmp_path: Path
-) -> AsyncIterator[Replicas]:
-    keys = tmp_path / "keys"
-    keys.mkdir(mode=0o700)
-    create_root_key(keys / "root.key")
-    async with replicas(migrated, fresh_database, keys / "root.key", tmp_path) as found:
-        yield found
-
-
-@asynccontextmanager
-async def living_in(over: Replicas, provider: Provider) -> AsyncIterator[Alive]:
-    caller = await workspace_in(over, "rolled back")
-    async with wired(provider.base) as wire:
-        alive = Alive(over, caller, provider, wire)
-        await alive.integrate()
-        yield alive
-
-
-async def refreshed(alive: Alive, connection: str) -> None:
-    """Refresh, and let the mark grow."""
-    assert not (await alive.token(connection, rejected=True)).degraded
-    await asyncio.sleep(1.5)
-
-
-async def reachable(alive: Alive) -> None:
-    """The pools connect again."""
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                await alive.left.check_database()
-                return await alive.right.check_database()
-            except VaultError:
-                await asyncio.sleep(0.1)
 
 
 async def test_a_process_that_runs_while_its_database_is_restored_makes_no_call(
@@ -217,15 +137,3 @@ def test_the_mark_is_beside_a_root_key_only_where_nobody_else_can_write(tmp_path
     tmp_path.chmod(0o700)
     several = f"transit://bao.example/t/k {(tmp_path / 'old.key').as_uri()} file:///nowhere/k"
     assert folder_of(several) == tmp_path
-
-
-@asynccontextmanager
-async def marking(over: Replicas, spool: Path | None = None) -> AsyncIterator[Any]:
-    """A replica that keeps the mark beside its root key, too."""
-    async with over.another(spool=spool, key_dir=over.root_key_file.parent) as found:
-        yield found
-
-
-async def refreshed_at(alive: Alive, connection: str, at: Any) -> None:
-    assert not (await alive.token(connection, at=at, rejected=True)).degraded
-    await asyncio.sleep(1.5)

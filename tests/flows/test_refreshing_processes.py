@@ -12,48 +12,13 @@ from msgspec import Struct
 from support.api import Api
 from support.connecting import SECRET
 from support.process import Deployment, Replica, deployment
+from support.provider_file import graceful, write_providers
 from support.sandbox import Provider, providing
 
 from broker.sandbox import Client, Faults, Issuing
 from broker.sandbox.history import tally
 
 GRACE = 30
-PROVIDER = """
-id = "graceful"
-name = "A provider with a grace period"
-mode = "authorization_code"
-categories = ["generic"]
-as_of = 2026-11-21
-
-[confidence]
-endpoints = "data"
-client = "data"
-refresh = "data"
-lifetime = "data"
-identity = "data"
-scopes = "data"
-quirks = "data"
-
-[variables.base]
-label = "Base"
-filled_by = "integration"
-kind = "url"
-pattern = '^https?://127[.]0[.]0[.]1:[0-9]{1,5}$'
-
-[authorize]
-url = "{base}/oauth/authorize"
-
-[token]
-url = "{base}/oauth/token"
-
-[client]
-auth = "post"
-
-[refresh]
-rotates = "always"
-old_refresh_token = "grace"
-grace_seconds = 30
-"""
 
 
 class House(Struct, frozen=True):
@@ -116,9 +81,7 @@ class House(Struct, frozen=True):
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[tuple[House, Replica]]:
-    catalogue = tmp_path / "providers"
-    catalogue.mkdir()
-    (catalogue / "graceful.toml").write_text(PROVIDER)
+    catalogue = write_providers(tmp_path / "providers", {"graceful": graceful(GRACE)})
     with deployment(
         providers_dir=catalogue, spool_dir=tmp_path / "spool", egress_allow="127.0.0.1"
     ) as made:

@@ -10,40 +10,22 @@ from typing import Any
 import aiohttp
 import asyncpg
 import pytest
-from flows.test_refresh_rolled_back import (
-    Backup,
-    living_in,
-    marking,
-    reachable,
-    refreshed,
-    refreshed_at,
-)
-from support.alive import Replicas, address, opened, replicas
+from support.alive import Replicas, opened
 from support.api import Api, running
 from support.backups import OPERATOR, back_up, elsewhere
+from support.databases import address
 from support.process import environment, keyturn, short_folder
+from support.rolled_back import Backup, living_in, marking, reachable, refreshed, refreshed_at
 from support.sandbox import Provider
 
 from broker.doctor import examine
 from broker.settings import Settings
-from vault.embedded import Embedded
 from vault.kms.file import create as create_root_key
 from vault.refreshing.folder import Folder
 from vault.refreshing.marks import Level, Mark, Marks
 from vault.refreshing.replica import Copied, RolledBack
 from vault.secret import Secret
 from vault.vault import Vault
-
-
-@pytest.fixture
-async def over(
-    migrated: Embedded, fresh_database: Secret, tmp_path: Path
-) -> AsyncIterator[Replicas]:
-    keys = tmp_path / "keys"
-    keys.mkdir(mode=0o700)
-    create_root_key(keys / "root.key")
-    async with replicas(migrated, fresh_database, keys / "root.key", tmp_path) as found:
-        yield found
 
 
 @asynccontextmanager

@@ -126,7 +126,8 @@ async def test_only_a_living_conversation_of_ones_own_workspace_is_asked(
     narrow = {"name": "k", "scopes": ["tools:invoke"], "environments": ["staging"]}
     key = (await talk.api.post("/v1/keys", narrow)).json["key"]
     assert (await invoke(talk, wanted, talk.anyone.with_key(key))).code == "not_found"
-    assert (await invoke(talk, wanted, talk.anyone.with_key(talk.bearer))).status == 401
+    # A grant names what is stored, and brings no configuration.
+    assert (await invoke(talk, wanted, talk.anyone.with_key(talk.bearer))).status == 403
     assert (await talk.api.post(f"/v1/conversations/{talk.conversation}/end")).status == 200
     assert (await invoke(talk, wanted)).code == "not_found"
     assert (await invoke(talk, wanted, conversation_id="kcv_x")).code == "invalid"

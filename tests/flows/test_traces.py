@@ -12,11 +12,12 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from flows.test_refreshing_processes import PROVIDER, House
+from flows.test_refreshing_processes import GRACE, House
 from msgspec import Struct
 from support.api import Reply
 from support.collector import Collector, Span, collecting
 from support.process import CHECKOUT, deployment, environment
+from support.provider_file import graceful, write_providers
 from support.sandbox import Provider, providing
 from support.wire import wired
 
@@ -51,8 +52,8 @@ class Life(Struct, frozen=True):
 
 @pytest.fixture(scope="module")
 async def life(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Life]:
-    catalogue = tmp_path_factory.mktemp("providers")
-    (catalogue / "graceful.toml").write_text(PROVIDER)
+    folder = tmp_path_factory.mktemp("traces")
+    catalogue = write_providers(folder / "providers", {"graceful": graceful(GRACE)})
     replies: dict[str, Reply] = {}
     with (
         collecting() as found,
@@ -213,6 +214,6 @@ def test_a_collector_without_the_extra_is_refused_in_words(monkeypatch: pytest.M
 
 
 def test_every_attribute_is_documented() -> None:
-    page = (Path(CHECKOUT) / "docs" / "howto" / "observe.md").read_text()
+    page = (Path(CHECKOUT) / "docs" / "howto" / "traces.md").read_text()
     rows = dict(re.findall(r"^\| `([a-z_.]+)` \| ([^|]+) \|$", page, re.MULTILINE))
     assert {name: rows.get(name) for name in ATTRIBUTES} == ATTRIBUTES

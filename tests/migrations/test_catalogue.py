@@ -1,17 +1,13 @@
 """The migrated schema keeps its rules, and the linter that says so can say otherwise."""
 
-import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
-import asyncpg
 import pytest
 from support.catalogue_lint import complaints
+from support.databases import migrated_database
 
-from broker.migrations import PARTS
 from vault.embedded import Embedded
-from vault.migrations import Login, migrate
-from vault.secret import Secret
 
 POLICY = "using (workspace_id = current_setting('keyturn.workspace'))"
 CHECK = f"with check {POLICY.removeprefix('using ')}"
@@ -148,19 +144,8 @@ FAULTS = {
 @pytest.fixture(scope="module")
 async def admin(postgres: Embedded) -> AsyncIterator[Any]:
     """A superuser in a migrated database of this module's own."""
-    name = f"catalogue_{uuid.uuid4().hex[:8]}"
-    main = await asyncpg.connect(postgres.dsn().reveal())
-    await main.execute(f'create database "{name}"')
-    owner, login = (
-        Secret(postgres.dsn(user).reveal().replace("/keyturn?", f"/{name}?"))
-        for user in ("postgres", "keyturn_app")
-    )
-    await migrate(owner, [Login(login, "keyturn_app")], parts=PARTS)
-    connection = await asyncpg.connect(owner.reveal())
-    yield connection
-    await connection.close()
-    await main.execute(f'drop database "{name}" with (force)')
-    await main.close()
+    async with migrated_database(postgres) as connection:
+        yield connection
 
 
 async def after(admin: Any, change: str) -> list[str]:

@@ -347,7 +347,7 @@ async def test_an_owner_who_may_not_make_roles_is_sent_to_a_recipe_that_works() 
 
 async def test_it_runs_on_postgresql_15_too() -> None:
     if not (DEBIAN_15 / "postgres").exists():
-        pytest.skip("PostgreSQL 15 of Debian is not installed")
+        pytest.skip("PostgreSQL 15 of Debian is not here (.ci/run installs it)")
     with short_folder() as folder:
         server = Embedded(folder / "pg", bindir=DEBIAN_15, settings={"fsync": "off"}).start()
         address = server.dsn()

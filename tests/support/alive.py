@@ -24,6 +24,8 @@ from broker.sandbox.grants import Family
 from broker.sandbox.history import tally
 from broker.sealed_rows import SEALED
 from support.connecting import SECRET
+from support.databases import address, name_in
+from support.provider_file import STRICT, graceful, write_providers
 from support.sandbox import Provider
 from support.wire import Wire
 from vault.consent import Import, Registration
@@ -43,8 +45,8 @@ from vault.vault.refreshing import Fresh
 
 # What is said of a provider's refresh tokens, by the provider's name.
 PROVIDERS: Final[dict[str, str]] = {
-    "strict": 'rotates = "always"\nold_refresh_token = "strict"\nreplay_revokes = true',
-    "grace": 'rotates = "always"\nold_refresh_token = "grace"\ngrace_seconds = 30',
+    "strict": STRICT,
+    "grace": graceful(30),
     "steady": 'rotates = "never"',
     "idle": 'rotates = "never"\nidle_seconds = 604_800',
     "killer": 'rotates = "always"\nold_refresh_token = "strict"\nold_access_token = "revoked"',
@@ -58,43 +60,6 @@ ISSUING: Final[dict[str, Issuing]] = {
     "grace": Issuing(rotation="grace", grace=30, replay_revokes=True),
     "killer": Issuing(rotation="strict", replay_revokes=True, old_access="dies"),
 }
-_FILE: Final = """
-id = "{name}"
-name = "A provider for tests"
-mode = "authorization_code"
-categories = ["generic"]
-as_of = 2026-11-21
-
-[confidence]
-endpoints = "data"
-client = "data"
-refresh = "data"
-lifetime = "data"
-identity = "data"
-scopes = "data"
-quirks = "data"
-
-[variables.base]
-label = "Base"
-filled_by = "integration"
-kind = "url"
-pattern = '^https?://127[.]0[.]0[.]1:[0-9]{{1,5}}$'
-
-[authorize]
-url = "{{base}}/oauth/authorize"
-
-[token]
-url = "{{base}}/oauth/token"
-{more}
-[client]
-auth = "post"
-
-[refresh]
-{refresh}
-
-[revoke]
-url = "{{base}}/oauth/revoke"
-"""
 _packed: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -156,26 +121,17 @@ async def opened(  # noqa: PLR0913 - what replicas of one test differ in
     )
 
 
-def address(postgres: Embedded, name: str, user: str | None = None) -> Secret:
-    """Of the test worker's own database."""
-    found = postgres.dsn(user) if user else postgres.dsn()
-    return Secret(found.reveal().replace("/keyturn?", f"/{name}?"))
-
-
 @contextlib.asynccontextmanager
 async def replicas(
     postgres: Embedded, owner: Secret, root_key_file: Path, folder: Path
 ) -> AsyncIterator[Replicas]:
     """Two of them, over the empty database that ``owner`` is the superuser's address of."""
-    name = owner.reveal().rpartition("@/")[2].partition("?")[0]
+    name = name_in(owner)
     roles = ("keyturn_app", "keyturn_worker")
     await migrate(
         owner, [Login(address(postgres, name, role), role) for role in roles], parts=PARTS
     )
-    (folder / "providers").mkdir()
-    for provider, refresh in PROVIDERS.items():
-        text = _FILE.format(name=provider, refresh=refresh, more=_MORE.get(provider, ""))
-        (folder / "providers" / f"{provider}.toml").write_text(text)
+    write_providers(folder / "providers", PROVIDERS, _MORE)
     admin = await asyncpg.connect(owner.reveal())
     left = await opened(postgres, name, root_key_file, folder)
     right = await opened(postgres, name, root_key_file, folder)

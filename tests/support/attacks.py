@@ -79,6 +79,8 @@ PLAIN: Final = {
     *("name", "scopes", "environments", "expires_at", "phone_numbers", "attributes"),
     *("type", "value", "allowed_hosts", "search", "secret_fallback"),
     *("kind", "explain", "dynamic_variables", "arguments", "body"),
+    # What a conversation calls: test_stored_tools.py takes it to others' things.
+    *("tool", "stored_tools", "X-Keyturn-Runtime"),
     # What an auth connection is made of
     *("auth_type", "provider", "client_id", "client_secret", "token_url", "extra_params"),
     *("extra_headers", "custom_headers", "basic_auth_in_header", "issuer", "audience", "subject"),

@@ -14,7 +14,8 @@ from broker.cli import restoring
 from broker.cli.restoring import Deletions
 from broker.migrations import PARTS
 from broker.settings import Settings
-from support.alive import Replicas, address, opened
+from support.alive import Replicas, opened
+from support.databases import address
 from vault.backup import Manifest
 from vault.backup.archive import Reader
 from vault.backup.restoring import Restored

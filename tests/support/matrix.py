@@ -118,7 +118,6 @@ class Side(Struct, frozen=True):
     phone: str
     key: str
     api: Api
-    lacking: dict[Scopes, Api]
     ids: list[str] = []
     own_variable: list[str] = []
     own: dict[str, str] = {}  # an integration, a user connected through it, a connect session
@@ -139,6 +138,12 @@ class Side(Struct, frozen=True):
             "phone_numbers": [self.phone],
             "attributes": {"plan": f"plan {self.mark}"},
         }
+
+    async def lacking(self, *scopes: Scope) -> Api:
+        """With a key of every scope but these."""
+        others = [one for one in SCOPES if one not in scopes]
+        narrow = await self.api.post("/v1/keys", {"name": "narrow", "scopes": others})
+        return self.api.with_key(narrow.json["key"])
 
     async def make(self, kind: Kind, wanted: str = "") -> str:
         """Make a thing of one kind; one that is named gets the wanted name."""
@@ -171,7 +176,9 @@ class Side(Struct, frozen=True):
             return await self.api.post("/v1/conversations", {**asked, "runtime": "sealed"})
         if kind == "agent":
             tier = {"value": f"tier {self.mark}"}
-            return await self.api.put(f"/v1/agents/{wanted}", {"variables": {"tier": tier}})
+            tool = {"kind": "webhook", "config": {"url": f"https://{self.mark}.example.com/"}}
+            profile = {"variables": {"tier": tier}, "stored_tools": {"told": tool}}
+            return await self.api.put(f"/v1/agents/{wanted}", profile)
         return await self._made_otherwise(kind)
 
     async def _made_otherwise(self, kind: Kind) -> Reply:
@@ -268,15 +275,15 @@ class Fight:
         self._operator = operator
         self.ada, self.bob = ada, bob
 
-    def callers(self, action: Action | None) -> list[Who]:
+    async def callers(self, action: Action | None) -> list[Who]:
         ada, bob = self.ada, self.bob
-        scopes = scopes_of(action)
+        narrow = await ada.lacking(*scopes_of(action))
         nobody, garbage = self._operator.with_key(None), generate("api_key").reveal()
         return [
             Who("no key", nobody, None, (ada, bob), valid=False),
             Who("a garbage key", nobody.with_key(garbage), None, (ada, bob), valid=False),
             Who("the widest key", ada.api, ada, (bob,)),
-            Who("a key without the scope", ada.lacking[scopes], ada, (bob,), wide=False),
+            Who("a key without the scope", narrow, ada, (bob,), wide=False),
             Who("the rival's key", bob.api, bob, (ada,)),
             Who("the operator", self._operator, None, (ada, bob)),
         ]
@@ -286,7 +293,8 @@ class Fight:
         seen: dict[Place, Seen] = {}
         for place in self._places(who, attack):
             target = await self._target(who, attack.kind, place)
-            before = [await self._inside.rows(side.workspace) for side in who.rivals]
+            rivals = [side.workspace for side in who.rivals]
+            before = await self._inside.rows(*rivals)
             words = {
                 "{id}": target,
                 "{cursor}": _cursor(target),
@@ -302,8 +310,9 @@ class Fight:
                 reply = await who.api.call(method, path, raw=line, headers=LINES)
             else:
                 reply = await who.api.call(method, path, body=body)
-            after = [await self._inside.rows(side.workspace) for side in who.rivals]
-            assert after == before, f"{who.name} changed what is not its own: {method} {path}"
+            assert await self._inside.rows(*rivals) == before, (
+                f"{who.name} changed what is not its own: {method} {path}"
+            )
             shown = f"{dict(reply.headers)}\n{reply.body.decode()}"
             _assert_shows_nothing(who, shown, words.values())
             _assert_shows_nothing(who, b"".join(self._outside.heard).decode(), words.values())
@@ -349,23 +358,25 @@ class Inside(Struct, frozen=True):
             " where column_name = 'workspace_id' and table_schema in ('vault', 'broker')"
         )
         # last_used_at is the doing of the keys themselves.
+        told = {"vault.api_keys": "(to_jsonb(t) - 'last_used_at')::text"}
         parts = [
-            f"select '{name}', md5(string_agg((to_jsonb(t) - 'last_used_at')::text, '|'"  # noqa: S608
-            f" order by to_jsonb(t)::text)) from {name} t where workspace_id = $1"
+            f"select '{name}', sum(hashtextextended({told.get(name, 't::text')}, 0))::text"  # noqa: S608
+            f" from {name} t where workspace_id = any($1)"
             for (name,) in tables
         ]
         return cls(admin, " union all ".join(parts))
 
-    async def rows(self, workspace: str) -> dict[str, str]:
-        """A checksum a table of what a workspace holds."""
-        found = await self.admin.fetch(self.checksums, workspace)
+    async def rows(self, *workspaces: str) -> dict[str, str]:
+        """A checksum a table of what workspaces hold."""
+        found = await self.admin.fetch(self.checksums, workspaces)
         return {name: checksum for name, checksum in found if checksum}
 
 
 class Field:
     """A deployment of its own, with the walls that it was asked for."""
 
-    def __init__(self, inside: Inside, outside: Listener, operator: Api) -> None:
+    def __init__(self, walls: Walls, inside: Inside, outside: Listener, operator: Api) -> None:
+        self.walls = walls
         self.inside = inside
         self.outside = outside
         self.operator = operator
@@ -377,15 +388,10 @@ class Field:
         name = f"workspace {_hex()}"
         made = (await self.operator.post("/v1/workspaces", {"name": name})).json
         api = self.operator.with_key(made["api_key"])
-        lacking: dict[Scopes, Api] = {}
-        for scopes in {scopes_of(action) for action in RULES}:
-            others = [one for one in SCOPES if one not in scopes]
-            narrow = await api.post("/v1/keys", {"name": "narrow", "scopes": others})
-            lacking[scopes] = api.with_key(narrow.json["key"])
         phone = f"+1{uuid.uuid4().int % 10**13:013}"
-        side = Side(made["id"], name, _hex(), phone, made["api_key"], api, lacking)
+        side = Side(made["id"], name, _hex(), phone, made["api_key"], api)
         await side.make_own()
-        for _ in range(3):
+        for _ in range(2):
             await side.make("key")
             await side.make("user", f"{letter}_{_hex()}")
             await side.make("environment", f"{letter}_{_hex()}")
@@ -425,7 +431,7 @@ async def field(
                 running(vault, settings) as service,
                 aiohttp.ClientSession(connector=connector) as session,
             ):
-                yield Field(await Inside.of(admin), outside, Api(session, service.base, key))
+                yield Field(walls, await Inside.of(admin), outside, Api(session, service.base, key))
         await vault.close()
         await admin.close()
     finally:

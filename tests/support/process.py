@@ -27,6 +27,7 @@ from msgspec import Struct
 from broker.migrations import PARTS
 from broker.settings import Settings
 from support.api import Running, running
+from support.databases import name_in
 from vault.database import Database
 from vault.embedded import DATABASE, SUPERUSER, Embedded
 from vault.kms import open_root_key
@@ -309,7 +310,7 @@ async def alone(
     server: Embedded, fresh: Secret, root_key: Path, settings: Settings
 ) -> AsyncIterator[Alone]:
     """Serve from the empty database that ``fresh`` is the superuser's address of."""
-    name = fresh.reveal().rpartition("@/")[2].partition("?")[0]
+    name = name_in(fresh)
     application = server.dsn("keyturn_app").reveal().replace("/keyturn?", f"/{name}?")
     await migrate(fresh, [Login(Secret(application), "keyturn_app")], parts=PARTS)
     database = await Database.open(Secret(application), size=5, statement_cache=100)

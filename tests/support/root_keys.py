@@ -121,10 +121,6 @@ class ServiceContract(RootKeyContract):
     """What every root key at a service promises beyond that. A test class gives ``outside``."""
 
     @pytest.fixture
-    def outside(self) -> Outside:
-        raise NotImplementedError
-
-    @pytest.fixture
     def root(self, outside: Outside) -> RootKey:
         return outside.opened()
 

@@ -92,6 +92,13 @@ class Talk(Struct, frozen=True, kw_only=True):
         """Call the gateway; ``path`` begins with the integration."""
         return await self._call(method, f"/gateway/{path}", **more)
 
+    async def invoke(
+        self, tool: str, arguments: dict[str, Any] | None = None, *, body: Any = None, **more: Any
+    ) -> Reply:
+        """Call a tool of the agent's profile by its name; ``body``: another one altogether."""
+        named = {"tool": tool, **({"arguments": arguments} if arguments is not None else {})}
+        return await self._call("POST", "/v1/tools/invoke", body=body or named, **more)
+
     async def _call(
         self,
         method: str,

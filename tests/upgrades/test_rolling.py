@@ -6,11 +6,7 @@ leave. No request fails at any time, and no token is used twice.
 """
 
 import asyncio
-import io
 import itertools
-import subprocess
-import sys
-import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -19,10 +15,12 @@ import aiohttp
 import asyncpg
 import pytest
 from faults.load import Answer, Dropped, Load, Wire
-from flows.test_refreshing_processes import PROVIDER, House
+from flows.test_refreshing_processes import GRACE, House
 from msgspec import Struct
 from support.api import Api
-from support.process import CHECKOUT, PATIENCE, Deployment, Replica, deployment, free_port
+from support.earlier import archive, migrate_as, replica_of, unpacked
+from support.process import CHECKOUT, Deployment, Replica, deployment
+from support.provider_file import graceful, write_providers
 from support.sandbox import Provider, providing
 
 from broker.sandbox.history import tally
@@ -39,35 +37,10 @@ def previous() -> str:
     return [one for one in lines if one and not one.startswith("#")][-1]
 
 
-def archive(revision: str) -> bytes | None:
-    """That revision's product; ``None`` where git does not know it."""
-    done = subprocess.run(
-        ["git", "archive", "--format=tar", revision, "vault", "broker"],  # noqa: S607 - git, wherever it is
-        cwd=CHECKOUT,
-        capture_output=True,
-        check=False,
-        timeout=PATIENCE,
-    )
-    return done.stdout if done.returncode == 0 else None
-
-
 @pytest.fixture(scope="module")
 def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the code of the version before."""
-    try:
-        packed = archive(previous())
-    except FileNotFoundError:
-        packed = None
-    if packed is None:
-        pytest.skip(
-            f"git does not have {previous()} here (a shallow clone, or no clone at all): "
-            "the version before cannot be run"
-        )
-    folder = tmp_path_factory.mktemp("previous")
-    folder.chmod(0o755)
-    with tarfile.open(fileobj=io.BytesIO(packed)) as files:
-        files.extractall(folder, filter="data")
-    return folder
+    return unpacked(previous(), tmp_path_factory)
 
 
 class Roll(Struct, frozen=True):
@@ -116,32 +89,6 @@ def _taking_turns(*requests: tuple[Any, ...]) -> Callable[[Wire], Awaitable[Answ
     return work
 
 
-def older_replica(made: Deployment, folder: Path) -> Replica:
-    env = {
-        **made.env,
-        "PYTHONPATH": str(folder),
-        "KEYTURN_PORT": str(free_port()),
-        "KEYTURN_DRAIN_SECONDS": "2",
-    }
-    return Replica(made.folder, env)
-
-
-def migrate_as(made: Deployment, folder: Path) -> None:
-    env = {
-        **made.env,
-        "PYTHONPATH": str(folder),
-        "KEYTURN_OWNER_DATABASE_URL": made.owner.reveal(),
-    }
-    subprocess.run(
-        [sys.executable, "-P", "-m", "broker.cli", "migrate"],
-        env=env,
-        cwd="/",
-        check=True,
-        capture_output=True,
-        timeout=PATIENCE,
-    )
-
-
 async def versions(made: Deployment) -> dict[str, int]:
     admin = await asyncpg.connect(made.owner.reveal())
     rows = await admin.fetch("select part, max(version) from vault.schema_migrations group by part")
@@ -151,14 +98,12 @@ async def versions(made: Deployment) -> dict[str, int]:
 
 @pytest.fixture
 async def roll(older: Path, tmp_path: Path) -> AsyncIterator[tuple[Roll, list[Replica]]]:
-    catalogue = tmp_path / "providers"
-    catalogue.mkdir()
-    (catalogue / "graceful.toml").write_text(PROVIDER)
+    catalogue = write_providers(tmp_path / "providers", {"graceful": graceful(GRACE)})
     with deployment(
         providers_dir=catalogue, spool_dir=tmp_path / "spool", egress_allow="127.0.0.1"
     ) as made:
         migrate_as(made, older)
-        first, second = replicas = [older_replica(made, older) for _ in range(2)]
+        first, second = replicas = [replica_of(made, older) for _ in range(2)]
         try:
             await asyncio.gather(first.ready(), second.ready())
             [key] = [one.first_key for one in replicas if one.first_key]

@@ -38,9 +38,10 @@ NUMBERS: Final[set[Action]] = {"phone_number.read", "phone_number.write"}
 SHARED: Final = CATALOGUE | CONNECTING | OWN_CONNECTING | CONVERSING
 # What a conversation does with what it holds, and no key.
 GRANTED: Final[set[Action]] = {"grant.refresh", "gateway.use"}
-# What it does of that which keys do, too: read its own tokens, and end itself.
+# What it does of that which keys do, too: read its own tokens, call a tool of its agent's profile,
+# and end itself.
 GRANTED_TOO: Final[set[Action]] = {
-    *("connection.token", "conversation.prepare", "conversation.end"),
+    *("connection.token", "configuration.use", "conversation.prepare", "conversation.end"),
 }
 # The policy, written down a second time: a change of the product's table is made here too.
 POLICY: Final[dict[Scope | None, set[Action]]] = {

@@ -45,6 +45,22 @@ def test_a_provider_has_one_base_and_paths_that_are_never_called(
     assert "access" not in repr(api)
 
 
+@pytest.mark.parametrize(
+    ("provider", "path"),
+    [
+        ("x", "/2/oauth2/token"),  # the token URL lies below the base URL
+        ("hubspot", "/oauth"),
+        ("instagram", "/refresh_access_token"),
+        ("zendesk", "/oauth/tokens"),
+    ],
+)
+def test_the_gateway_is_told_what_it_never_calls(provider: str, path: str) -> None:
+    values = {"subdomain": "acme"}
+    api = api_of(App(provider=Catalogue().get(provider), client_id="app", values=values), TOKENS)
+    assert api is not None
+    assert path in api.never
+
+
 def test_every_provider_with_a_base_and_a_token_endpoint_keeps_that_endpoint_to_itself() -> None:
     catalogue = Catalogue()
     for provider_id in catalogue.ids():

@@ -4,7 +4,6 @@ There is no Citus here: the script runs on the real schema against a stand-in of
 refuses what Citus refuses. That it ran on a cluster is not claimed.
 """
 
-import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,12 @@ import pytest
 from pglast import parse_sql
 from support.catalogue_lint import GLOBAL
 from support.citus_lint import complaints
+from support.databases import migrated_database
 from support.sql_lint import texts
 
 import broker.app  # noqa: F401 - for its queries
 import vault.vault  # noqa: F401 - for its queries
-from broker.migrations import PARTS
 from vault.embedded import Embedded
-from vault.migrations import Login, migrate
-from vault.secret import Secret
 from vault.sql import every_query
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,19 +94,8 @@ def test_the_script_is_one_statement_that_postgresql_reads() -> None:
 @pytest.fixture(scope="module")
 async def admin(postgres: Embedded) -> AsyncIterator[Any]:
     """A superuser in a migrated database of this module's own."""
-    name = f"citus_{uuid.uuid4().hex[:8]}"
-    main = await asyncpg.connect(postgres.dsn().reveal())
-    await main.execute(f'create database "{name}"')
-    owner, login = (
-        Secret(postgres.dsn(user).reveal().replace("/keyturn?", f"/{name}?"))
-        for user in ("postgres", "keyturn_app")
-    )
-    await migrate(owner, [Login(login, "keyturn_app")], parts=PARTS)
-    connection = await asyncpg.connect(owner.reveal())
-    yield connection
-    await connection.close()
-    await main.execute(f'drop database "{name}" with (force)')
-    await main.close()
+    async with migrated_database(postgres) as connection:
+        yield connection
 
 
 async def test_the_script_says_so_where_there_is_no_citus(admin: Any) -> None:

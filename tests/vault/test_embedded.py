@@ -134,7 +134,7 @@ def first_word(process: "subprocess.Popen[str]") -> str:
 async def test_a_server_is_made_and_keeps_its_rows_over_a_stop(root: Path, programs: str) -> None:
     bindir = DEBIAN_15 if programs == "Debian's 15" else None
     if bindir is not None and not (bindir / "postgres").exists():
-        pytest.skip("PostgreSQL 15 of Debian is not installed")
+        pytest.skip("PostgreSQL 15 of Debian is not here (.ci/run installs it)")
     server = embedded(root, bindir).start()
     assert server.started_here
     assert await ask(server.dsn(), "SELECT current_database()") == "keyturn"

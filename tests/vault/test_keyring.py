@@ -80,7 +80,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def keyring(service: KeyService, clock: Clock) -> AsyncIterator[Keyring]:
-    keyring = Keyring(service, "dep_1", deadline=0.05, clock=clock)
+    keyring = Keyring(service, "dep_1", deadline=0.5, clock=clock)
     yield keyring
     await keyring.close()
 

@@ -4,7 +4,6 @@ import hashlib
 import hmac
 from base64 import b64encode
 from datetime import UTC, datetime
-from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
@@ -14,9 +13,7 @@ from authlib.oauth1.rfc5849.signature import (  # type: ignore[import-untyped]
 from authlib.oauth1.rfc5849.wrapper import OAuth1Request  # type: ignore[import-untyped]
 
 from vault.egress import Reply, Request
-from vault.errors import Invalid
 from vault.oauth import oauth1
-from vault.oauth.app import TokenSet
 from vault.oauth.oauth1 import Consumer, Once, Pair
 from vault.oauth.replies import NoToken
 from vault.oauth.signatures import CallbackRefused
@@ -268,15 +265,7 @@ def test_the_token_keeps_its_secret_beside_it() -> None:
     assert tokens.values == {"token_secret": Secret("s3nt")}
     assert tokens.extras == {"user": "7"}
     assert (tokens.expires_at, tokens.refresh_token) == (None, None)
-    assert oauth1.pair_of(tokens) == Pair(Secret("t"), Secret("s3nt"))
     assert "s3nt" not in repr(tokens)
-
-
-def test_a_token_of_another_kind_signs_nothing() -> None:
-    for values in ({}, {"token_secret": "plain"}):
-        held: dict[str, Any] = dict(values)
-        with pytest.raises(Invalid):
-            oauth1.pair_of(TokenSet(access_token=Secret("t"), obtained_at=NOW, values=held))
 
 
 @pytest.mark.parametrize(

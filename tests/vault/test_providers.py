@@ -13,7 +13,7 @@ from support.provider_facts import Facts, departures, frozen, told
 
 from vault import providers
 from vault.errors import Misconfigured, NotFound
-from vault.providers import Catalogue, derived
+from vault.providers import Catalogue
 from vault.providers.failures import Answer, outcome
 from vault.providers.schema import Provider
 
@@ -340,26 +340,6 @@ def test_the_comparison_sees_a_change_of_any_single_field() -> None:
         changed = msgspec.structs.replace(getattr(provider, part), **{field: value})
         after = told(msgspec.structs.replace(provider, **{part: changed}))
         assert _facts_differ(before, after), (part, field)
-
-
-FORBIDDEN = [
-    ("x", "/oauth2/token"),  # the token URL lies below the base URL
-    ("google", "/batch"),
-    ("hubspot", "/oauth"),
-    ("instagram", "/refresh_access_token"),
-    ("zendesk", "/oauth/tokens"),
-]
-
-
-@pytest.mark.parametrize(("provider_id", "path"), FORBIDDEN)
-def test_the_gateway_is_told_what_it_never_calls(provider_id: str, path: str) -> None:
-    assert path in derived.forbidden_paths(OURS.get(provider_id))
-
-
-def test_no_base_url_lies_in_a_forbidden_path() -> None:
-    for provider in OURS.all():
-        assert "/" not in derived.forbidden_paths(provider), provider.id
-        assert "" not in derived.forbidden_paths(provider), provider.id
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "providers.md"

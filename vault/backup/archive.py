@@ -174,6 +174,7 @@ class Reader:
     def _hearing_damage(self, name: str) -> Iterator[None]:
         try:
             yield
+        # zipfile raises NotImplementedError for a compression or a version that it does not know.
         except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError):
             raise Damaged(f"{self.place} is damaged: {name} cannot be read.") from None
         except OSError as error:

@@ -3,9 +3,9 @@
 1. The manifest is read and its signature checked, which takes the root key; one that is missing is
    named. A database that holds anything is refused.
 2. The schema is made as the backup's was.
-3. In one transaction all tables are filled, what was deleted since is deleted again, and the epoch
-   begins. Whoever is killed in between leaves an empty database.
-4. The schema is brought to this version.
+3. In one transaction all tables are filled, the schema is brought to this version, what was deleted
+   since is deleted again, and the epoch begins. Whoever is killed in between leaves an empty
+   database.
 """
 
 import hmac
@@ -27,7 +27,7 @@ from vault.keyring import Keyring, StoredKey
 from vault.keyring.roots import PEPPER
 from vault.keyring.rotations import Step, Tell, untold
 from vault.kms import RootKey, RootKeyUnknown, Wrapped
-from vault.migrations import Login, migrate, newest_versions
+from vault.migrations import Login, bring_up, migrate, newest_versions
 from vault.model import OPERATOR, WorkspaceId
 from vault.refreshing.marks import Level
 from vault.secret import Secret
@@ -137,8 +137,12 @@ async def restore(
             await _refuse_occupied(connection, manifest)
             async with _unhindered(connection):
                 await _fill(connection, reader, tell)
+            # Before anything is asked: the statements are those of this version.
+            await bring_up(connection, place.parts)
+            async with _unhindered(connection):
                 tx = Transaction(connection, OPERATOR)
                 moved, level = await _move_on(tx, state, outside, tell)
+        # What is left to do, if the database has moved to another server.
         await migrate(place.owner, place.logins, parts=place.parts)
     except DriverError as error:
         raise _explained(error) from None

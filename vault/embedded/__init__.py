@@ -415,9 +415,16 @@ class Embedded:
             return None
         return int(pid) if os.fsencode(self.data) in command_line(int(pid)) else None
 
+    def _without_file(self) -> int | None:
+        """The PID of a server that we launched and that is about to be gone: somebody else told it
+        to stop, as a terminal tells all of a group, and its file goes first.
+        """
+        name = os.fsencode(self.data)
+        return next((one.pid for one in _launched if name in command_line(one.pid)), None)
+
     def _shut_down(self) -> None:
         for how in (signal.SIGINT, signal.SIGQUIT):  # PostgreSQL's fast, then immediate
-            pid = self._postmaster()
+            pid = self._postmaster() or self._without_file()
             if pid is None:
                 break
             words = command_line(pid)

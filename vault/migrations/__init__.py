@@ -133,6 +133,14 @@ async def migrate(
         await connection.close(timeout=5)
 
 
+async def bring_up(connection: Any, parts: Sequence[str]) -> None:
+    """Apply what is missing in the caller's transaction, as the role that owns the schema."""
+    newest = newest_versions(parts)
+    for migration in all_migrations(parts):
+        await _apply(connection, migration, newest)
+    await connection.execute("set local lock_timeout = 0; set local statement_timeout = 0")
+
+
 async def pending(owner: Secret, *, parts: Sequence[str] = OWN) -> list[Migration]:
     """What ``migrate`` would apply. Changes nothing."""
     connection = await connect_as_owner(owner)

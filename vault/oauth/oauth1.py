@@ -23,7 +23,6 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from msgspec import Struct
 
 from vault.egress import Reply, Request
-from vault.errors import Invalid
 from vault.oauth import TIMEOUTS
 from vault.oauth.app import TokenSet
 from vault.oauth.filling import with_query
@@ -132,14 +131,6 @@ def access(reply: Reply, *, capture: Mapping[str, str], now: datetime) -> TokenS
         extras={name: fields[said] for name, said in capture.items() if said in fields},
         values={"token_secret": pair.secret},
     )
-
-
-def pair_of(tokens: TokenSet) -> Pair:
-    """The token and its secret, to sign with."""
-    secret = tokens.values.get("token_secret")
-    if tokens.access_token is None or not isinstance(secret, Secret):
-        raise Invalid("This connection holds no OAuth 1.0a token.")
-    return Pair(tokens.access_token, secret)
 
 
 def _fields(reply: Reply, now: datetime) -> dict[str, str]:

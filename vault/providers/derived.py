@@ -1,16 +1,11 @@
 """What follows from a provider's facts. Pure."""
 
-import re
-from collections.abc import Iterator
-from typing import Final, Literal
-from urllib.parse import urlsplit
+from typing import Literal
 
 from vault.providers.check import NAME, captured
 from vault.providers.schema import Provider
 
 Rotation = Literal["none", "stays_valid", "grace", "strict"]
-
-_SAFE: Final = re.compile(r"/+")
 
 
 def rotation(provider: Provider) -> Rotation:
@@ -42,30 +37,3 @@ def needs_choice(provider: Provider) -> bool:
 def extras(provider: Provider) -> list[str]:
     """The names of what is kept beside the tokens."""
     return sorted(captured(provider) - provider.variables.keys())
-
-
-def forbidden_paths(provider: Provider) -> list[str]:
-    """Paths below the base URL that the gateway never calls: what the file says, and endpoints."""
-    base = provider.api.base_url
-    found = set(provider.api.forbidden)
-    if base is not None:
-        found |= {path for url in _endpoints(provider) if (path := _below(base, url))}
-    return sorted(found)
-
-
-def _endpoints(provider: Provider) -> Iterator[str]:
-    for name in ("authorize", "token", "revoke", "introspect", "device"):
-        part = getattr(provider, name)
-        if part is not None and part.url:
-            yield part.url
-    if provider.refresh.url:
-        yield provider.refresh.url
-    yield from (step.url for step in provider.steps if step.gives == "tokens")
-
-
-def _below(base: str, url: str) -> str | None:
-    one, other = urlsplit(base), urlsplit(url)
-    folder = one.path.rstrip("/") + "/"
-    if one.netloc != other.netloc or not other.path.startswith(folder):
-        return None
-    return _SAFE.sub("/", "/" + other.path.removeprefix(folder)).rstrip("/")

@@ -10,7 +10,7 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, Self
 
 from msgspec import Struct
 
@@ -72,6 +72,22 @@ class Kind(Struct, frozen=True):
     replaced: Query[RowId]
     context: Callable[[WorkspaceId, SealedRow], Context]
 
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        context: Callable[[WorkspaceId, SealedRow], Context],
+        *,
+        package: str = "vault",
+    ) -> Self:
+        """The column that a package's ``sql/sealed.sql`` lists and replaces by that name."""
+        return cls(
+            name,
+            Query("sealed", f"list_{name}", SealedRow, package=package),
+            Query("sealed", f"replace_{name}", RowId, package=package),
+            context,
+        )
+
 
 def _value(workspace: WorkspaceId, row: SealedRow) -> Context:
     variable, _, environment = row.id.partition("/")
@@ -91,86 +107,60 @@ GuestKinds = Mapping[str, Sequence[Kind]]
 OWN_PART: Final = "vault"
 
 KINDS: Final = (
-    Kind(
+    Kind.of(
         "index_keys",
-        Query("sealed", "list_index_keys", SealedRow),
-        Query("sealed", "replace_index_keys", RowId),
         lambda workspace, _: index_key_context(workspace),
     ),
-    Kind(
+    Kind.of(
         "user_keys",
-        Query("sealed", "list_user_keys", SealedRow),
-        Query("sealed", "replace_user_keys", RowId),
         lambda workspace, row: user_key_context(workspace, row.id),
     ),
-    Kind(
+    Kind.of(
         "users",
-        Query("sealed", "list_users", SealedRow),
-        Query("sealed", "replace_users", RowId),
         lambda workspace, row: profile_context(workspace, UserId(row.id), row.generation),
     ),
-    Kind(
+    Kind.of(
         "secrets",
-        Query("sealed", "list_secrets", SealedRow),
-        Query("sealed", "replace_secrets", RowId),
         lambda workspace, row: secret_context(workspace, row.id, row.generation),
     ),
-    Kind(
+    Kind.of(
         "auth_connections",
-        Query("sealed", "list_auth_connections", SealedRow),
-        Query("sealed", "replace_auth_connections", RowId),
         lambda workspace, row: auth_context(workspace, row.id, row.generation),
     ),
-    Kind(
+    Kind.of(
         "auth_connection_tokens",
-        Query("sealed", "list_auth_connection_tokens", SealedRow),
-        Query("sealed", "replace_auth_connection_tokens", RowId),
         lambda workspace, row: token_context(workspace, row.id, row.generation),
     ),
-    Kind(
+    Kind.of(
         "environment_values",
-        Query("sealed", "list_environment_values", SealedRow),
-        Query("sealed", "replace_environment_values", RowId),
         _value,
     ),
-    Kind(
+    Kind.of(
         "integrations",
-        Query("sealed", "list_integrations", SealedRow),
-        Query("sealed", "replace_integrations", RowId),
         lambda workspace, row: registration_context(workspace, row.id, row.generation),
     ),
-    Kind(
+    Kind.of(
         "connection_tokens",
-        Query("sealed", "list_connection_tokens", SealedRow),
-        Query("sealed", "replace_connection_tokens", RowId),
         lambda workspace, row: tokens_context(
             workspace, row.id, row.generation, row.environment or ""
         ),
     ),
-    Kind(
+    Kind.of(
         "connect_flows",
-        Query("sealed", "list_connect_flows", SealedRow),
-        Query("sealed", "replace_connect_flows", RowId),
         lambda workspace, row: flow_context(
             workspace, row.id, row.generation, row.environment or ""
         ),
     ),
-    Kind(
+    Kind.of(
         "revocation_tokens",
-        Query("sealed", "list_revocation_tokens", SealedRow),
-        Query("sealed", "replace_revocation_tokens", RowId),
         lambda workspace, row: revocation_context(workspace, row.id),
     ),
-    Kind(
+    Kind.of(
         "refresh_answers",
-        Query("sealed", "list_refresh_answers", SealedRow),
-        Query("sealed", "replace_refresh_answers", RowId),
         _answer,
     ),
-    Kind(
+    Kind.of(
         "event_endpoint_secrets",
-        Query("sealed", "list_event_endpoint_secrets", SealedRow),
-        Query("sealed", "replace_event_endpoint_secrets", RowId),
         lambda workspace, row: target_context(workspace, row.id, row.generation),
     ),
 )

@@ -1,8 +1,15 @@
-"""The door's part for backups, and for going on from an older state; the operator's alone."""
+"""The door's part for backups, and for going on from an older state; the operator's alone.
+
+* Whoever goes on from an older state has the audit record anchored there, since its end is gone
+  and that was meant: the operator's record has a line of both.
+"""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final
+
+import structlog
 
 from vault import access, audit, shredding
 from vault.backup import Manifest
@@ -17,15 +24,19 @@ from vault.backup.moving_on import (
 )
 from vault.backup.taking import take
 from vault.database import Transaction
+from vault.errors import VaultError
 from vault.keyring.rotations import Step, Tell, untold
 from vault.model import OPERATOR, Caller
 from vault.refreshing.marks import Level, Mark, Marks
 from vault.secret import Secret
 from vault.shredding import Entry
+from vault.vault.chaining import Chaining
 from vault.vault.refreshing import Refreshing
 
+_log: Final = structlog.get_logger("keyturn.audit")
 
-class Backups(Refreshing):
+
+class Backups(Refreshing, Chaining):
     """Backups, and what comes after one was restored."""
 
     async def back_up(
@@ -66,9 +77,7 @@ class Backups(Refreshing):
             after = some[-1]
         outside = marks.read().level
         level = await self._database.run(OPERATOR, lambda tx: advance(tx, outside))
-        marks.write(Mark(self.deployment_id, level.mark, epoch=level.epoch))
-        await self._database.run(OPERATOR, lambda tx: self._recorded(tx, caller, "backup.restore"))
-        await self._carried()
+        await self.restored(caller, level)
         return moved
 
     async def restored(self, caller: Caller, level: Level) -> None:
@@ -78,6 +87,16 @@ class Backups(Refreshing):
         marks.write(Mark(self.deployment_id, level.mark, epoch=level.epoch))
         await self._database.run(OPERATOR, lambda tx: self._recorded(tx, caller, "backup.restore"))
         await self._carried()
+        await self._anchored(caller)
+
+    async def _anchored(self, caller: Caller) -> None:
+        if self._worker is None:
+            return  # nothing is ever sealed, and no end is missed
+        try:
+            await self.anchor_audit(caller)
+        except VaultError as error:
+            # What was accepted stays accepted; 'keyturn doctor' goes on saying what is to be done.
+            _log.warning("audit_not_anchored", why=error.message)
 
     async def _recorded(self, tx: Transaction, caller: Caller, action: str) -> None:
         await audit.record(tx, caller, action, target=("deployment", self.deployment_id))

@@ -47,7 +47,7 @@ class Calls(Door):
 
     async def auth_facts(self, caller: Caller, auth_connection_id: str) -> AuthFacts:
         """What a request has to know before it takes credentials from an auth connection."""
-        access.permit(caller, "configuration.show")
+        access.permit(caller, "configuration.use")
         row = found(
             await self._database.run(
                 caller.workspace, lambda tx: rows.get_auth(tx, auth_connection_id)

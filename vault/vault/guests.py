@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 from msgspec import Struct
 
 from vault.database import Transaction
-from vault.errors import NotFound, VaultError
+from vault.errors import VaultError
 from vault.model import Caller, Page, UserId
 from vault.seal import Context, SealingKey, seal
 from vault.sql import Query
@@ -57,24 +57,6 @@ class Guests(Door):
         """Open what ``seal_for_guest`` sealed."""
         _refuse_others(caller, context)
         return await self._store.open(caller.workspace, context, sealed)
-
-    async def seal_for_guests_user(
-        self, caller: Caller, user_id: UserId, context: Context, plaintext: bytes
-    ) -> bytes:
-        """Seal what belongs to one user: when the user is deleted nothing opens it any more."""
-        _refuse_others(caller, context)
-        sealing = await self._store.seal_of(caller.workspace)
-        key = await self._store.key_for_user(sealing, user_id)
-        if key is None:
-            raise NotFound
-        return seal(key, context, plaintext)
-
-    async def open_for_guests_user(
-        self, caller: Caller, user_id: UserId, context: Context, sealed: bytes
-    ) -> bytes:
-        """Open what ``seal_for_guests_user`` sealed."""
-        _refuse_others(caller, context)
-        return await self._store.open_for_user(caller.workspace, user_id, context, sealed)
 
     def seal_owned(
         self, caller: Caller, owner: SealingKey, context: Context, plaintext: bytes

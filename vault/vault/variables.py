@@ -247,12 +247,20 @@ class Variables(Door):
     # Resolution
 
     async def use_configuration(
-        self, caller: Caller, labels: set[str], secret_ids: set[str], environment: str
+        self,
+        caller: Caller,
+        labels: set[str],
+        secret_ids: set[str],
+        environment: str,
+        *,
+        target: tuple[str, str] = ("", ""),
     ) -> Configuration:
-        """Resolve all of it for one request, secrets included. One statement, one audit line."""
+        """Resolve all of it for one request, secrets included. One statement, one audit line,
+        which names the ``target``: what is stored under a name has one.
+        """
         access.permit(caller, "configuration.use")
         return await self._configuration(
-            caller, "configuration.use", labels, secret_ids, environment
+            caller, "configuration.use", labels, secret_ids, environment, target
         )
 
     async def show_configuration(
@@ -297,11 +305,12 @@ class Variables(Door):
         labels: set[str],
         secret_ids: set[str],
         environment: str,
+        target: tuple[str, str] = ("", ""),
     ) -> tuple[SettingsOf, list[ResolvedRow]]:
         async def work(tx: Transaction) -> tuple[SettingsOf, list[ResolvedRow]]:
             settings = await rows.get_settings(tx)
             candidates = await rows.candidates(tx, sorted(labels), sorted(secret_ids), environment)
-            await audit.record(tx, caller, action, environment=environment)
+            await audit.record(tx, caller, action, target=target, environment=environment)
             return settings, candidates
 
         return await self._database.run(caller.workspace, work)
@@ -313,10 +322,11 @@ class Variables(Door):
         labels: set[str],
         secret_ids: set[str],
         environment: str,
+        target: tuple[str, str] = ("", ""),
     ) -> Configuration:
         access.permit_environment(caller, environment)
         settings, candidates = await self._candidates(
-            caller, action, labels, secret_ids, environment
+            caller, action, labels, secret_ids, environment, target
         )
         chosen = [
             choose(candidates, label, environment, secret_fallback=settings.secret_fallback)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal
 
 from litestar import Request, Response, Router, post
 from litestar.di import NamedDependency
+from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody
 from msgspec import Meta, Struct
@@ -81,72 +82,25 @@ def _answers(kind: type[Any], media_type: str = "application/json") -> dict[int,
     }
 
 
-@post(
-    "/twilio/outbound-call",
-    guards=requires("conversation.mint"),
-    status_code=200,
-    responses=_answers(CallPlaced),
-    summary="Call somebody by Twilio",
-)
-async def by_twilio(
-    data: JSONBody[OutboundCall],
-    request: Request[Any, Any, Any],
-    caller: NamedDependency[Caller],
-    broker: NamedDependency[Broker],
-) -> Response[Any]:
-    """With a `user_id` in the initiation data the call starts with that user's variables."""
-    return await _placed(request, caller, broker, "twilio/outbound-call", data)
+def _calling(line: Line, by: str) -> HTTPRouteHandler:
+    """The route of one line, which is called ``by`` in words."""
 
+    async def call(
+        data: JSONBody[OutboundCall],
+        request: Request[Any, Any, Any],
+        caller: NamedDependency[Caller],
+        broker: NamedDependency[Broker],
+    ) -> Response[Any]:
+        """With a `user_id` in the initiation data the call starts with that user's variables."""
+        return await _placed(request, caller, broker, line, data)
 
-@post(
-    "/sip-trunk/outbound-call",
-    guards=requires("conversation.mint"),
-    status_code=200,
-    responses=_answers(CallPlaced),
-    summary="Call somebody by a SIP trunk",
-)
-async def by_sip_trunk(
-    data: JSONBody[OutboundCall],
-    request: Request[Any, Any, Any],
-    caller: NamedDependency[Caller],
-    broker: NamedDependency[Broker],
-) -> Response[Any]:
-    """With a `user_id` in the initiation data the call starts with that user's variables."""
-    return await _placed(request, caller, broker, "sip-trunk/outbound-call", data)
-
-
-@post(
-    "/exotel/outbound-call",
-    guards=requires("conversation.mint"),
-    status_code=200,
-    responses=_answers(CallPlaced),
-    summary="Call somebody by Exotel",
-)
-async def by_exotel(
-    data: JSONBody[OutboundCall],
-    request: Request[Any, Any, Any],
-    caller: NamedDependency[Caller],
-    broker: NamedDependency[Broker],
-) -> Response[Any]:
-    """With a `user_id` in the initiation data the call starts with that user's variables."""
-    return await _placed(request, caller, broker, "exotel/outbound-call", data)
-
-
-@post(
-    "/whatsapp/outbound-call",
-    guards=requires("conversation.mint"),
-    status_code=200,
-    responses=_answers(CallPlaced),
-    summary="Call somebody by WhatsApp",
-)
-async def by_whatsapp(
-    data: JSONBody[OutboundCall],
-    request: Request[Any, Any, Any],
-    caller: NamedDependency[Caller],
-    broker: NamedDependency[Broker],
-) -> Response[Any]:
-    """With a `user_id` in the initiation data the call starts with that user's variables."""
-    return await _placed(request, caller, broker, "whatsapp/outbound-call", data)
+    return post(
+        f"/{line}",
+        guards=requires("conversation.mint"),
+        status_code=200,
+        responses=_answers(CallPlaced),
+        summary=f"Call somebody by {by}",
+    )(call)
 
 
 @post(
@@ -220,6 +174,12 @@ def _variables(initiation: dict[str, Any]) -> dict[str, Scalar]:
 
 router = Router(
     "/v1/convai",
-    route_handlers=[by_twilio, by_sip_trunk, by_exotel, by_whatsapp, register],
+    route_handlers=[
+        _calling("twilio/outbound-call", "Twilio"),
+        _calling("sip-trunk/outbound-call", "a SIP trunk"),
+        _calling("exotel/outbound-call", "Exotel"),
+        _calling("whatsapp/outbound-call", "WhatsApp"),
+        register,
+    ],
     tags=["telephone"],
 )
