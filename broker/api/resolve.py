@@ -70,7 +70,7 @@ async def call(
 ) -> AnswerOut:
     """Resolve a configuration, send the request, and return the answer whatever its status.
 
-    With `conversation_id`, or with a conversation's grant or handle and the runtime key, a user's
+    With `conversation_id`, or with a grant, or a handle beside the runtime key, a user's
     credential goes only to its connection's own API. A secret that the other side sends back is
     masked; cookies and most headers are dropped.
     """

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from conftest import MakeTenant, Tenant
 from support.api import Reply
-from support.talking import AGENT, Stage, Talk
+from support.talking import AGENT, Stage, Talk, a_workspaces_secret
 
 from vault.bearer import generate
 
@@ -301,11 +301,7 @@ async def test_a_secret_that_became_a_variable_later_is_not_sent(
     stage: Stage, tenant: Tenant
 ) -> None:
     """The profile is checked when it is written; what a variable is, a mint before has decided."""
-    secret = {"type": "new", "name": "n", "value": "sentinel"}
-    made = (await tenant.api.post("/v1/convai/secrets", secret)).json["secret_id"]
-    label = {"type": "secret", "label": "k", "values": {"production": {"secret_id": made}}}
-    assert (await tenant.api.post("/v1/convai/environment-variables", label)).status == 200
-    talk = await begin(stage, variables={"secret__k": {"from": "environment", "label": "k"}})
+    talk = await begin(stage, variables={"secret__k": await a_workspaces_secret(tenant.api)})
     headers = {"X-Key": {"variable_name": "secret__k"}}
     stored = {"look": tool(f"{stage.listens.base}/v1/me", request_headers=headers)}
     written = await talk.api.put(f"/v1/agents/{AGENT}", {"stored_tools": stored})

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from conftest import Tenant
 from support.api import Api, Reply
-from support.talking import Stage, Talk
+from support.talking import Stage, Talk, a_workspaces_secret
 
 AUTHORIZATION = "secret__user_acme_authorization"
 
@@ -96,11 +96,7 @@ async def test_what_the_conversation_holds_for_itself_goes_nowhere(stage: Stage)
 async def test_a_secret_of_the_workspace_is_not_sent_as_a_variable(
     stage: Stage, tenant: Tenant
 ) -> None:
-    secret = {"type": "new", "name": "n", "value": "sentinel"}
-    made = (await tenant.api.post("/v1/convai/secrets", secret)).json["secret_id"]
-    label = {"type": "secret", "label": "k", "values": {"production": {"secret_id": made}}}
-    assert (await tenant.api.post("/v1/convai/environment-variables", label)).status == 200
-    talk = await stage.begin(variables={"secret__k": {"from": "environment", "label": "k"}})
+    talk = await stage.begin(variables={"secret__k": await a_workspaces_secret(tenant.api)})
     headers = {"X-Key": {"variable_name": "secret__k"}}
     reply = await invoke(talk, tool(f"{talk.listens.base}/v1/me", request_headers=headers))
     assert (reply.status, reply.code) == (422, "invalid")

@@ -205,3 +205,12 @@ class Stage(Struct, frozen=True, kw_only=True):
         assert reply.status == 201, reply.body
         found: str = reply.json["key"]
         return found
+
+
+async def a_workspaces_secret(api: Api) -> dict[str, str]:
+    """Where a profile's variable comes from that holds a secret of the workspace."""
+    secret = {"type": "new", "name": "n", "value": "sentinel"}
+    made = (await api.post("/v1/convai/secrets", secret)).json["secret_id"]
+    label = {"type": "secret", "label": "k", "values": {"production": {"secret_id": made}}}
+    assert (await api.post("/v1/convai/environment-variables", label)).status == 200
+    return {"from": "environment", "label": "k"}
