@@ -13,13 +13,13 @@ from msgspec import Struct
 
 from broker import web
 from broker.admission import Doorkeeper
-from broker.api import ROUTERS
 from broker.api.convai import errors
 from broker.api.gate import Gate
 from broker.api.problems import handlers
 from broker.api.raw import RawMint
 from broker.api.requests import Door, caller_of
 from broker.api.responses import correct
+from broker.api.surface import ROUTERS
 from broker.api.tracing import Traces
 from broker.broker import Broker
 from broker.metrics import Metrics

@@ -97,11 +97,11 @@ STEPS: Final = """
     broker.telephone.phone_numbers broker.telephone.incoming broker.telephone.outgoing
     broker.telephone.post_call
     broker.broker broker.relay
-    broker.api.lights
+    broker.api broker.api.lights
     broker.api.messages broker.api.provider_messages broker.api.resolve_messages
     broker.api.connect_messages broker.api.token_messages broker.api.event_messages
     broker.api.agent_messages broker.api.conversation_messages
-    broker.api.problems broker.api.requests broker.api.responses
+    broker.api.reasons broker.api.problems broker.api.requests broker.api.responses
     broker.api.examples broker.api.gate broker.api.tracing
     broker.api.workspaces broker.api.keys broker.api.users broker.api.audit_events
     broker.api.settings broker.api.resolve broker.api.providers
@@ -114,7 +114,7 @@ STEPS: Final = """
     broker.api.convai.secrets broker.api.convai.auth_connections broker.api.convai.sessions
     broker.api.convai.outbound_calls broker.api.convai.phone_numbers
     broker.api.convai.conversation_socket broker.api.convai
-    broker.api.health broker.api
+    broker.api.health broker.api.surface
     broker.web.static broker.web broker.web.wording broker.web.endings broker.web.forms
     broker.web.connect broker.web.catalogue broker.web.people
     broker.boot broker.cli.restoring broker.app broker.server broker.doctor.advice broker.doctor
@@ -143,7 +143,7 @@ STEPS: Final = """
     broker.demo.stage broker.demo.story broker.demo
     broker.terminal broker.cli.agent broker.cli.upstream broker.cli.env broker.cli.provider
     broker.cli.integration broker.cli.connection broker.cli.events broker.cli.rekey broker.cli.audit
-    broker.cli.backup
+    broker.cli.backup broker.cli.serving
     broker.cli broker.cli.__main__
 """
 STAIRCASE: Final = tuple(STEPS.split())
@@ -235,6 +235,7 @@ REVEALING: Final = {
     "broker.api.token_messages": "a token is answered, to who may read it",
     "broker.web.people": "a browser's cookie is set; the state stands in the page's own form",
     "broker.cli": "a key just made is printed, once",
+    "broker.cli.serving": "the first key of a new deployment is printed, once",
 }
 MAY_PRINT: Final = {"broker.terminal", "broker.sandbox.__main__"}
 NO_NAMES: Final = {
