@@ -497,7 +497,9 @@ async def test_a_generated_root_key_opens_a_deployment(run: Run, made: Deploymen
 
 def test_only_a_service_loads_the_framework_of_its_routes() -> None:
     loaded = "import sys, broker.cli; print('litestar' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, "-c", loaded], capture_output=True, text=True, check=True
+    )
     assert found.stdout == "False\n", "every command would take half a second longer to start"
 
 
