@@ -114,6 +114,8 @@ class Pool:
     async def _over(
         self, connection: Connection, host: _Host, outgoing: Outgoing, journey: Journey
     ) -> Exchange:
+        if not connection.open:
+            raise Lost(heard=False)
         journey.leaves()
         exchange = await connection.exchange(outgoing, journey.deadline)
         if connection.open:

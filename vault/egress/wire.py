@@ -26,6 +26,7 @@ MAX_HEAD: Final = 1 << 17  # bytes, interim answers included
 # A byte of the body may come with so many that are none: one that is a chunk comes with five.
 FRAMING: Final = 8
 OK: Final = 200
+SAYING_HOW: Final = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 
 
 class NotHttp(Exception):
@@ -50,11 +51,13 @@ class Exchange:
     __slots__ = (
         "_deadline",
         "_ends_with_connection",
+        "_framing",
         "_line",
         "_outgoing",
         "_parser",
         "_pieces",
         "_received",
+        "_stays",
         "_unpacking",
         "answered",
         "body",
@@ -80,7 +83,9 @@ class Exchange:
         self._line = 0
         self._unpacking: Unpacking | None = None  # there is one as soon as the head has ended
         self._pieces: list[bytes] = []
+        self._framing: dict[bytes, str] = {}
         self._ends_with_connection = False
+        self._stays = False
 
     def feed(self, data: bytes) -> None:
         """A piece of the answer came."""
@@ -88,7 +93,7 @@ class Exchange:
         self.heard = True
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             # What one of the methods below raised; the parser's error leads to it.
             reason = error.__context__
             self.fail(reason if isinstance(reason, Exception) else NotHttp())
@@ -133,6 +138,7 @@ class Exchange:
         if self.answered.done():
             raise NotHttp  # a second answer, to what nobody asked
         self.headers = []
+        self._framing = {}
 
     def on_status(self, reason: bytes) -> None:
         if len(reason) > MAX_HEADER:
@@ -144,22 +150,26 @@ class Exchange:
         if len(self.headers) == MAX_HEADERS or len(name) + len(value) > MAX_HEADER:
             raise NotHttp
         # What is no text is kept, and nothing fails for it.
-        self.headers.append((name.decode("ascii"), value.decode("utf-8", "surrogateescape")))
+        text = value.decode("utf-8", "surrogateescape")
+        self.headers.append((name.decode("ascii"), text))
+        if (lower := name.lower()) in SAYING_HOW:
+            if lower in self._framing:
+                raise NotHttp  # which of them others believe, nobody knows
+            self._framing[lower] = text
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
         self.status = self._parser.get_status_code()
         if self.status < OK:
             return  # interim: the answer follows
-        first = {name.lower(): value for name, value in reversed(self.headers)}
-        limit = self._outgoing.max_bytes
-        self._unpacking = Unpacking(first.get("content-encoding", ""), limit)
+        framing, limit = self._framing, self._outgoing.max_bytes
+        self._unpacking = Unpacking(framing.get(b"content-encoding", ""), limit)
         if self._outgoing.method == "HEAD":
             # The parser cannot know that no body follows, whatever is announced.
             self.answered.set_result(None)
             return
-        self.reusable = self._parser.should_keep_alive()
-        length, coding = first.get("content-length"), first.get("transfer-encoding")
+        self._stays = self._parser.should_keep_alive()
+        length, coding = framing.get(b"content-length"), framing.get(b"transfer-encoding")
         if coding is not None and coding.lower() != "chunked":
             raise NotHttp  # nobody asked for it (RFC 9112 section 6.1)
         self._ends_with_connection = length is None and coding is None
@@ -183,6 +193,7 @@ class Exchange:
             return  # an interim answer's end
         self._unpacking.end()
         self.body = b"".join(self._pieces)
+        self.reusable = self._stays
         self.answered.set_result(None)
 
 
@@ -202,8 +213,7 @@ class Connection(asyncio.Protocol):
     async def exchange(self, outgoing: Outgoing, deadline: Deadline) -> Exchange:
         """Send, and read the answer; raises ``Lost``, ``NotHttp`` or ``Overflow`` among others."""
         transport = self._transport
-        if transport is None or not self.open:
-            raise Lost(heard=False)
+        assert transport is not None
         exchange = self._exchange = Exchange(self._loop.create_future(), outgoing, deadline)
         try:
             transport.write(outgoing.data)
