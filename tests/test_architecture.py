@@ -31,7 +31,9 @@ STEPS: Final = """
     vault.embedded.programs vault.embedded.files vault.embedded
     vault.sql vault.migrations
     vault.egress.address vault.egress.names vault.egress.deadline vault.egress.unpacking
-    vault.egress.journey vault.egress.sockets vault.egress vault.egress.certificates
+    vault.egress.messages vault.egress.journey vault.egress.wire vault.egress.pool
+    vault.egress.failures vault.egress.sessions vault.egress.streams vault.egress.sockets
+    vault.egress vault.egress.certificates
     vault.providers.schema vault.providers.check vault.providers.derived
     vault.providers.failures vault.providers
     vault.oauth.app vault.oauth.keys vault.oauth.paths vault.oauth.replies vault.oauth
@@ -161,7 +163,14 @@ JOSE: Final = {
 }
 ONLY_IN: Final = {
     "asyncpg": {"vault.database", "vault.database.reaching", "vault.database.locks"},
-    "aiohttp": {"vault.egress", "vault.egress.journey", "vault.egress.sockets"},
+    "aiohttp": {
+        "vault.egress.failures",
+        "vault.egress.sessions",
+        "vault.egress.sockets",
+        "vault.egress.streams",
+    },
+    "aiohappyeyeballs": {"vault.egress.pool"},
+    "httptools": {"vault.egress.wire"},
     "authlib": set(),  # a peer of the tests: vault.oauth.oauth1 says why it does not sign here
     "joserfc": JOSE,
     "apscheduler": {"vault.scheduler"},
@@ -182,7 +191,7 @@ REVEALING: Final = {
     "vault.bearer": "a bearer is parsed and hashed",
     "vault.dsn": "a login is made from an address with its password",
     "vault.database.reaching": "asyncpg wants an address with its password",
-    "vault.egress": "credentials leave in headers and bodies of outbound calls",
+    "vault.egress.messages": "credentials leave in headers and bodies of outbound calls",
     "vault.egress.sockets": "a signed URL is opened; the first frame of a conversation leaves",
     "vault.kms": "the root key's address may hold a credential",
     "vault.kms.transit": "a token or a secret id opens Transit",
@@ -507,7 +516,7 @@ def test_imports_that_go_down_are_fine_and_a_step_without_a_module_is_not() -> N
         (
             one_importer,
             toy(vault__x="def f():\n    from aiohttp import X"),
-            toy(vault__egress="import aiohttp"),
+            toy(vault__egress__streams="import aiohttp"),
         ),
         (
             one_importer,
