@@ -59,7 +59,7 @@ STEPS: Final = """
     vault.authenticate
     vault.keyring.announcing vault.keyring.rotations vault.keyring.roots
     vault.keyring.workspaces vault.keyring.verifying
-    vault.refreshing.batches vault.refreshing.spool vault.refreshing.folder
+    vault.refreshing.alarm vault.refreshing.batches vault.refreshing.spool vault.refreshing.folder
     vault.refreshing.marks
     vault.refreshing.replica vault.refreshing.room
     vault.refreshing.page vault.refreshing.observing vault.refreshing.consents

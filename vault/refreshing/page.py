@@ -311,7 +311,12 @@ def attempt_of(connection_id: str, claim: Claim, outcome: str = "") -> Attempt:
     )
 
 
-def unused(granted: Granted, outlet: Outlet) -> Ending:
+def unused(
+    granted: Granted,
+    outlet: Outlet,
+    held: Held | None = None,
+    owner_key: SealingKey | None = None,
+) -> Ending:
     """How a call ends that is not made."""
     stored = granted.refreshable
     return Ending(
@@ -320,4 +325,6 @@ def unused(granted: Granted, outlet: Outlet) -> Ending:
         fence=granted.claim.fence,
         attempt=attempt_of(stored.connection_id, granted.claim),
         outlet=outlet,
+        held=held,
+        owner_key=owner_key,
     )

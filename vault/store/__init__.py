@@ -321,19 +321,24 @@ class Store:
         context = user_key_context(workspace, user_id)
         return Owner(self, workspace, await self.open(workspace, context, sealed_user_key))
 
-    async def open_with(
+    async def open_and_key(
         self,
-        owner_key: SealingKey,
-        workspace: WorkspaceId,
+        sealing: WorkspaceSeal,
         user_id: str,
         sealed_user_key: bytes,
         context: Context,
         sealed: bytes,
-    ) -> bytes:
-        """The same with what seals for the user now; an older key is looked for if it has to be."""
-        if key_id_of(sealed) == owner_key.key_id:
-            return open_sealed(owner_key, context, sealed)
-        return await self.open_owned(workspace, user_id, sealed_user_key, context, sealed)
+    ) -> tuple[bytes, SealingKey]:
+        """Open one value, and bring what seals the user's rows now: their key is opened once."""
+        workspace, now = sealing.workspace, sealing.key
+        key = now
+        if key_id_of(sealed_user_key) != now.key_id:
+            key = await self.key_of(workspace, sealed_user_key)
+        user_key = open_sealed(key, user_key_context(workspace, user_id), sealed_user_key)
+        key = owner_key = now.for_user(user_key)
+        if key_id_of(sealed) != now.key_id:
+            key = (await self.key_of(workspace, sealed)).for_user(user_key)
+        return open_sealed(key, context, sealed), owner_key
 
     async def profile(
         self, owner: Owner, workspace: WorkspaceId, user_id: str, generation: int, sealed: bytes
