@@ -14,7 +14,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from vault.lifecycle.clocks import Clocks
-from vault.lifecycle.life import Life
+from vault.lifecycle.life import Claim, Life
 from vault.lifecycle.terms import Terms
 
 # eager: always fresh. active: fresh while it is used, or about to be. lazy: refreshed when it is
@@ -76,10 +76,7 @@ def next_look(
     ``noticed``: the last of ``NOTICES`` that was given for the present consent.
     """
     if life.claim is not None:
-        # Looked at when the lease ends, in case its holder does not come back; and then now and
-        # again, while he sleeps.
-        at = life.claim.until if now < life.claim.until else now + ASLEEP_LOOK
-        return Look(at=at, why="retry")
+        return claimed_look(life.claim, now)
     if life.state in ("pending", "needs_reauth", "revoked"):
         return None
     looks = [
@@ -87,6 +84,13 @@ def next_look(
         _notice(clocks, noticed),
     ]
     return min((look for look in looks if look is not None), key=lambda look: look.at, default=None)
+
+
+def claimed_look(claim: Claim, now: datetime) -> Look:
+    """When the lease ends, in case its holder does not come back; and then now and again, while he
+    sleeps.
+    """
+    return Look(at=claim.until if now < claim.until else now + ASLEEP_LOOK, why="retry")
 
 
 def refresh_at(
