@@ -54,7 +54,8 @@ STEPS: Final = """
     vault.shredding vault.shredding.ledger
     vault.audit vault.idempotency vault.events vault.events.deliveries
     vault.store vault.store.environments vault.store.auth_tokens
-    vault.store.connections vault.store.tries vault.store.refreshing vault.store.answers
+    vault.store.connections vault.store.tries vault.store.refreshing vault.store.calls
+    vault.store.answers
     vault.store.events vault.store.surveys vault.store.counts vault.store.sealed_rows
     vault.authenticate
     vault.keyring.announcing vault.keyring.rotations vault.keyring.roots

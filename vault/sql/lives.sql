@@ -75,6 +75,48 @@ update vault.connection_lives l
            access_ends, idle_ends, consent_ends, renewable, policy, noticed, promised, due_at)
  where l.workspace_id = :workspace_id and l.connection_id = n.connection_id;
 
+-- name: claim
+-- Calls that one transaction has granted, all to one owner. Nothing else of a life changes by it.
+update vault.connection_lives l
+   set state = 'refreshing', fence = n.fence, lease_owner = :owner, lease_attempt = n.attempt,
+       lease_generation = l.generation, lease_at = :at, lease_until = :until,
+       doubt_since = n.doubt_since, next_try_at = null, due_at = :due_at
+  from unnest(
+           :connection_id::text[], :fence::bigint[], :attempt::text[], :doubt_since::timestamptz[])
+       as n(connection_id, fence, attempt, doubt_since)
+ where l.workspace_id = :workspace_id and l.connection_id = n.connection_id;
+
+-- name: renew
+-- New tokens in the place of those before, and lives that are at rest with them. What only a
+-- consent changes stays as it is.
+with n as (
+    select n.connection_id, n.sealed, n.generation, n.fence, n.saved, n.orphan, n.issued_at,
+           n.consented_at, n.access_ends, n.idle_ends, n.consent_ends, n.renewable, n.due_at
+      from unnest(
+               :connection_id::text[], :sealed::bytea[], :generation::bigint[], :fence::bigint[],
+               :saved::bigint[], :orphan::bigint[], :issued_at::timestamptz[],
+               :consented_at::timestamptz[], :access_ends::timestamptz[], :idle_ends::timestamptz[],
+               :consent_ends::timestamptz[], :renewable::boolean[], :due_at::timestamptz[])
+           as n(connection_id, sealed, generation, fence, saved, orphan, issued_at, consented_at,
+               access_ends, idle_ends, consent_ends, renewable, due_at)
+), tokens as (
+    update vault.connection_tokens t
+       set generation = n.generation, sealed = n.sealed
+      from n
+     where t.workspace_id = :workspace_id and t.connection_id = n.connection_id
+       and t.generation < n.generation
+)
+update vault.connection_lives l
+   set state = 'active', generation = n.generation, fence = n.fence, saved = n.saved,
+       lease_owner = null, lease_attempt = null, lease_generation = null, lease_at = null,
+       lease_until = null, doubt_since = null, suspect_since = null, suspect_lost = false,
+       orphan = n.orphan, failures = 0, last_failure = null, next_try_at = null, verdict = null,
+       told = false, issued_at = n.issued_at, consented_at = n.consented_at,
+       access_ends = n.access_ends, idle_ends = n.idle_ends, consent_ends = n.consent_ends,
+       renewable = n.renewable, due_at = n.due_at
+  from n
+ where l.workspace_id = :workspace_id and l.connection_id = n.connection_id;
+
 -- name: expect
 -- The nearest that is still to come counts. What is under way is scheduled when it ends.
 update vault.connection_lives
