@@ -1,6 +1,9 @@
 """Calls that are read whole, against servers that speak HTTP oddly, wrongly, or late."""
 
 import asyncio
+import socket
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -10,6 +13,7 @@ import pytest
 from support.loopback import OK, Authority, Listener, ask, calling, listening, saying
 
 from vault.egress import Timeouts
+from vault.egress.pool import KEEP_ALIVE
 from vault.errors import TooLarge, Unreachable, UpstreamFailed
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -23,7 +27,7 @@ def url(server: Listener) -> str:
 
 
 async def until_closed(server: Listener) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(KEEP_ALIVE - 1):  # at once, and not because nobody uses it
         while server.open:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0.005)
 
@@ -108,6 +112,12 @@ REFUSED: dict[str, list[bytes]] = {
     "a length of 200 digits": [HEAD + b"Content-Length: " + b"9" * 200 + b"\r\n\r\nbody"],
     "a coding that nobody asked for": [HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"],
     "codings in two lines": [CHUNKED + b"Transfer-Encoding: identity\r\n\r\nbody", CLOSED],
+    "codings in two lines, the other way round": [
+        HEAD + b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    ],
+    "packed in two lines": [
+        HEAD + b"Content-Encoding: gzip\r\nContent-Encoding: identity\r\n" + FOUR + b"body"
+    ],
     "a negative chunk": [CHUNKED + b"\r\n-4\r\nbody\r\n0\r\n\r\n"],
     "a chunk of 40 digits": [CHUNKED + b"\r\n" + b"f" * 40 + b"\r\nbody"],
     "a chunk that goes on": [CHUNKED + b"\r\n4\r\nbodybody\r\n0\r\n\r\n"],
@@ -128,6 +138,7 @@ REFUSED: dict[str, list[bytes]] = {
     "a long header in drops": [HEAD + b"X: ", *[b"a" * 1_000] * 9],
     "a long name": [HEAD + b"a" * 9_000 + b": x\r\n\r\n"],
     "a long status": [b"HTTP/1.1 200 ", *[b"a" * 1_000] * 9],
+    "a long status at once": [b"HTTP/1.1 200 " + b"a" * 9_000 + b"\r\n\r\n"],
     "many headers": [HEAD + b"X: a\r\n" * 129 + FOUR + b"body"],
     "many interim answers": [b"HTTP/1.1 103 Early Hints\r\nX: " + b"a" * 8_000 + b"\r\n\r\n"] * 20,
     "a chunk's endless extension": [CHUNKED + b"\r\n4;", *[b"a" * 10_000] * 20],
@@ -183,8 +194,8 @@ async def test_what_comes_unasked_is_nobodys_answer(garbage: bytes, late: bool) 
     async with listening(answer) as server, calling() as egress:
         for number in (1, 2):
             assert (await ask(egress, url(server), method="POST")).body == b"body"
-            await asyncio.sleep(0.05)
-            assert (server.accepted, len(server.heard), server.open) == (number, number, 0)
+            await until_closed(server)
+            assert (server.accepted, len(server.heard)) == (number, number)
 
 
 RAW = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -296,6 +307,14 @@ async def test_a_get_is_not_repeated_over_a_new_connection_or_after_a_part_of_an
         assert len(server.heard) == 3
 
 
+async def test_a_request_without_a_body_says_so_unless_that_goes_without_saying() -> None:
+    async with listening(saying(OK)) as server, calling() as egress:
+        for method in ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"):
+            await ask(egress, url(server), method=method)
+            says = b"\r\nContent-Length: 0\r\n" in server.heard[-1]
+            assert says == (method not in ("GET", "HEAD", "OPTIONS")), method
+
+
 HALF = saying(HEAD + b"Content-Length: 9\r\n\r\nhalf")
 
 
@@ -309,6 +328,35 @@ async def test_who_gives_up_in_the_midst_of_an_answer_leaves_no_connection_behin
                 await call
             await until_closed(server)
             assert server.accepted == number
+
+
+async def test_who_gives_up_as_the_answer_comes_leaves_no_connection_behind_either() -> None:
+    heard, go = threading.Event(), threading.Event()
+
+    def serve() -> bytes:
+        accepted, _ = listener.accept()
+        with accepted:
+            accepted.settimeout(KEEP_ALIVE - 1)
+            accepted.recv(65_536)
+            heard.set()
+            go.wait()
+            accepted.sendall(OK)
+            return accepted.recv(1)
+
+    loop = asyncio.get_running_loop()
+    async with calling() as egress:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            served = loop.run_in_executor(None, serve)
+            call = asyncio.create_task(
+                ask(egress, f"http://127.0.0.1:{listener.getsockname()[1]}/", method="POST")
+            )
+            await loop.run_in_executor(None, heard.wait)
+            loop.call_later(0.05, call.cancel)
+            go.set()
+            time.sleep(0.2)  # noqa: ASYNC251 - now both are there, and the answer is read first
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert await served == b""
 
 
 async def test_a_deadline_in_the_midst_of_a_body_closes_the_connection() -> None:
@@ -335,9 +383,14 @@ async def test_many_deadlines_are_each_met_at_their_time() -> None:
                 await ask(egress, url(server), timeout=Timeouts(read=9, total=seconds))
             return monotonic() - began - seconds
 
+        longest = asyncio.create_task(ask(egress, url(server)))
+        await asyncio.sleep(0.05)
         lateness = await asyncio.gather(*(late(0.6 - 0.005 * number) for number in range(100)))
         assert min(lateness) > -0.01
-        assert max(lateness) < 1
+        assert max(lateness) < 5
+        longest.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await longest
 
 
 async def test_who_waits_for_a_place_in_vain_does_not_take_one() -> None:
@@ -354,8 +407,9 @@ async def test_who_waits_for_a_place_in_vain_does_not_take_one() -> None:
             with pytest.raises(Unreachable) as caught:
                 await ask(egress, url(server), timeout=Timeouts(wait=0.05))
             assert not caught.value.sent
-            cancelled.cancel()
             patient = asyncio.create_task(ask(egress, url(server)))
+            await asyncio.sleep(0)
+            cancelled.cancel()
             assert (await occupying).body == (await patient).body == b"ok"
         assert (len(first.heard), len(second.heard)) == (3, 1)
 

@@ -1,9 +1,12 @@
-"""Guarded outbound HTTP and WebSocket: aiohttp's client is imported in this folder alone.
+"""Guarded outbound HTTP and WebSocket: the only way out, and the only folder with a client in it.
+
+Three kinds of call share what is promised here. ``call`` reads an answer whole, by ``wire`` and
+``pool``; ``open`` gives it while it arrives, and ``socket`` talks, both by aiohttp (``sessions``).
 
 * Where a call may go is decided by ``address``; its bullets are promised here too.
 * A name is looked up once a call (and remembered for a few seconds). If **any** of its addresses
   may not be called, none is. A socket opens only towards an address that was vetted for the very
-  call that opens it; a literal address, for which aiohttp asks no resolver, meets the same check.
+  call that opens it; a literal address meets the same check.
 * The database, the root-key services and our own listening address (``forbidden``) are out of
   reach, whatever ``EGRESS_ALLOW`` says; they are compared as addresses, at the time of the call.
 * Each purpose has its own connections and look-ups: what a rule opened for ``tool`` never carries
@@ -11,8 +14,8 @@
 * No redirect is followed, no cookie kept, no proxy variable or ``.netrc`` read.
 * An answer is bounded: its headers, its body (counted unpacked, while it arrives), and the time
   that all of it may take, from the look-up to the last byte.
-* A POST or PATCH is sent at most once. (aiohttp repeats GET, HEAD, OPTIONS, PUT and DELETE, once,
-  when a kept connection turns out to be closed; RFC 9110 section 9.2.2.)
+* A POST or PATCH is sent at most once. (GET, HEAD, OPTIONS, PUT and DELETE are repeated, once, when
+  a kept connection turns out to be closed; RFC 9110 section 9.2.2.)
 * Failures are ``EgressDenied``, ``Unreachable``, ``TooLarge`` and ``UpstreamFailed``; none holds,
   as text or as cause, a path, a query, a header's value or a body. ``Unreachable.sent`` is
   ``False`` only when no byte of the request was written.

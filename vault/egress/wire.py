@@ -218,11 +218,14 @@ class Connection(asyncio.Protocol):
         try:
             transport.write(outgoing.data)
             await exchange.answered
+        except BaseException:
+            self.close()
+            raise
         finally:
             self._exchange = None
             exchange.over()
-            if not exchange.reusable or transport.get_write_buffer_size():
-                self.close()
+        if not exchange.reusable or transport.get_write_buffer_size():
+            self.close()
         return exchange
 
     def close(self) -> None:
