@@ -61,7 +61,8 @@ def refresh_end(says: Reply, root: Mapping[str, Any], now: datetime) -> datetime
             return found
     names = (says.refresh_expires_in,) if says.refresh_expires_in else _REFRESH_LIFETIMES
     for name in names:
-        said = at(root, name)
+        if (said := at(root, name)) is None:
+            continue
         if says.refresh_expires_in_zero == "never" and _is_zero(said):
             return None
         seconds, _ = seconds_of(said, MAX_REFRESH_LIFETIME)

@@ -57,8 +57,9 @@ from vault.store.refreshing import Due
 OUTLET_SECONDS: Final = 5.0
 # So long the database alone is tried with an answer; then it is spooled as well.
 SPOOL_AFTER: Final = 2.0
-# The lease ends then at the latest; who has not got through by then finds out what came of it.
+# Whoever has slept for longer since the claim sends nothing: others may have taken over.
 SEND_WITHIN_SECONDS: Final = SEND_WITHIN.total_seconds()
+# The lease ends then at the latest; who has not got through by then finds out what came of it.
 GIVE_UP_SECONDS: Final = LEASE.total_seconds() + 30
 # As long as a call may take, and storing what it brings.
 DRAIN_SECONDS: Final = 85.0
@@ -364,7 +365,7 @@ class Refresher:
         """How the call ends. Nothing is raised from here on."""
         slept = time.monotonic() - granted.begun > SEND_WITHIN_SECONDS
         if slept or ending.held is None:
-            return ending  # others may have taken over
+            return ending
         try:
             tokens = await self._dialogue.refresh(
                 ending.outlet.app, ending.held.tokens, now=granted.claim.at, name=name
