@@ -10,8 +10,8 @@ from support.databases import address
 
 from vault.database import Database
 from vault.lifecycle.clocks import Clocks
-from vault.lifecycle.events import Answered, Claimed
-from vault.lifecycle.intents import Call
+from vault.lifecycle.events import Answered, AnyEvent, Claimed, Failed
+from vault.lifecycle.intents import Call, Save
 from vault.lifecycle.life import Claim, Life
 from vault.lifecycle.machine import step
 from vault.lifecycle.terms import Terms
@@ -59,6 +59,8 @@ async def row(alive: Alive, database: Database) -> LifeRow:
 async def test_a_claim_is_written_as_it_was_granted(
     alive: Alive, database: Database, row: LifeRow
 ) -> None:
+    row = replace(row, doubt_since=None)
+    await database.run(alive.caller.workspace, lambda tx: write_lives(tx, [row]))
     event = Claimed(at=LATER, owner="other", attempt="again", holder_alive=False)
     after, [call] = step(row.life(), event, Terms(rotation="none"))
     assert after.claim is not None
@@ -72,12 +74,20 @@ async def test_a_claim_is_written_as_it_was_granted(
     ]
 
 
-@pytest.mark.parametrize("fence", [9, 8], ids=["of the claim", "late, while another calls"])
+ENDINGS: dict[str, tuple[AnyEvent, bool]] = {
+    "an answer": (Answered(at=LATER, fence=9), True),
+    "a late answer, while another calls": (Answered(at=LATER, fence=8), False),
+    "an answer put aside, in trouble": (Failed(at=LATER, fence=9, outcome="dead", luck=0), False),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
 async def test_new_tokens_are_written_with_all_that_they_change(
-    alive: Alive, database: Database, row: LifeRow, fence: int
+    alive: Alive, database: Database, row: LifeRow, ending: str
 ) -> None:
-    after, _ = step(row.life(), Answered(at=LATER, fence=fence), Terms())
-    assert (after.claim is None) == (fence == 9)
+    event, rests = ENDINGS[ending]
+    after, [save, *_] = step(row.life(), event, Terms())
+    assert isinstance(save, Save)
     times = Clocks(
         issued_at=AT + timedelta(hours=1),
         consented_at=AT + timedelta(hours=2),
@@ -87,7 +97,7 @@ async def test_new_tokens_are_written_with_all_that_they_change(
         renewable=False,
     )
     expected = replace(row.after(after, times), due_at=AT + timedelta(hours=6))
-    assert expected.rests == (fence == 9)
+    assert expected.rests == rests
     sealed = {row.connection_id: b"sealed anew"}
     workspace = alive.caller.workspace
     await database.run(workspace, lambda tx: calls.write_changes(tx, [expected], sealed))
