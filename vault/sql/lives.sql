@@ -8,10 +8,16 @@ select l.connection_id, l.integration, l.environment, l.state, l.generation, l.f
        l.next_try_at, l.verdict, l.told, l.issued_at, l.consented_at, l.access_ends, l.idle_ends,
        l.consent_ends, l.renewable, l.policy, l.noticed, l.used_at, l.expected_at,
        l.promised, l.due_at, l.user_ref,
-       (select max(h.held_until)
-          from vault.connection_holds h
-         where h.workspace_id = :workspace_id and h.connection_id = l.connection_id
-           and h.generation = l.generation and h.held_until > now()) as held_until
+       greatest(
+           (select max(h.held_until)
+              from vault.connections c
+              join vault.holds h on h.workspace_id = :workspace_id and h.user_id = c.user_id
+             where c.workspace_id = :workspace_id and c.connection_id = l.connection_id
+               and h.held ->> l.connection_id = l.generation::text and h.held_until > now()),
+           (select max(h.held_until)
+              from vault.connection_holds h
+             where h.workspace_id = :workspace_id and h.connection_id = l.connection_id
+               and h.generation = l.generation and h.held_until > now())) as held_until
   from vault.connection_lives l
  where l.workspace_id = :workspace_id and l.connection_id = any(:connection_ids::text[])
  order by l.connection_id
@@ -25,10 +31,16 @@ select l.connection_id, l.integration, l.environment, l.state, l.generation, l.f
        l.next_try_at, l.verdict, l.told, l.issued_at, l.consented_at, l.access_ends, l.idle_ends,
        l.consent_ends, l.renewable, l.policy, l.noticed, l.used_at, l.expected_at,
        l.promised, l.due_at, l.user_ref,
-       (select max(h.held_until)
-          from vault.connection_holds h
-         where h.workspace_id = :workspace_id and h.connection_id = l.connection_id
-           and h.generation = l.generation and h.held_until > now()) as held_until
+       greatest(
+           (select max(h.held_until)
+              from vault.connections c
+              join vault.holds h on h.workspace_id = :workspace_id and h.user_id = c.user_id
+             where c.workspace_id = :workspace_id and c.connection_id = l.connection_id
+               and h.held ->> l.connection_id = l.generation::text and h.held_until > now()),
+           (select max(h.held_until)
+              from vault.connection_holds h
+             where h.workspace_id = :workspace_id and h.connection_id = l.connection_id
+               and h.generation = l.generation and h.held_until > now())) as held_until
   from vault.connection_lives l
  where l.workspace_id = :workspace_id and l.connection_id = any(:connection_ids::text[])
    and l.due_at <= now()
@@ -146,6 +158,14 @@ select workspace_id, connection_id, integration, environment, used_at, access_en
  limit :limit;
 
 -- name: forget_holds
-delete from vault.connection_holds
- where workspace_id = :workspace_id and connection_id = any(:connection_ids::text[])
-   and held_until <= now();
+-- Of the users whose connections these are.
+with older as (
+    delete from vault.connection_holds
+     where workspace_id = :workspace_id and connection_id = any(:connection_ids::text[])
+       and held_until <= now()
+)
+delete from vault.holds h
+ using vault.connections c
+ where h.workspace_id = :workspace_id and c.workspace_id = :workspace_id
+   and c.connection_id = any(:connection_ids::text[]) and h.user_id = c.user_id
+   and h.held_until <= now();
