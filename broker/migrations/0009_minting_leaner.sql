@@ -107,7 +107,8 @@ begin
           from (select i, string_to_array(token_ids[i], ' ') as token_ids,
                        jsonb_object(string_to_array(token_ids[i], ' '),
                                     string_to_array(token_generations[i], ' ')) as held
-                  from generate_subscripts(hashes, 1) i) n
+                  from generate_subscripts(hashes, 1) i
+                offset 0) n -- each list is taken apart once, and not wherever it is named
           join vault.api_keys k
             on k.hash = hashes[n.i] and k.workspace_id = workspace_ids[n.i] and 'mint' = any(k.scopes)
            and (k.expires_at is null or k.expires_at > now())
