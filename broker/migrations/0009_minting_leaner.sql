@@ -8,6 +8,7 @@
 grant insert (workspace_id, user_id, holder, held, held_until) on vault.holds to keyturn_mint;
 create policy mint on vault.holds to keyturn_mint using (true) with check (true);
 grant insert (connection_ids) on vault.audit_events to keyturn_mint;
+grant select (of_user), update (of_user) on vault.connection_lives to keyturn_mint;
 
 -- What a mint has to know, as vault.mint_look tells it. `key_unnoticed`, `unnoticed`: it is some time
 -- since it was noted that the key, or a connection, is in use.
@@ -64,7 +65,8 @@ begin
                       array_agg(l.generation) as generations, array_agg(l.issued_at) as issued,
                       array_agg(l.access_ends) as ends, array_agg(t.generation) as token_generations,
                       array_agg(t.sealed) as tokens,
-                      array_agg(coalesce(l.used_at < now() - interval '15 minutes', true)) as unnoticed
+                      array_agg(coalesce(l.used_at < now() - interval '15 minutes', true)
+                                or l.of_user is null) as unnoticed
                  from vault.connections c
                  join vault.connection_lives l
                    on l.workspace_id = c.workspace_id and l.connection_id = c.connection_id
@@ -83,8 +85,8 @@ $$;
 -- Conversations with their lines in the record and what they hold. Each is written only if what was
 -- looked at still holds: the key lives, the user is there, and every one of its tokens (their ids and
 -- generations come as lists with spaces) is the present one, settled, before its end, and of this
--- user, by his pseudonym. Which were written is answered. `looking`: it is given no tokens.
--- `unnoticed`: whoever looked saw that somebody's use has to be noted, which is done apart.
+-- user. Which were written is answered. `looking`: it is given no tokens. `unnoticed`: whoever looked
+-- saw that somebody's use has to be noted, which is done apart.
 create function vault.mint_write_down(
     hashes bytea[], workspace_ids text[], conversation_ids text[], event_ids text[], user_ids text[],
     user_refs text[], agent_ids text[], places text[], runtimes text[], channels text[],
@@ -118,7 +120,11 @@ begin
                (select count(*)
                   from vault.connection_lives l
                  where l.workspace_id = workspace_ids[n.i] and l.connection_id = any(n.token_ids)
-                   and l.user_ref in ('', user_refs[n.i])
+                   and coalesce(l.of_user,
+                                (select c.user_id
+                                   from vault.connections c
+                                  where c.workspace_id = l.workspace_id
+                                    and c.connection_id = l.connection_id)) = user_ids[n.i]
                    and l.state = 'active' and l.generation = (n.held ->> l.connection_id)::bigint
                    and (l.access_ends is null or l.access_ends > now()))
     ), noted as (
@@ -151,18 +157,19 @@ begin
     if true = any(unnoticed) then
         -- What is just being refreshed is noted another time: nobody waits for that here.
         with unused as (
-            select l.workspace_id, l.connection_id, promises[n.i] as promised
+            select l.workspace_id, l.connection_id, user_ids[n.i] as user_id, promises[n.i] as promised
               from generate_subscripts(hashes, 1) as n(i)
               join vault.conversations m
                 on m.workspace_id = workspace_ids[n.i] and m.conversation_id = conversation_ids[n.i]
              cross join lateral unnest(string_to_array(token_ids[n.i], ' ')) as t(id)
               join vault.connection_lives l
                 on l.workspace_id = m.workspace_id and l.connection_id = t.id
-             where unnoticed[n.i] and coalesce(l.used_at < now() - interval '15 minutes', true)
+             where unnoticed[n.i]
+               and (coalesce(l.used_at < now() - interval '15 minutes', true) or l.of_user is null)
                for no key update of l skip locked
         ), noted as (
             update vault.connection_lives l
-               set used_at = now(), promised = u.promised,
+               set used_at = now(), promised = u.promised, of_user = u.user_id,
                    due_at = case when coalesce(l.used_at < now() - interval '25 hours', true)
                                  then now() else l.due_at end
               from unused u

@@ -72,14 +72,14 @@ MINT_READS: Final = {
     ),
     "connection_lives": _columns(
         "workspace_id connection_id state generation issued_at consented_at access_ends used_at"
-        " due_at user_ref"
+        " due_at user_ref of_user"
     ),
     "connection_tokens": _columns("workspace_id connection_id generation sealed"),
     "conversations": _columns("workspace_id conversation_id created_at start_by expires_at"),
 }
 MINT_UPDATES: Final = {
     "api_keys": _columns("last_used_at"),
-    "connection_lives": _columns("used_at promised due_at"),
+    "connection_lives": _columns("used_at promised due_at of_user"),
 }
 MINT_INSERTS: Final = {
     "conversations": _columns(

@@ -22,6 +22,10 @@ create policy own_workspace on vault.holds as restrictive to keyturn_app
     using (workspace_id = current_setting('keyturn.workspace'))
     with check (workspace_id = current_setting('keyturn.workspace'));
 
+-- By it whoever refreshes finds what is held. Null where the version before made the row: whoever
+-- writes down that he holds its tokens fills it.
+alter table vault.connection_lives add column of_user text;
+
 -- Whose tokens were handed out with the deed of a line, where that is no line of its own.
 alter table vault.audit_events add column connection_ids text[] not null default '{}';
 

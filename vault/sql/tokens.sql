@@ -61,11 +61,15 @@ with asked as (
 ), touched as (
     update vault.connection_lives l
        set used_at = now(), promised = :promised,
+           of_user = coalesce(l.of_user, (select c.user_id
+                                            from vault.connections c
+                                           where c.workspace_id = :workspace_id
+                                             and c.connection_id = l.connection_id)),
            due_at = case when l.used_at is null or l.used_at < now() - interval '25 hours'
                          then now() else l.due_at end
      where l.workspace_id = :workspace_id and l.connection_id = any(:connection_ids::text[])
        and l.state <> 'pending'
-       and (l.used_at is null or l.used_at < now() - interval '15 minutes')
+       and (l.used_at is null or l.used_at < now() - interval '15 minutes' or l.of_user is null)
 )
 select f.connection_id, f.user_id, f.integration, f.environment, f.provider, f.refresh_by,
        f.asked_scopes, f.scopes, f.state, f.generation, f.lease_generation, f.lease_until,
