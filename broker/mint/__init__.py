@@ -2,8 +2,8 @@
 
 * What there is, is asked for first; then tokens are made to last, and only then the runtime is
   asked. The conversation and its line in the record are durable before anything is answered.
-* The tokens that an answer holds leave the vault for the conversation itself: the record names it,
-  and it holds them until it ends.
+* The tokens that an answer holds leave the vault for the conversation itself: its line in the
+  record names their connections, and it holds them until it ends.
 * ``relay`` and ``handle`` open nothing for the client: their values are read when the conversation
   asks for them.
 * An Idempotency-Key makes one conversation. Asked again, its unused ticket, grant or handle is
@@ -300,7 +300,7 @@ class Minting:
             wait=wanted.max_wait_ms / 1000,
             hold=None if looking else Hold(scene.itself.actor_id, until),
             look=looking,
-            durable_later=True,  # with the conversation, before anything is answered
+            told_later=True,  # with the conversation, before anything is answered
         )
         fresh = {by_id[one.connection_id]: one for one in every if one.reason is None}
         for one in every:
@@ -451,6 +451,7 @@ class Minting:
             branch_id=wanted.branch_id,
             key_id=scene.caller.actor_id,
             connection_ids=[one.connection_id for one in reached],
+            handed=[] if scene.looking else [one.connection_id for one in found.fresh.values()],
             kept=self._vault.seal_owned(itself, survey.owner, context, conversations.packed(kept)),
             armed=wanted.armed,
             upstream_id=upstream_id,
@@ -478,7 +479,9 @@ class Minting:
                 return made
             if before.decode() != new.conversation_id:
                 raise IdempotencyInProgress
-            return await conversations.reissue(tx, new, bearers)
+            return await conversations.reissue(
+                tx, scene.caller, new, bearers, user_ref=scene.survey.user_ref
+            )
 
         return write
 

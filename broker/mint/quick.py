@@ -34,7 +34,7 @@ from broker.conversations import Bearers, NewConversation, Times
 from broker.mint import Minting, Scene
 from broker.mint.batches import Batches
 from vault import access
-from vault.model import Caller, KeyId, Scope, WorkspaceId, new_id, new_ids
+from vault.model import Caller, KeyId, Scope, WorkspaceId, new_id
 from vault.sql import Query
 from vault.store.surveys import UserRow
 from vault.vault import Vault
@@ -75,6 +75,7 @@ class LookRow(Struct, frozen=True):
     agent_sealed: bytes | None
     has_upstream: bool
     now: datetime
+    key_unnoticed: bool
     connection_ids: list[str]
     integrations: list[str]
     connection_environments: list[str]
@@ -87,6 +88,7 @@ class LookRow(Struct, frozen=True):
     ends: list[datetime | None]
     token_generations: list[int | None]
     tokens: list[bytes | None]
+    unnoticed: list[bool]
 
     def user(self) -> UserRow:
         return UserRow(
@@ -125,6 +127,12 @@ class LookRow(Struct, frozen=True):
             sealed=sealed,
         )
 
+    def unnoticed_of(self, used: Sequence[Settled]) -> bool:
+        """Is it some time since it was noted that the key, or one of these, is in use?"""
+        return self.key_unnoticed or any(
+            self.unnoticed[self.connection_ids.index(one.connection_id)] for one in used
+        )
+
 
 class WrittenRow(Struct, frozen=True):
     conversation_id: str
@@ -161,7 +169,7 @@ class Deed(NamedTuple):
     looking: bool
     token_ids: str
     token_generations: str
-    token_events: str
+    unnoticed: bool
 
 
 class Changed(Exception):
@@ -205,7 +213,9 @@ class Quick:
         if settled is None:
             return None
         try:
-            return caller, await self._made(scene, key_hash, settled)
+            return caller, await self._made(
+                scene, key_hash, settled, unnoticed=row.unnoticed_of(settled)
+            )
         except Changed:
             return None
 
@@ -225,7 +235,9 @@ class Quick:
         survey = await self._vault.surveyed(caller, wanted.user_id, environment, row.user())
         return self._minting.scene(caller, wanted, new_id("kcv"), environment, profile, survey, {})
 
-    async def _made(self, scene: Scene, key_hash: bytes, settled: Sequence[Settled]) -> Minted:
+    async def _made(
+        self, scene: Scene, key_hash: bytes, settled: Sequence[Settled], *, unnoticed: bool
+    ) -> Minted:
         survey, min_ttl = scene.survey, min_ttl_of(scene.wanted, scene.profile)
         fresh = await self._vault.settled_tokens(
             scene.itself,
@@ -239,7 +251,7 @@ class Quick:
         found = self._minting.planned(scene, {one.integration: one for one in fresh}, {})
 
         async def write(new: NewConversation, bearers: Bearers) -> Times:
-            deed = _deed(scene, key_hash, new, bearers, settled)
+            deed = _deed(scene, key_hash, new, bearers, settled, unnoticed=unnoticed)
             times = await self._writes.ask(scene.caller.workspace, deed)
             if times is None:
                 raise Changed
@@ -306,13 +318,14 @@ def _deed(
     new: NewConversation,
     bearers: Bearers,
     settled: Sequence[Settled],
+    *,
+    unnoticed: bool,
 ) -> Deed:
-    event_id, *token_events = new_ids("evt", 1 + len(settled))
     return Deed(
         hashes=key_hash,
         workspace_ids=scene.caller.workspace,
         conversation_ids=new.conversation_id,
-        event_ids=event_id,
+        event_ids=new_id("evt"),
         user_ids=new.user_id,
         user_refs=scene.survey.user_ref,
         agent_ids=new.agent_id,
@@ -334,7 +347,7 @@ def _deed(
         looking=scene.looking,
         token_ids=" ".join([one.connection_id for one in settled]),
         token_generations=" ".join([str(one.generation) for one in settled]),
-        token_events=" ".join(token_events),
+        unnoticed=unnoticed,
     )
 
 

@@ -29,6 +29,11 @@ MINT_WRITE: Final = (
     )
     + ")"
 )
+# As these, for the version that writes less.
+MINT_LOOK_UP: Final = MINT_LOOK.replace("mint_look", "mint_look_up")
+MINT_WRITE_DOWN: Final = MINT_WRITE.replace("mint_write", "mint_write_down").replace(
+    "text[])", "boolean[])"
+)
 # Who runs with the rights of another role, and whose; everybody else calls as itself.
 DEFINERS: Final = {
     "vault.lookup_bearer(bytea)": "keyturn_auth",
@@ -37,6 +42,8 @@ DEFINERS: Final = {
     "vault.lookup_upstream(bytea)": "keyturn_auth",
     MINT_LOOK: "keyturn_mint",
     MINT_WRITE: "keyturn_mint",
+    MINT_LOOK_UP: "keyturn_mint",
+    MINT_WRITE_DOWN: "keyturn_mint",
 }
 PINNED: Final = "search_path=pg_catalog, pg_temp"
 # What else is set while they run: these are planned once, for keys.
@@ -44,7 +51,7 @@ PLANNED: Final = [
     *("plan_cache_mode=force_generic_plan", "enable_seqscan=off", "enable_hashjoin=off"),
     "enable_mergejoin=off",
 ]
-SETTINGS: Final = {MINT_LOOK: PLANNED, MINT_WRITE: PLANNED}
+SETTINGS: Final = dict.fromkeys((MINT_LOOK, MINT_WRITE, MINT_LOOK_UP, MINT_WRITE_DOWN), PLANNED)
 
 
 def _columns(text: str) -> list[str]:
@@ -65,14 +72,14 @@ MINT_READS: Final = {
     ),
     "connection_lives": _columns(
         "workspace_id connection_id state generation issued_at consented_at access_ends used_at"
-        " due_at user_ref"
+        " due_at user_ref of_user"
     ),
     "connection_tokens": _columns("workspace_id connection_id generation sealed"),
     "conversations": _columns("workspace_id conversation_id created_at start_by expires_at"),
 }
 MINT_UPDATES: Final = {
     "api_keys": _columns("last_used_at"),
-    "connection_lives": _columns("used_at promised due_at"),
+    "connection_lives": _columns("used_at promised due_at of_user"),
 }
 MINT_INSERTS: Final = {
     "conversations": _columns(
@@ -81,9 +88,10 @@ MINT_INSERTS: Final = {
         " start_by expires_at"
     ),
     "connection_holds": _columns("workspace_id connection_id holder generation held_until"),
+    "holds": _columns("workspace_id user_id holder held held_until"),
     "audit_events": _columns(
         "workspace_id event_id actor_kind actor_id action target_kind target_id user_ref"
-        " environment outcome request_id"
+        " environment outcome request_id connection_ids"
     ),
 }
 # Policies for others than the application: the ways round the workspace's wall.

@@ -1,17 +1,26 @@
 -- A connection's life: its lease, its clocks, and when to look at it next.
 
 -- name: lock
--- In one order, so that two batches do not wait for each other.
+-- In one order, so that two batches do not wait for each other. What earlier versions have written
+-- down as held is looked at while there is any of it.
 select l.connection_id, l.integration, l.environment, l.state, l.generation, l.fence, l.saved,
        l.consented, l.lease_owner, l.lease_attempt, l.lease_generation, l.lease_at, l.lease_until,
        l.doubt_since, l.suspect_since, l.suspect_lost, l.orphan, l.failures, l.last_failure,
        l.next_try_at, l.verdict, l.told, l.issued_at, l.consented_at, l.access_ends, l.idle_ends,
        l.consent_ends, l.renewable, l.policy, l.noticed, l.used_at, l.expected_at,
        l.promised, l.due_at, l.user_ref,
-       (select max(h.held_until)
-          from vault.connection_holds h
-         where h.workspace_id = :workspace_id and h.connection_id = l.connection_id
-           and h.generation = l.generation and h.held_until > now()) as held_until
+       greatest(
+           (select max(h.held_until)
+              from vault.holds h
+             where h.workspace_id = :workspace_id and h.user_id = l.of_user
+               and h.held ->> l.connection_id = l.generation::text and h.held_until > now()),
+           case when exists (select from vault.connection_holds o
+                              where o.workspace_id = :workspace_id)
+                then (select max(h.held_until)
+                        from vault.connection_holds h
+                       where h.workspace_id = :workspace_id and h.connection_id = l.connection_id
+                         and h.generation = l.generation and h.held_until > now())
+           end) as held_until
   from vault.connection_lives l
  where l.workspace_id = :workspace_id and l.connection_id = any(:connection_ids::text[])
  order by l.connection_id
@@ -25,10 +34,18 @@ select l.connection_id, l.integration, l.environment, l.state, l.generation, l.f
        l.next_try_at, l.verdict, l.told, l.issued_at, l.consented_at, l.access_ends, l.idle_ends,
        l.consent_ends, l.renewable, l.policy, l.noticed, l.used_at, l.expected_at,
        l.promised, l.due_at, l.user_ref,
-       (select max(h.held_until)
-          from vault.connection_holds h
-         where h.workspace_id = :workspace_id and h.connection_id = l.connection_id
-           and h.generation = l.generation and h.held_until > now()) as held_until
+       greatest(
+           (select max(h.held_until)
+              from vault.holds h
+             where h.workspace_id = :workspace_id and h.user_id = l.of_user
+               and h.held ->> l.connection_id = l.generation::text and h.held_until > now()),
+           case when exists (select from vault.connection_holds o
+                              where o.workspace_id = :workspace_id)
+                then (select max(h.held_until)
+                        from vault.connection_holds h
+                       where h.workspace_id = :workspace_id and h.connection_id = l.connection_id
+                         and h.generation = l.generation and h.held_until > now())
+           end) as held_until
   from vault.connection_lives l
  where l.workspace_id = :workspace_id and l.connection_id = any(:connection_ids::text[])
    and l.due_at <= now()
@@ -39,9 +56,12 @@ select l.connection_id, l.integration, l.environment, l.state, l.generation, l.f
 -- A life begins with its connection.
 insert into vault.connection_lives
        (workspace_id, connection_id, integration, environment, provider, state, generation, policy,
-        user_ref)
+        user_ref, of_user)
 select :workspace_id, :connection_id, :integration, :environment, i.provider, 'pending', 0,
-       i.refresh_policy, :user_ref
+       i.refresh_policy, :user_ref,
+       (select c.user_id
+          from vault.connections c
+         where c.workspace_id = :workspace_id and c.connection_id = :connection_id)
   from vault.integrations i
  where i.workspace_id = :workspace_id and i.integration = :integration
 on conflict (workspace_id, connection_id) do nothing;
@@ -188,6 +208,14 @@ select workspace_id, connection_id, integration, environment, used_at, access_en
  limit :limit;
 
 -- name: forget_holds
-delete from vault.connection_holds
- where workspace_id = :workspace_id and connection_id = any(:connection_ids::text[])
-   and held_until <= now();
+-- Of the users whose connections these are.
+with older as (
+    delete from vault.connection_holds
+     where workspace_id = :workspace_id and connection_id = any(:connection_ids::text[])
+       and held_until <= now()
+)
+delete from vault.holds h
+ using vault.connection_lives l
+ where h.workspace_id = :workspace_id and l.workspace_id = :workspace_id
+   and l.connection_id = any(:connection_ids::text[]) and h.user_id = l.of_user
+   and h.held_until <= now();
