@@ -102,6 +102,27 @@ class KeyMaterial(bytearray):
 
 
 @final
+class Keyed:
+    """HMAC-SHA256 with a key that is scheduled once, for whoever hashes often with it."""
+
+    __slots__ = ("_keyed",)
+
+    def __init__(self, key: bytes | bytearray) -> None:
+        self._keyed = HMAC(key, _SHA256)
+
+    def hash(self, message: bytes) -> bytes:
+        one = self._keyed.copy()
+        one.update(message)
+        return one.finalize()
+
+    def __repr__(self) -> str:
+        return "Keyed(***)"
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError("a Keyed is not serializable")
+
+
+@final
 class SealingKey:
     """What seals and opens the rows of one workspace, or of one user in it."""
 
@@ -190,13 +211,13 @@ def key_id_of(sealed: bytes) -> bytes:
     return sealed[len(_VERSION) : _SALT_AT]
 
 
-def blind_index(index_key: bytes | bytearray, field: str, value: str) -> bytes:
+def blind_index(index_key: Keyed, field: str, value: str) -> bytes:
     """Return 16 bytes that equal values of one field share; never made of a token.
 
     The value is normalised (NFC) first: a name typed on two keyboards is one name.
     """
     message = _prefixed((field.encode(), unicodedata.normalize("NFC", value).encode()))
-    return hmac.digest(index_key, message, "sha256")[:BLIND_INDEX_SIZE]
+    return index_key.hash(message)[:BLIND_INDEX_SIZE]
 
 
 def _associated_data(key_id: bytes, context: Context, commitment: bytes) -> bytes:
@@ -207,7 +228,6 @@ def _associated_data(key_id: bytes, context: Context, commitment: bytes) -> byte
             _u32(len(row)),
             row,
             _after_row(context.field, context.generation, context.environment),
-            _u32(len(commitment)),
             commitment,
         )
     )
@@ -223,7 +243,8 @@ def _before_row(key_id: bytes, workspace: str, table: str) -> bytes:
 
 @lru_cache(maxsize=4_096)
 def _after_row(field: str, generation: int, environment: str) -> bytes:
-    return _prefixed((field.encode(), _u64(generation), environment.encode()))
+    parts = (field.encode(), _u64(generation), environment.encode())
+    return _prefixed(parts) + _u32(COMMITMENT_SIZE)
 
 
 def _prefixed(parts: tuple[bytes, ...]) -> bytes:
