@@ -148,24 +148,28 @@ class Delivering:
                 person=person_of(survey),
                 conversation_id=itself.actor_id,
                 grant=issued.authorization,
-                credentials={
-                    integration: await self._credential(itself, one)
-                    for integration, one in fresh.items()
-                    if integration in planned.connections
-                },
+                credentials=await self._credentials(
+                    itself, {name: fresh[name] for name in planned.connections if name in fresh}
+                ),
                 labels=await self.labels(itself, planned, environment),
                 given=given,
             ),
             handles_only=handles_only,
         )
 
-    async def _credential(self, itself: Caller, one: Fresh) -> Credential:
-        return Credential(
-            token=one.tokens.access_token if one.tokens else None,
-            authorization=await self._vault.authorization(itself, one),
-            generation=one.generation,
-            extras=one.extras,
-        )
+    async def _credentials(
+        self, itself: Caller, fresh: Mapping[str, Fresh]
+    ) -> dict[str, Credential]:
+        headers = await self._vault.authorizations(itself, list(fresh.values()))
+        return {
+            integration: Credential(
+                token=one.tokens.access_token if one.tokens else None,
+                authorization=header,
+                generation=one.generation,
+                extras=one.extras,
+            )
+            for (integration, one), header in zip(fresh.items(), headers, strict=True)
+        }
 
     async def labels(
         self, itself: Caller, planned: Plan, environment: str

@@ -113,7 +113,8 @@ class Found(Struct, frozen=True, kw_only=True):
     fresh: Mapping[str, Fresh]
 
     def ready(self) -> tuple[Ready, ...]:
-        return tuple(
+        names = self.plan.layout().by_integration
+        every = [
             Ready(
                 integration=integration,
                 generation=one.generation,
@@ -122,11 +123,12 @@ class Found(Struct, frozen=True, kw_only=True):
                 degraded=one.degraded,
                 stale=one.stale,
                 refresh_required=one.refresh_required,
-                variables=tuple(self.plan.names_of(integration)),
+                variables=names.get(integration, ()),
             )
             for integration, one in self.fresh.items()
             if integration in self.plan.connections
-        )
+        ]
+        return tuple(every)
 
 
 class Minting:

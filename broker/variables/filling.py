@@ -72,20 +72,19 @@ def fill(plan: Plan, values: Values, *, handles_only: bool = False) -> dict[str,
     ``handles_only``: of all secrets only the conversation's own handle is given.
     """
     found: dict[str, Value] = dict(values.given)
-    for name, planned in plan.variables.items():
-        source = planned.source
+    for name, planned, source, secret in plan.layout().rows:
         if isinstance(source, Client):
             value: Value | None = values.given.get(name)
         else:
             value = _READ[type(source)](source, values)
         if isinstance(value, Secret):
-            if not is_secret(name):
+            if not secret:
                 raise Invalid(
                     "The agent's profile puts a secret into a variable whose name does not begin"
                     " with secret__.",
                     pointer=f"/variables/{name}",
                 )
-        elif isinstance(value, str) and is_secret(name):
+        elif secret and isinstance(value, str):
             # It fills a header, and a person may have chosen it: no second header comes of it.
             value = Secret(value) if HEADER_VALUE.fullmatch(value.encode()) else None
         if handles_only and isinstance(value, Secret) and not isinstance(source, Grant):
