@@ -68,14 +68,15 @@ def person_of(survey: Survey) -> Person:
 
 def reached_by(survey: Survey, planned: Plan) -> tuple[Reached, ...]:
     """The connections that the plan draws upon."""
-    return tuple(
+    every = [
         Reached(
             integration=integration,
             connection_id=connection_id,
             environment=survey.connections[integration].environment,
         )
         for integration, connection_id in planned.connections.items()
-    )
+    ]
+    return tuple(every)
 
 
 def usable(one: Fresh) -> Usable:
@@ -87,11 +88,11 @@ def usable(one: Fresh) -> Usable:
     )
 
 
-def shown(values: Mapping[str, Value], delivery: Delivery) -> dict[str, Value]:
+def shown(values: Mapping[str, Value], delivery: Delivery) -> Mapping[str, Value]:
     """What the client gets to see of them: never more than its delivery is good for."""
     if delivery in ("relay", "sealed"):
         return without_secrets(values)
-    return dict(values)
+    return values
 
 
 def without_secrets(values: Mapping[str, Value]) -> dict[str, Value]:
@@ -111,7 +112,7 @@ def nobodys(planned: Plan, labels: Mapping[str, Scalar | Secret]) -> dict[str, V
 
 def revealed(values: Mapping[str, Value]) -> dict[str, Scalar]:
     """In clear, for whoever they are delivered to."""
-    return {name: one.reveal() if isinstance(one, Secret) else one for name, one in values.items()}
+    return {name: one.reveal() if type(one) is Secret else one for name, one in values.items()}
 
 
 class Delivering:

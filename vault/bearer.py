@@ -108,7 +108,7 @@ def _checksum(body: str) -> str:
 
 
 def _base62(number: int, length: int) -> str:
-    pairs = []
+    pairs: list[str] = []
     for _ in range(-(-length // 4)):
         number, four = divmod(number, _FOUR)
         two, last = divmod(four, len(_PAIRS))

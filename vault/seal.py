@@ -126,10 +126,11 @@ class Keyed:
 class SealingKey:
     """What seals and opens the rows of one workspace, or of one user in it."""
 
-    __slots__ = ("_keyed", "_owner", "key_id")
+    __slots__ = ("_keyed", "_owner", "head", "key_id")
 
     def __init__(self, key_id: bytes, owner: KeyMaterial) -> None:
         self.key_id = key_id
+        self.head = _VERSION + key_id  # what begins everything that it seals
         self._owner = owner
         self._keyed = HMAC(owner, _SHA256)
 
@@ -183,21 +184,20 @@ def seal(
     record_key, commitment = key.record_keys(salt)
     associated = _associated_data(key.key_id, context, commitment)
     body = AESGCM(record_key).encrypt(nonce, plaintext, associated)
-    return b"".join((_VERSION, key.key_id, salt, commitment, nonce, body))
+    return b"".join((key.head, salt, commitment, nonce, body))
 
 
 def open_sealed(key: SealingKey, context: Context, sealed: bytes) -> bytes:
     """Open what ``seal`` made for this key and context, and nothing else."""
-    if key_id_of(sealed) != key.key_id:
+    if not sealed.startswith(key.head) or len(sealed) < _MIN_SIZE:
+        key_id_of(sealed)  # which says what is wrong, unless it is the key
         raise UnknownKey
     record_key, commitment = key.record_keys(sealed[_SALT_AT:_COMMITMENT_AT])
     if not hmac.compare_digest(commitment, sealed[_COMMITMENT_AT:_NONCE_AT]):
         raise IntegrityError
     associated = _associated_data(key.key_id, context, commitment)
     try:
-        return AESGCM(record_key).decrypt(
-            sealed[_NONCE_AT:_BODY_AT], memoryview(sealed)[_BODY_AT:], associated
-        )
+        return AESGCM(record_key).decrypt(sealed[_NONCE_AT:_BODY_AT], sealed[_BODY_AT:], associated)
     except InvalidTag:
         raise IntegrityError from None
 

@@ -249,7 +249,7 @@ class Minting:
             raise Forbidden("Delivery 'inline' needs the scope tokens:read beside mint.")
         if survey is None:
             raise NotFound("There is no such user.")
-        places = [environment, *(one.environment for one in survey.connections.values())]
+        places = [environment, *[one.environment for one in survey.connections.values()]]
         return Scene(
             caller=caller,
             itself=as_conversation(caller, conversation_id, places),

@@ -40,7 +40,7 @@ NO_GENERATION: Final = 0
 MAX_GIVEN: Final = 100
 MAX_TEXT: Final = 10_000
 MAX_LAYOUTS: Final = 1_000  # that are remembered; one is a few kilobytes
-MAX_FREE: Final = 200  # names that each remembers as free for a caller
+MAX_FREE: Final = 200  # names that each remembers
 
 Scalar = str | bool | int | float
 Value = Scalar | Secret
@@ -158,11 +158,13 @@ class Missing(Struct, frozen=True, array_like=True):
 class Layout(dict[str, Planned]):
     """Variables by name, and what follows from that, worked out once. Nobody changes one: it is
     the same for nearly all users of an agent, and they share it.
+
+    ``free``: names that a caller may give beside these, of those that were asked about.
     """
 
     def __init__(self, variables: Mapping[str, Planned]) -> None:
         super().__init__(variables)
-        self._free: set[str] = set()
+        self.free: set[str] = set()
         for name, one in self.items():
             if isinstance(one.source, _CREDENTIALS) and not is_secret(name):
                 raise VaultError("A credential was planned under a name that is not secret.")
@@ -189,8 +191,6 @@ class Layout(dict[str, Planned]):
 
     def refuse_name(self, name: str) -> None:
         """Raise ``Invalid`` where a caller's variable is named like what is not theirs to give."""
-        if name in self._free:
-            return
         if not _is_name(name):
             raise Invalid("This is no name for a variable.", pointer="/dynamic_variables")
         if _is_taken(name):
@@ -204,9 +204,9 @@ class Layout(dict[str, Planned]):
                 "This variable is given already, by the vault or the agent's profile.",
                 pointer=f"/dynamic_variables/{name}",
             )
-        if len(self._free) >= MAX_FREE:
-            self._free.clear()
-        self._free.add(name)
+        if len(self.free) >= MAX_FREE:
+            self.free.clear()
+        self.free.add(name)
 
 
 class Plan(Struct, frozen=True, array_like=True):
@@ -432,7 +432,8 @@ def refuse_collisions(plan: Plan, given: Mapping[str, Scalar]) -> None:
         raise Invalid(f"These are more than {MAX_GIVEN}.", pointer="/dynamic_variables")
     layout = plan.layout()
     for name, value in given.items():
-        layout.refuse_name(name)
+        if name not in layout.free:
+            layout.refuse_name(name)
         if isinstance(value, str) and len(value) > MAX_TEXT:
             raise Invalid(f"It is longer than {MAX_TEXT}.", pointer=f"/dynamic_variables/{name}")
 

@@ -16,7 +16,6 @@ from broker.variables import (
     SECRET_PLACEHOLDER,
     Attribute,
     Authorization,
-    Client,
     ConversationId,
     Extra,
     Generation,
@@ -73,11 +72,9 @@ def fill(plan: Plan, values: Values, *, handles_only: bool = False) -> dict[str,
     """
     found: dict[str, Value] = dict(values.given)
     for name, planned, source, secret in plan.layout().rows:
-        if isinstance(source, Client):
-            value: Value | None = values.given.get(name)
-        else:
-            value = _READ[type(source)](source, values)
-        if isinstance(value, Secret):
+        read = _READ.get(type(source))
+        value = read(source, values) if read is not None else values.given.get(name)
+        if type(value) is Secret:  # which is final; ``isinstance`` is a call more
             if not secret:
                 raise Invalid(
                     "The agent's profile puts a secret into a variable whose name does not begin"
@@ -87,7 +84,7 @@ def fill(plan: Plan, values: Values, *, handles_only: bool = False) -> dict[str,
         elif secret and isinstance(value, str):
             # It fills a header, and a person may have chosen it: no second header comes of it.
             value = Secret(value) if HEADER_VALUE.fullmatch(value.encode()) else None
-        if handles_only and isinstance(value, Secret) and not isinstance(source, Grant):
+        if handles_only and type(value) is Secret and type(source) is not Grant:
             value = None
         found[name] = _stand_in(name, planned) if value is None else value
     return found
@@ -125,7 +122,8 @@ def _attribute(source: Attribute, values: Values) -> Scalar | None:
     return known.get(source.name)
 
 
-# What reads each source. One look-up: a ``match`` asks for one type after the other.
+# What reads each source but ``Client``, of which the name is all. One look-up: a ``match`` asks for
+# one type after the other.
 _READ: Final[Mapping[type[Struct], Callable[[Any, Values], Value | None]]] = {
     Token: _token,
     Authorization: _authorization,
