@@ -114,7 +114,7 @@ class Found(Struct, frozen=True, kw_only=True):
 
     def ready(self) -> tuple[Ready, ...]:
         names = self.plan.layout().by_integration
-        every = [
+        return tuple(
             Ready(
                 integration=integration,
                 generation=one.generation,
@@ -127,8 +127,7 @@ class Found(Struct, frozen=True, kw_only=True):
             )
             for integration, one in self.fresh.items()
             if integration in self.plan.connections
-        ]
-        return tuple(every)
+        )
 
 
 class Minting:
