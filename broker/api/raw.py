@@ -135,9 +135,9 @@ async def _received(receive: Receive) -> list[Received]:
 
 def _whole(messages: list[Received]) -> bytes | None:
     """The body; ``None`` where the client went away."""
-    if any(one["type"] != "http.request" for one in messages):
+    if messages[-1]["type"] != "http.request":
         return None
-    return b"".join(one.get("body", b"") for one in messages)
+    return b"".join([one.get("body", b"") for one in messages])
 
 
 def _replayed(messages: list[Received], receive: Receive) -> Receive:

@@ -113,6 +113,7 @@ class Found(Struct, frozen=True, kw_only=True):
     fresh: Mapping[str, Fresh]
 
     def ready(self) -> tuple[Ready, ...]:
+        names = self.plan.layout().by_integration
         return tuple(
             Ready(
                 integration=integration,
@@ -122,7 +123,7 @@ class Found(Struct, frozen=True, kw_only=True):
                 degraded=one.degraded,
                 stale=one.stale,
                 refresh_required=one.refresh_required,
-                variables=tuple(self.plan.names_of(integration)),
+                variables=names.get(integration, ()),
             )
             for integration, one in self.fresh.items()
             if integration in self.plan.connections
@@ -247,7 +248,7 @@ class Minting:
             raise Forbidden("Delivery 'inline' needs the scope tokens:read beside mint.")
         if survey is None:
             raise NotFound("There is no such user.")
-        places = [environment, *(one.environment for one in survey.connections.values())]
+        places = [environment, *[one.environment for one in survey.connections.values()]]
         return Scene(
             caller=caller,
             itself=as_conversation(caller, conversation_id, places),

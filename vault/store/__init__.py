@@ -28,7 +28,16 @@ from vault.model import (
     Workspace,
     WorkspaceId,
 )
-from vault.seal import KEY_SIZE, Context, SealingKey, blind_index, key_id_of, open_sealed, seal
+from vault.seal import (
+    KEY_SIZE,
+    Context,
+    Keyed,
+    SealingKey,
+    blind_index,
+    key_id_of,
+    open_sealed,
+    seal,
+)
 from vault.sql import Nothing, Query
 
 
@@ -121,7 +130,7 @@ class WorkspaceSeal(Struct, frozen=True):
 
     workspace: WorkspaceId
     key: SealingKey
-    index_key: bytes
+    index_key: Keyed
 
     def user_ref(self, user_id: str) -> str:
         """The user's pseudonym in the audit record."""
@@ -140,10 +149,7 @@ class _IndexKey(Struct, frozen=True):
     """The key of a workspace's indexes, and the bytes that it was opened from."""
 
     sealed: bytes
-    key: bytes
-
-    def __repr__(self) -> str:
-        return "_IndexKey(***)"
+    key: Keyed
 
 
 class Owner:
@@ -218,14 +224,14 @@ class Store:
         index_key = await self._index_key(workspace, sealed_index_key)
         return WorkspaceSeal(workspace, key, index_key)
 
-    async def _index_key(self, workspace: WorkspaceId, sealed: bytes) -> bytes:
+    async def _index_key(self, workspace: WorkspaceId, sealed: bytes) -> Keyed:
         """Open it, or remember it: for the same bytes, and while their key is at hand."""
         known = self._index_keys.get(workspace)
         if known is not None and known.sealed == sealed:
             if self._keyring.cached(workspace, key_id_of(sealed)):
                 return known.key
             del self._index_keys[workspace]
-        opened = await self.open(workspace, index_key_context(workspace), sealed)
+        opened = Keyed(await self.open(workspace, index_key_context(workspace), sealed))
         self._index_keys[workspace] = _IndexKey(sealed, opened)
         if len(self._index_keys) > MAX_INDEX_KEYS:
             self._index_keys.popitem(last=False)

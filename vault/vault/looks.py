@@ -36,8 +36,9 @@ class Settled(Struct, frozen=True):
         """Would it be handed out without a refresh?"""
         if self.access_ends is None:
             return True
-        wanted = min(min_ttl, (self.access_ends - self.issued_at) * MOST_OF_LIFETIME)
-        return self.access_ends - now > wanted
+        left = self.access_ends - now
+        # Nobody can ask for more than most of a lifetime; few ask for as much as that.
+        return left > min_ttl or left > (self.access_ends - self.issued_at) * MOST_OF_LIFETIME
 
 
 class Looks(Surveys):
