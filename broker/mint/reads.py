@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 
 from broker.mint.batches import Batches, Homes
-from vault.model import Caller, KeyId, Scope, WorkspaceId, new_id
+from vault.model import Caller, KeyId, Scope, WorkspaceId, new_ids
 from vault.sql import Query
 from vault.vault import Vault
 from vault.vault.looks import Settled
@@ -25,11 +25,10 @@ from vault.vault.refreshing import Fresh
 
 
 class Question(NamedTuple):
-    """What the statement is asked, in the order of its parameters."""
+    """What the statement is asked, beside the ids of the lines in the record."""
 
     hashes: bytes
     connection_ids: str
-    event_ids: str
     min_ttls: int  # seconds
     request_ids: str
 
@@ -104,7 +103,7 @@ class Reads:
         """A token for the holder of this key, which lasts ``min_ttl`` seconds or half of its life;
         ``None``: that takes the long way.
         """
-        asked = Question(key_hash, connection_id, new_id("evt"), min_ttl, request_id)
+        asked = Question(key_hash, connection_id, min_ttl, request_id)
         row = await self._batches.ask(self._homes.of(key_hash), asked)
         if row is None or not hmac.compare_digest(row.hash, key_hash):
             return None
@@ -123,8 +122,12 @@ class Reads:
         return caller, fresh
 
     async def _read(self, questions: Sequence[Question]) -> list[SettledRow | None]:
+        count = len(questions)
         columns = zip(Question._fields, map(list, zip(*questions, strict=True)), strict=True)
-        answers: list[SettledRow | None] = [None] * len(questions)
-        for row in await self._vault.write_for_guest(_settled, **dict(columns)):
+        rows = await self._vault.write_for_guest(
+            _settled, event_ids=new_ids("evt", count), **dict(columns)
+        )
+        answers: list[SettledRow | None] = [None] * count
+        for row in rows:
             answers[row.place - 1] = row
         return answers
