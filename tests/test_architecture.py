@@ -93,7 +93,8 @@ STEPS: Final = """
     broker.tools.pushing
     broker.runtimes.elevenlabs broker.conversation broker.conversations
     broker.sealed_rows broker.delivery
-    broker.mint broker.mint.batches broker.mint.quick broker.grants broker.readiness
+    broker.mint broker.mint.batches broker.mint.quick broker.mint.reads broker.grants
+    broker.readiness
     broker.gateway.limits broker.gateway.renewal_rules broker.gateway.renewals
     broker.gateway.headers broker.gateway.calls broker.gateway.tool_calls
     broker.gateway.stored_calls
@@ -110,7 +111,8 @@ STEPS: Final = """
     broker.api.settings broker.api.resolve broker.api.providers
     broker.api.integrations broker.api.connections broker.api.tokens
     broker.api.connect_sessions broker.api.event_endpoints broker.api.agents
-    broker.api.upstreams broker.api.conversations broker.api.raw broker.api.signing_keys
+    broker.api.upstreams broker.api.conversations broker.api.raw broker.api.raw_token
+    broker.api.signing_keys
     broker.api.hooks broker.api.refresh_tool broker.api.gateway
     broker.api.convai.errors broker.api.convai.messages broker.api.convai.passing
     broker.api.convai.environment_variables broker.api.convai.environments

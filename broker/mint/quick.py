@@ -32,15 +32,13 @@ from broker.conversation import (
 )
 from broker.conversations import Bearers, NewConversation, Times
 from broker.mint import Minting, Scene
-from broker.mint.batches import Batches
+from broker.mint.batches import Batches, Homes
 from vault import access
 from vault.model import Caller, KeyId, Scope, WorkspaceId, new_id
 from vault.sql import Query
 from vault.store.surveys import UserRow
 from vault.vault import Vault
 from vault.vault.looks import Settled
-
-MAX_HOMES: Final = 10_000
 
 
 class Question(NamedTuple):
@@ -190,8 +188,7 @@ class Quick:
         self._agents = agents
         self._looks = Batches(self._look, batch)
         self._writes = Batches(self._write, batch)
-        # By a key's hash the workspace that it was found in: a hint for who waits for whom.
-        self._homes: dict[bytes, WorkspaceId] = {}
+        self._homes = Homes()
 
     async def mint(
         self, key_hash: bytes, request_id: str, wanted: Wanted
@@ -200,10 +197,10 @@ class Quick:
         if wanted.connect_links:
             return None
         asked = Question(key_hash, wanted.user_id, wanted.environment or "", wanted.agent_id)
-        row = await self._looks.ask(self._homes.get(key_hash, key_hash), asked)
+        row = await self._looks.ask(self._homes.of(key_hash), asked)
         if row is None or not hmac.compare_digest(row.hash, key_hash):
             return None
-        self._remember(key_hash, row.workspace_id)
+        self._homes.remember(key_hash, row.workspace_id)
         caller = _caller(row, request_id)
         access.permit(caller, "conversation.mint")
         scene = await self._scene(caller, wanted, row)
@@ -218,12 +215,6 @@ class Quick:
             )
         except Changed:
             return None
-
-    def _remember(self, key_hash: bytes, workspace: WorkspaceId) -> None:
-        if key_hash not in self._homes:
-            if len(self._homes) >= MAX_HOMES:
-                self._homes.clear()
-            self._homes[key_hash] = workspace
 
     async def _scene(self, caller: Caller, wanted: Wanted, row: LookRow) -> Scene:
         environment = environment_of(caller, wanted.environment)
