@@ -17,7 +17,7 @@ from broker.api.convai import errors
 from broker.api.gate import Gate
 from broker.api.problems import handlers
 from broker.api.raw import RawMint
-from broker.api.raw_token import RawToken
+from broker.api.raw.tokens import RawToken
 from broker.api.requests import Door, caller_of
 from broker.api.responses import correct
 from broker.api.surface import ROUTERS

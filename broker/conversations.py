@@ -184,7 +184,7 @@ async def insert(
 
 
 async def reissue(
-    tx: Transaction, caller: Caller, new: NewConversation, bearers: Bearers, *, user_ref: str
+    tx: Transaction, caller: Caller, new: NewConversation, bearers: Bearers, user_ref: str
 ) -> Times | None:
     """Put new bearers in the place of unused ones; ``None`` where somebody has used them."""
     return await _reissue.maybe(

@@ -56,7 +56,8 @@ STEPS: Final = """
     vault.store vault.store.environments vault.store.auth_tokens
     vault.store.connections vault.store.tries vault.store.refreshing vault.store.calls
     vault.store.answers
-    vault.store.events vault.store.surveys vault.store.counts vault.store.sealed_rows
+    vault.store.events vault.store.surveys vault.store.keys vault.store.counts
+    vault.store.sealed_rows
     vault.authenticate
     vault.keyring.announcing vault.keyring.rotations vault.keyring.roots
     vault.keyring.workspaces vault.keyring.verifying
@@ -111,7 +112,7 @@ STEPS: Final = """
     broker.api.settings broker.api.resolve broker.api.providers
     broker.api.integrations broker.api.connections broker.api.tokens
     broker.api.connect_sessions broker.api.event_endpoints broker.api.agents
-    broker.api.upstreams broker.api.conversations broker.api.raw broker.api.raw_token
+    broker.api.upstreams broker.api.conversations broker.api.raw broker.api.raw.tokens
     broker.api.signing_keys
     broker.api.hooks broker.api.refresh_tool broker.api.gateway
     broker.api.convai.errors broker.api.convai.messages broker.api.convai.passing

@@ -480,9 +480,8 @@ class Minting:
                 return made
             if before.decode() != new.conversation_id:
                 raise IdempotencyInProgress
-            return await conversations.reissue(
-                tx, scene.caller, new, bearers, user_ref=scene.survey.user_ref
-            )
+            ref = scene.survey.user_ref
+            return await conversations.reissue(tx, scene.caller, new, bearers, ref)
 
         return write
 

@@ -18,9 +18,6 @@ from vault.database import Database, Transaction
 from vault.errors import IntegrityError
 from vault.keyring import Keyring, StoredKey
 from vault.model import (
-    ApiKey,
-    KeyId,
-    NewKey,
     Page,
     Profile,
     User,
@@ -75,10 +72,6 @@ class _WrapsBy(Struct, frozen=True):
     root_key_id: str
 
 
-class _KeyRef(Struct, frozen=True):
-    key_id: KeyId
-
-
 class _UserRef(Struct, frozen=True):
     user_id: UserId
 
@@ -98,10 +91,6 @@ _wrapped_active: Final = Query("workspace_keys", "active", _ActiveKey)
 _wrapped_get: Final = Query("workspace_keys", "get", StoredKey)
 _wraps_by: Final = Query("rotations", "wraps_by", _WrapsBy)
 _index_insert: Final = Query("workspace_keys", "insert_index_key", Nothing)
-_key_insert: Final = Query("api_keys", "insert", ApiKey)
-_key_get: Final = Query("api_keys", "get", ApiKey)
-_key_list: Final = Query("api_keys", "list", ApiKey)
-_key_delete: Final = Query("api_keys", "delete", _KeyRef)
 _user_list: Final = Query("users", "list", _UserRow)
 _user_get: Final = Query("users", "get", _UserRow)
 _user_insert: Final = Query("users", "insert", _Times)
@@ -422,34 +411,6 @@ async def any_workspace(tx: Transaction) -> bool:
 
 async def delete_workspace(tx: Transaction, workspace: WorkspaceId) -> bool:
     return await _workspace_delete.maybe(tx, workspace_id=workspace) is not None
-
-
-async def insert_key(
-    tx: Transaction, key_id: KeyId, key_hash: bytes, wanted: NewKey, created_by: str
-) -> ApiKey:
-    return await _key_insert.one(
-        tx,
-        workspace_id=tx.workspace,
-        key_id=key_id,
-        hash=key_hash,
-        name=wanted.name,
-        scopes=list(wanted.scopes),
-        environments=list(wanted.environments),
-        created_by=created_by,
-        expires_at=wanted.expires_at,
-    )
-
-
-async def get_key(tx: Transaction, key_id: KeyId) -> ApiKey | None:
-    return await _key_get.maybe(tx, workspace_id=tx.workspace, key_id=key_id)
-
-
-async def list_keys(tx: Transaction, page: Page) -> list[ApiKey]:
-    return await _key_list.all(tx, workspace_id=tx.workspace, after=page.after, limit=page.limit)
-
-
-async def delete_key(tx: Transaction, key_id: KeyId) -> bool:
-    return await _key_delete.maybe(tx, workspace_id=tx.workspace, key_id=key_id) is not None
 
 
 async def write_user(tx: Transaction, sealed: SealedUser) -> User | None:
