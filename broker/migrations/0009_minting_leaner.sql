@@ -155,18 +155,22 @@ begin
     returning made.conversation_id, made.created_at, made.start_by, made.expires_at;
 
     if true = any(unnoticed) then
-        -- What is just being refreshed is noted another time: nobody waits for that here.
+        -- What is just being refreshed is noted another time: nobody waits for that here. Each life is
+        -- found by its whole key, whatever is known of how many there are.
         with unused as (
             select l.workspace_id, l.connection_id, user_ids[n.i] as user_id, promises[n.i] as promised
               from generate_subscripts(hashes, 1) as n(i)
               join vault.conversations m
                 on m.workspace_id = workspace_ids[n.i] and m.conversation_id = conversation_ids[n.i]
-             cross join lateral unnest(string_to_array(token_ids[n.i], ' ')) as t(id)
-              join vault.connection_lives l
-                on l.workspace_id = m.workspace_id and l.connection_id = t.id
+             cross join lateral (
+                       select o.workspace_id, o.connection_id
+                         from vault.connection_lives o
+                        where o.workspace_id = workspace_ids[n.i]
+                          and o.connection_id = any(string_to_array(token_ids[n.i], ' '))
+                          and (coalesce(o.used_at < now() - interval '15 minutes', true)
+                               or o.of_user is null)
+                          for no key update of o skip locked) l
              where unnoticed[n.i]
-               and (coalesce(l.used_at < now() - interval '15 minutes', true) or l.of_user is null)
-               for no key update of l skip locked
         ), noted as (
             update vault.connection_lives l
                set used_at = now(), promised = u.promised, of_user = u.user_id,
