@@ -35,7 +35,7 @@ from broker.mint import Minting, Scene
 from broker.mint.batches import Batches, Homes
 from vault import access
 from vault.model import Caller, KeyId, Scope, WorkspaceId, new_id
-from vault.sql import Query
+from vault.sql import Query, column
 from vault.store.surveys import UserRow
 from vault.vault import Vault
 from vault.vault.looks import Settled
@@ -344,4 +344,6 @@ def _deed(
 
 def _columns(names: Sequence[str], rows: Sequence[Sequence[object]]) -> dict[str, list[object]]:
     """A batch as a statement takes it: an array for each parameter."""
-    return {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+    return {
+        name: column(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)
+    }
