@@ -29,7 +29,12 @@ STATES: Final = {
     "failing": "state = 'backoff', failures = 1, next_try_at = now() + interval '1 hour'",
     "revoked": "state = 'revoked', renewable = false",
 }
-WANTED: Final = (None, {}, {"min_ttl": 0}, {"min_ttl": 30, "max_wait_ms": 0})
+WANTED: Final[tuple[dict[str, int] | None, ...]] = (
+    None,
+    {},
+    {"min_ttl": 0},
+    {"min_ttl": 30, "max_wait_ms": 0},
+)
 
 
 @pytest.fixture

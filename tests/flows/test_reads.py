@@ -293,7 +293,7 @@ def watched(bench: Bench) -> list[int]:
         sizes.append(len(questions))
         return await run(questions)
 
-    batches._run = counting  # type: ignore[method-assign] # noqa: SLF001
+    batches._run = counting  # noqa: SLF001
     return sizes
 
 
