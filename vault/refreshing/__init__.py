@@ -41,6 +41,7 @@ from vault.refreshing.page import (
     Outcome,
     Outlet,
     Place,
+    Refused,
     Settled,
     Wanted,
     unused,
@@ -68,6 +69,10 @@ MAX_FLIGHTS: Final = 1_000
 SWEEP_ROWS: Final = 500
 # Where there is more, it may all be of one workspace: so many others have their turn, with so much.
 TURNS: Final = (100, 5)
+# A claim that came too late for its call, and was given back.
+UNUSED: Final = "unused"
+# What may be otherwise in a moment, for whoever waits.
+AGAIN: Final = frozenset({"busy", "no_room", "not_due", UNUSED})
 # A registration that cannot be used is looked at again after so long.
 UNUSABLE_SECONDS: Final = 60
 
@@ -298,8 +303,11 @@ class Refresher:
                 )
                 granted = await lane.claims.do(wanted)
                 if isinstance(granted, Granted):
-                    return await self._main_and_further(lane, granted, wanted)
-            again = granted.why in ("busy", "no_room", "not_due") and not self._draining
+                    outcome = await self._main_and_further(lane, granted, wanted)
+                    if outcome.why != UNUSED:
+                        return outcome
+                    granted = Refused(why=UNUSED)
+            again = granted.why in AGAIN and not self._draining
             in_time = time.monotonic() + granted.seconds < self._patience.get(connection_id, 0)
             if not again or not in_time or time.monotonic() > give_up:
                 return Outcome(why=None if granted.why == "current" else granted.why)
@@ -311,7 +319,7 @@ class Refresher:
         ending, settled = await self._claimed(lane, granted, wanted.outlet)
         failure = ending.failure
         if ending.tokens is None:
-            return Outcome(why=failure.outcome if failure else "unused", failure=failure)
+            return Outcome(why=failure.outcome if failure else UNUSED, failure=failure)
         for name in further_tokens(wanted.outlet.app, ending.tokens):
             again = replace(wanted, waiting=True, generation=None)
             granted_too = await lane.claims.do(again)
