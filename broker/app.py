@@ -13,13 +13,14 @@ from msgspec import Struct
 
 from broker import web
 from broker.admission import Doorkeeper
-from broker.api import ROUTERS
 from broker.api.convai import errors
 from broker.api.gate import Gate
 from broker.api.problems import handlers
 from broker.api.raw import RawMint
+from broker.api.raw.tokens import RawToken
 from broker.api.requests import Door, caller_of
 from broker.api.responses import correct
+from broker.api.surface import ROUTERS
 from broker.api.tracing import Traces
 from broker.broker import Broker
 from broker.metrics import Metrics
@@ -61,13 +62,14 @@ class Service(Struct, frozen=True):
     gate: Gate
     metrics: Metrics
     raw: RawMint
+    raw_token: RawToken
     relay: Relay
     traces: Traces | None = None
 
     @property
     def asgi(self) -> ASGIApp:
-        """The application behind its gate, with the hot route in front."""
-        gated = self.gate.before(self.raw.before(self.app))
+        """The application behind its gate, with the hot routes in front."""
+        gated = self.gate.before(self.raw_token.before(self.raw.before(self.app)))
         return gated if self.traces is None else self.traces.before(gated)
 
 
@@ -91,7 +93,8 @@ def create_service(
     )
     app = _litestar(vault, broker, settings, metrics, gate, relay)
     raw = RawMint(vault, broker, app.state.door)
-    return Service(app, gate, metrics, raw, relay, traces)
+    raw_token = RawToken(broker, app.state.door)
+    return Service(app, gate, metrics, raw, raw_token, relay, traces)
 
 
 def _litestar(

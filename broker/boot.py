@@ -15,18 +15,17 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from msgspec import Struct
 
-from broker.api.tracing import Traces, collector
 from broker.broker import Broker
 from broker.events import Courier
 from broker.metrics import Metrics
 from broker.migrations import PARTS
 from broker.sealed_rows import SEALED
-from broker.settings import Settings
+from broker.settings import Settings, collector
 from vault.database import Database
 from vault.dsn import hosts_of
 from vault.egress import Egress, Endpoint, parse_allow
@@ -42,6 +41,9 @@ from vault.scheduler import Job
 from vault.secret import Secret
 from vault.tracing import UNTRACED, Tracing
 from vault.vault import Vault
+
+if TYPE_CHECKING:  # most commands have no use for the framework that this would load
+    from broker.api.tracing import Traces
 
 DEFAULT_DATA_DIR: Final = Path(".keyturn")
 REFRESH_SECONDS: Final = 1.0
@@ -84,7 +86,7 @@ class Addresses(Struct, frozen=True):
 
 
 @asynccontextmanager
-async def house(settings: Settings, traces: Traces | None = None) -> AsyncIterator[House]:
+async def house(settings: Settings, traces: "Traces | None" = None) -> AsyncIterator[House]:
     """Open everything that the settings name. ``traces``: who writes down what takes how long."""
     catalogue = Catalogue(settings.providers_dir)  # a mistake in it stops the start at once
     async with database_addresses(settings) as addresses:

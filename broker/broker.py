@@ -18,6 +18,7 @@ from broker.gateway.tool_calls import ToolCalls
 from broker.grants import Grants
 from broker.mint import Minting
 from broker.mint.quick import Quick
+from broker.mint.reads import Reads
 from broker.readiness import Readiness
 from broker.runtimes.signing import SigningKeys
 from broker.telephone.incoming import IncomingCalls
@@ -48,6 +49,7 @@ class Broker:
             vault, delivering, self.signing, self.agents, self.upstreams, self.projects
         )
         self.quick = Quick(vault, self.minting, self.agents, batch=mint_batch)
+        self.reads = Reads(vault, batch=mint_batch)
         self.grants = Grants(vault, delivering, self.upstreams)
         self.readiness = Readiness(vault, self.agents)
         self.renewals = Renewals(vault)

@@ -32,7 +32,7 @@ class Bearers(Struct, frozen=True, kw_only=True):
 
 
 class NewConversation(Struct, frozen=True, kw_only=True):
-    """A conversation, ready to be written."""
+    """A conversation, ready to be written; ``handed``: whose tokens go out with its answer."""
 
     conversation_id: str
     agent_id: str
@@ -44,6 +44,7 @@ class NewConversation(Struct, frozen=True, kw_only=True):
     branch_id: str
     key_id: str
     connection_ids: list[str]
+    handed: list[str]
     kept: bytes
     armed: bool
     upstream_id: str | None
@@ -170,6 +171,7 @@ async def insert(
         branch_id=new.branch_id,
         key_id=new.key_id,
         connection_ids=new.connection_ids,
+        handed=new.handed,
         kept=new.kept,
         armed=new.armed,
         upstream_id=new.upstream_id,
@@ -181,11 +183,20 @@ async def insert(
     )
 
 
-async def reissue(tx: Transaction, new: NewConversation, bearers: Bearers) -> Times | None:
+async def reissue(
+    tx: Transaction, caller: Caller, new: NewConversation, bearers: Bearers, user_ref: str
+) -> Times | None:
     """Put new bearers in the place of unused ones; ``None`` where somebody has used them."""
     return await _reissue.maybe(
         tx,
         workspace_id=tx.workspace,
+        event_id=new_id("evt"),
+        actor_kind=caller.kind,
+        actor_id=caller.actor_id,
+        user_ref=user_ref,
+        environment=new.environment,
+        request_id=caller.request_id,
+        handed=new.handed,
         conversation_id=new.conversation_id,
         bearer_hash=bearers.bearer,
         ticket_hash=bearers.ticket,

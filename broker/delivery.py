@@ -68,14 +68,15 @@ def person_of(survey: Survey) -> Person:
 
 def reached_by(survey: Survey, planned: Plan) -> tuple[Reached, ...]:
     """The connections that the plan draws upon."""
-    return tuple(
+    every = [
         Reached(
             integration=integration,
             connection_id=connection_id,
             environment=survey.connections[integration].environment,
         )
         for integration, connection_id in planned.connections.items()
-    )
+    ]
+    return tuple(every)
 
 
 def usable(one: Fresh) -> Usable:
@@ -87,11 +88,11 @@ def usable(one: Fresh) -> Usable:
     )
 
 
-def shown(values: Mapping[str, Value], delivery: Delivery) -> dict[str, Value]:
+def shown(values: Mapping[str, Value], delivery: Delivery) -> Mapping[str, Value]:
     """What the client gets to see of them: never more than its delivery is good for."""
     if delivery in ("relay", "sealed"):
         return without_secrets(values)
-    return dict(values)
+    return values
 
 
 def without_secrets(values: Mapping[str, Value]) -> dict[str, Value]:
@@ -111,7 +112,7 @@ def nobodys(planned: Plan, labels: Mapping[str, Scalar | Secret]) -> dict[str, V
 
 def revealed(values: Mapping[str, Value]) -> dict[str, Scalar]:
     """In clear, for whoever they are delivered to."""
-    return {name: one.reveal() if isinstance(one, Secret) else one for name, one in values.items()}
+    return {name: one.reveal() if type(one) is Secret else one for name, one in values.items()}
 
 
 class Delivering:
@@ -148,24 +149,28 @@ class Delivering:
                 person=person_of(survey),
                 conversation_id=itself.actor_id,
                 grant=issued.authorization,
-                credentials={
-                    integration: await self._credential(itself, one)
-                    for integration, one in fresh.items()
-                    if integration in planned.connections
-                },
+                credentials=await self._credentials(
+                    itself, {name: fresh[name] for name in planned.connections if name in fresh}
+                ),
                 labels=await self.labels(itself, planned, environment),
                 given=given,
             ),
             handles_only=handles_only,
         )
 
-    async def _credential(self, itself: Caller, one: Fresh) -> Credential:
-        return Credential(
-            token=one.tokens.access_token if one.tokens else None,
-            authorization=await self._vault.authorization(itself, one),
-            generation=one.generation,
-            extras=one.extras,
-        )
+    async def _credentials(
+        self, itself: Caller, fresh: Mapping[str, Fresh]
+    ) -> dict[str, Credential]:
+        headers = await self._vault.authorizations(itself, list(fresh.values()))
+        return {
+            integration: Credential(
+                token=one.tokens.access_token if one.tokens else None,
+                authorization=header,
+                generation=one.generation,
+                extras=one.extras,
+            )
+            for (integration, one), header in zip(fresh.items(), headers, strict=True)
+        }
 
     async def labels(
         self, itself: Caller, planned: Plan, environment: str

@@ -78,9 +78,10 @@ class Metrics:
 
     def refreshed(self, seen: Observed) -> None:
         """Count a call of a token endpoint."""
-        self._refreshes.ended.labels(seen.provider, seen.outcome).inc()
-        self._refreshes.seconds.labels(seen.provider).observe(seen.seconds)
-        self._refreshes.lag.labels(seen.provider).observe(seen.late_by)
+        ended, seconds, lag = self._refreshes.of(seen.provider, seen.outcome)
+        ended.inc()
+        seconds.observe(seen.seconds)
+        lag.observe(seen.late_by)
 
     def root_key_called(self, operation: str, outcome: str, seconds: float) -> None:
         """Count a call of the root key."""
@@ -201,6 +202,18 @@ class _Refreshes:
             "Refreshes of this process that have not ended.",
             registry=registry,
         )
+        self._known: dict[tuple[str, str], tuple[Counter, Histogram, Histogram]] = {}
+
+    def of(self, provider: str, outcome: str) -> tuple[Counter, Histogram, Histogram]:
+        """What counts these calls. Kept: to find one by its labels costs more than to count."""
+        known = self._known.get((provider, outcome))
+        if known is None:
+            known = self._known[provider, outcome] = (
+                self.ended.labels(provider, outcome),
+                self.seconds.labels(provider),
+                self.lag.labels(provider),
+            )
+        return known
 
 
 class _Deliveries:

@@ -7,11 +7,14 @@ from urllib.parse import urlsplit
 from msgspec import Meta
 
 from vault import bearer
+from vault.egress import Endpoint
 from vault.errors import Invalid, Misconfigured
 from vault.secret import Secret
 from vault.settings import VaultSettings, read
 
 MAX_OPERATOR_KEYS: Final = 2
+TRACES_TO: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_PORTS: Final = {"http": 80, "https": 443}
 
 
 class Settings(VaultSettings, frozen=True, kw_only=True):
@@ -124,3 +127,22 @@ def load(environ: Mapping[str, str], *, opens_vault: bool = True) -> Settings:
         )
     check(settings, opens_vault=opens_vault)
     return settings
+
+
+def traces_go_to(environ: Mapping[str, str]) -> str | None:
+    """Where spans are to go, by the variables that OpenTelemetry has everywhere; ``None``: nobody
+    traces.
+    """
+    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    if environ.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp":
+        return None
+    return next((environ[name] for name in TRACES_TO if environ.get(name)), None)
+
+
+def collector(environ: Mapping[str, str]) -> list[Endpoint]:
+    """The collector's place, which no URL of a workspace may lead to."""
+    found = urlsplit(traces_go_to(environ) or "")
+    if not found.hostname:
+        return []
+    return [Endpoint(found.hostname, found.port or _PORTS.get(found.scheme, 443))]

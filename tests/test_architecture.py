@@ -31,7 +31,9 @@ STEPS: Final = """
     vault.embedded.programs vault.embedded.files vault.embedded
     vault.sql vault.migrations
     vault.egress.address vault.egress.names vault.egress.deadline vault.egress.unpacking
-    vault.egress.journey vault.egress.sockets vault.egress vault.egress.certificates
+    vault.egress.messages vault.egress.journey vault.egress.wire vault.egress.pool
+    vault.egress.failures vault.egress.sessions vault.egress.streams vault.egress.sockets
+    vault.egress vault.egress.certificates
     vault.providers.schema vault.providers.check vault.providers.derived
     vault.providers.failures vault.providers
     vault.oauth.app vault.oauth.keys vault.oauth.paths vault.oauth.replies vault.oauth
@@ -52,12 +54,14 @@ STEPS: Final = """
     vault.shredding vault.shredding.ledger
     vault.audit vault.idempotency vault.events vault.events.deliveries
     vault.store vault.store.environments vault.store.auth_tokens
-    vault.store.connections vault.store.tries vault.store.refreshing vault.store.answers
-    vault.store.events vault.store.surveys vault.store.counts vault.store.sealed_rows
+    vault.store.connections vault.store.tries vault.store.refreshing vault.store.calls
+    vault.store.answers
+    vault.store.events vault.store.surveys vault.store.keys vault.store.counts
+    vault.store.sealed_rows
     vault.authenticate
     vault.keyring.announcing vault.keyring.rotations vault.keyring.roots
     vault.keyring.workspaces vault.keyring.verifying
-    vault.refreshing.batches vault.refreshing.spool vault.refreshing.folder
+    vault.refreshing.alarm vault.refreshing.batches vault.refreshing.spool vault.refreshing.folder
     vault.refreshing.marks
     vault.refreshing.replica vault.refreshing.room
     vault.refreshing.page vault.refreshing.observing vault.refreshing.consents
@@ -90,31 +94,33 @@ STEPS: Final = """
     broker.tools.pushing
     broker.runtimes.elevenlabs broker.conversation broker.conversations
     broker.sealed_rows broker.delivery
-    broker.mint broker.mint.batches broker.mint.quick broker.grants broker.readiness
+    broker.mint broker.mint.batches broker.mint.quick broker.mint.reads broker.grants
+    broker.readiness
     broker.gateway.limits broker.gateway.renewal_rules broker.gateway.renewals
     broker.gateway.headers broker.gateway.calls broker.gateway.tool_calls
     broker.gateway.stored_calls
     broker.telephone.phone_numbers broker.telephone.incoming broker.telephone.outgoing
     broker.telephone.post_call
     broker.broker broker.relay
-    broker.api.lights
+    broker.api broker.api.lights
     broker.api.messages broker.api.provider_messages broker.api.resolve_messages
     broker.api.connect_messages broker.api.token_messages broker.api.event_messages
     broker.api.agent_messages broker.api.conversation_messages
-    broker.api.problems broker.api.requests broker.api.responses
+    broker.api.reasons broker.api.problems broker.api.requests broker.api.responses
     broker.api.examples broker.api.gate broker.api.tracing
     broker.api.workspaces broker.api.keys broker.api.users broker.api.audit_events
     broker.api.settings broker.api.resolve broker.api.providers
     broker.api.integrations broker.api.connections broker.api.tokens
     broker.api.connect_sessions broker.api.event_endpoints broker.api.agents
-    broker.api.upstreams broker.api.conversations broker.api.raw broker.api.signing_keys
+    broker.api.upstreams broker.api.conversations broker.api.raw broker.api.raw.tokens
+    broker.api.signing_keys
     broker.api.hooks broker.api.refresh_tool broker.api.gateway
     broker.api.convai.errors broker.api.convai.messages broker.api.convai.passing
     broker.api.convai.environment_variables broker.api.convai.environments
     broker.api.convai.secrets broker.api.convai.auth_connections broker.api.convai.sessions
     broker.api.convai.outbound_calls broker.api.convai.phone_numbers
     broker.api.convai.conversation_socket broker.api.convai
-    broker.api.health broker.api
+    broker.api.health broker.api.surface
     broker.web.static broker.web broker.web.wording broker.web.endings broker.web.forms
     broker.web.connect broker.web.catalogue broker.web.people
     broker.boot broker.cli.restoring broker.app broker.server broker.doctor.advice broker.doctor
@@ -143,7 +149,7 @@ STEPS: Final = """
     broker.demo.stage broker.demo.story broker.demo
     broker.terminal broker.cli.agent broker.cli.upstream broker.cli.env broker.cli.provider
     broker.cli.integration broker.cli.connection broker.cli.events broker.cli.rekey broker.cli.audit
-    broker.cli.backup
+    broker.cli.backup broker.cli.serving
     broker.cli broker.cli.__main__
 """
 STAIRCASE: Final = tuple(STEPS.split())
@@ -161,7 +167,14 @@ JOSE: Final = {
 }
 ONLY_IN: Final = {
     "asyncpg": {"vault.database", "vault.database.reaching", "vault.database.locks"},
-    "aiohttp": {"vault.egress", "vault.egress.journey", "vault.egress.sockets"},
+    "aiohttp": {
+        "vault.egress.failures",
+        "vault.egress.sessions",
+        "vault.egress.sockets",
+        "vault.egress.streams",
+    },
+    "aiohappyeyeballs": {"vault.egress.pool"},
+    "httptools": {"vault.egress.wire"},
     "authlib": set(),  # a peer of the tests: vault.oauth.oauth1 says why it does not sign here
     "joserfc": JOSE,
     "apscheduler": {"vault.scheduler"},
@@ -182,7 +195,7 @@ REVEALING: Final = {
     "vault.bearer": "a bearer is parsed and hashed",
     "vault.dsn": "a login is made from an address with its password",
     "vault.database.reaching": "asyncpg wants an address with its password",
-    "vault.egress": "credentials leave in headers and bodies of outbound calls",
+    "vault.egress.messages": "credentials leave in headers and bodies of outbound calls",
     "vault.egress.sockets": "a signed URL is opened; the first frame of a conversation leaves",
     "vault.kms": "the root key's address may hold a credential",
     "vault.kms.transit": "a token or a secret id opens Transit",
@@ -235,6 +248,7 @@ REVEALING: Final = {
     "broker.api.token_messages": "a token is answered, to who may read it",
     "broker.web.people": "a browser's cookie is set; the state stands in the page's own form",
     "broker.cli": "a key just made is printed, once",
+    "broker.cli.serving": "the first key of a new deployment is printed, once",
 }
 MAY_PRINT: Final = {"broker.terminal", "broker.sandbox.__main__"}
 NO_NAMES: Final = {
@@ -506,7 +520,7 @@ def test_imports_that_go_down_are_fine_and_a_step_without_a_module_is_not() -> N
         (
             one_importer,
             toy(vault__x="def f():\n    from aiohttp import X"),
-            toy(vault__egress="import aiohttp"),
+            toy(vault__egress__streams="import aiohttp"),
         ),
         (
             one_importer,

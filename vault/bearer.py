@@ -12,15 +12,15 @@ The text::
 Base62 is ``0-9A-Za-z``, padded on the left with ``0``; the CRC is zlib's.
 """
 
-import hmac
 import os
 import re
 import string
 import zlib
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final, Literal, final
 
 from vault.errors import Invalid
+from vault.seal import Keyed
 from vault.secret import Secret
 
 Kind = Literal["api_key", "operator", "grant", "handle", "sealed", "connect"]
@@ -37,8 +37,9 @@ RANDOM_SIZE: Final = 32
 
 _KINDS: dict[str, Kind] = {prefix: kind for kind, prefix in PREFIXES.items()}
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
-# Two digits at a time.
+# Two digits at a time; numbers are divided by the value of four, which is the dearer part of it.
 _PAIRS = tuple(one + other for one in _ALPHABET for other in _ALPHABET)
+_FOUR = len(_PAIRS) ** 2
 _NOT_BASE62 = re.compile(r"[^0-9A-Za-z]")
 _BODY_LENGTH = 43
 _CHECKSUM_LENGTH = 6
@@ -80,15 +81,26 @@ def kind_of(text: str | Secret) -> Kind | None:
         return None
 
 
+@final
+class Fingerprints:
+    """What is stored and looked up instead of bearers: useless without the pepper."""
+
+    def __init__(self, pepper: bytes) -> None:
+        self._keyed = Keyed(pepper)
+
+    def of(self, bearer: str | Secret) -> bytes:
+        # surrogatepass: a header may hold any bytes, and an encoding error would carry the text
+        # along.
+        return self._keyed.hash(
+            bearer.encode("utf-8", "surrogatepass")
+            if isinstance(bearer, str)
+            else bearer.reveal_bytes()
+        )
+
+
 def fingerprint(pepper: bytes, bearer: str | Secret) -> bytes:
-    """Return what is stored and looked up instead of the bearer: useless without the pepper."""
-    # surrogatepass: a header may hold any bytes, and an encoding error would carry the text along.
-    held = (
-        bearer.encode("utf-8", "surrogatepass")
-        if isinstance(bearer, str)
-        else bearer.reveal_bytes()
-    )
-    return hmac.digest(pepper, held, "sha256")
+    """The same, where one is all that is wanted."""
+    return Fingerprints(pepper).of(bearer)
 
 
 def _checksum(body: str) -> str:
@@ -96,13 +108,12 @@ def _checksum(body: str) -> str:
 
 
 def _base62(number: int, length: int) -> str:
-    digits = []
-    for _ in range(length // 2):
-        number, pair = divmod(number, len(_PAIRS))
-        digits.append(_PAIRS[pair])
-    if length % 2:
-        digits.append(_ALPHABET[number % len(_ALPHABET)])
-    return "".join(reversed(digits))
+    pairs: list[str] = []
+    for _ in range(-(-length // 4)):
+        number, four = divmod(number, _FOUR)
+        two, last = divmod(four, len(_PAIRS))
+        pairs += _PAIRS[last], _PAIRS[two]
+    return "".join(reversed(pairs))[-length:]
 
 
 _LARGEST = _base62(2 ** (8 * RANDOM_SIZE) - 1, _BODY_LENGTH)

@@ -207,7 +207,10 @@ class User(msgspec.Struct, frozen=True):
 
 
 class AuditEvent(msgspec.Struct, frozen=True):
-    """One line of the record. Only the workspace's key can make the pseudonym ``user_ref``."""
+    """One line of the record. Only the workspace's key can make the pseudonym ``user_ref``.
+
+    ``connection_ids``: whose tokens went out with this deed, and have no line of their own.
+    """
 
     event_id: str
     at: datetime
@@ -220,6 +223,7 @@ class AuditEvent(msgspec.Struct, frozen=True):
     environment: str
     outcome: str
     request_id: str
+    connection_ids: list[str] = []
 
 
 # Environments: what a workspace configures for itself, per environment

@@ -102,13 +102,35 @@ class KeyMaterial(bytearray):
 
 
 @final
+class Keyed:
+    """HMAC-SHA256 with a key that is scheduled once, for whoever hashes often with it."""
+
+    __slots__ = ("_keyed",)
+
+    def __init__(self, key: bytes | bytearray) -> None:
+        self._keyed = HMAC(key, _SHA256)
+
+    def hash(self, message: bytes) -> bytes:
+        one = self._keyed.copy()
+        one.update(message)
+        return one.finalize()
+
+    def __repr__(self) -> str:
+        return "Keyed(***)"
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError("a Keyed is not serializable")
+
+
+@final
 class SealingKey:
     """What seals and opens the rows of one workspace, or of one user in it."""
 
-    __slots__ = ("_keyed", "_owner", "key_id")
+    __slots__ = ("_keyed", "_owner", "head", "key_id")
 
     def __init__(self, key_id: bytes, owner: KeyMaterial) -> None:
         self.key_id = key_id
+        self.head = _VERSION + key_id  # what begins everything that it seals
         self._owner = owner
         self._keyed = HMAC(owner, _SHA256)
 
@@ -162,21 +184,20 @@ def seal(
     record_key, commitment = key.record_keys(salt)
     associated = _associated_data(key.key_id, context, commitment)
     body = AESGCM(record_key).encrypt(nonce, plaintext, associated)
-    return b"".join((_VERSION, key.key_id, salt, commitment, nonce, body))
+    return b"".join((key.head, salt, commitment, nonce, body))
 
 
 def open_sealed(key: SealingKey, context: Context, sealed: bytes) -> bytes:
     """Open what ``seal`` made for this key and context, and nothing else."""
-    if key_id_of(sealed) != key.key_id:
+    if not sealed.startswith(key.head) or len(sealed) < _MIN_SIZE:
+        key_id_of(sealed)  # which says what is wrong, unless it is the key
         raise UnknownKey
     record_key, commitment = key.record_keys(sealed[_SALT_AT:_COMMITMENT_AT])
     if not hmac.compare_digest(commitment, sealed[_COMMITMENT_AT:_NONCE_AT]):
         raise IntegrityError
     associated = _associated_data(key.key_id, context, commitment)
     try:
-        return AESGCM(record_key).decrypt(
-            sealed[_NONCE_AT:_BODY_AT], memoryview(sealed)[_BODY_AT:], associated
-        )
+        return AESGCM(record_key).decrypt(sealed[_NONCE_AT:_BODY_AT], sealed[_BODY_AT:], associated)
     except InvalidTag:
         raise IntegrityError from None
 
@@ -190,13 +211,13 @@ def key_id_of(sealed: bytes) -> bytes:
     return sealed[len(_VERSION) : _SALT_AT]
 
 
-def blind_index(index_key: bytes | bytearray, field: str, value: str) -> bytes:
+def blind_index(index_key: Keyed, field: str, value: str) -> bytes:
     """Return 16 bytes that equal values of one field share; never made of a token.
 
     The value is normalised (NFC) first: a name typed on two keyboards is one name.
     """
     message = _prefixed((field.encode(), unicodedata.normalize("NFC", value).encode()))
-    return hmac.digest(index_key, message, "sha256")[:BLIND_INDEX_SIZE]
+    return index_key.hash(message)[:BLIND_INDEX_SIZE]
 
 
 def _associated_data(key_id: bytes, context: Context, commitment: bytes) -> bytes:
@@ -207,7 +228,6 @@ def _associated_data(key_id: bytes, context: Context, commitment: bytes) -> byte
             _u32(len(row)),
             row,
             _after_row(context.field, context.generation, context.environment),
-            _u32(len(commitment)),
             commitment,
         )
     )
@@ -223,7 +243,8 @@ def _before_row(key_id: bytes, workspace: str, table: str) -> bytes:
 
 @lru_cache(maxsize=4_096)
 def _after_row(field: str, generation: int, environment: str) -> bytes:
-    return _prefixed((field.encode(), _u64(generation), environment.encode()))
+    parts = (field.encode(), _u64(generation), environment.encode())
+    return _prefixed(parts) + _u32(COMMITMENT_SIZE)
 
 
 def _prefixed(parts: tuple[bytes, ...]) -> bytes:

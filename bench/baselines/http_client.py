@@ -2,7 +2,7 @@
 
 One shared ``aiohttp`` session posts the form and decodes the answer. Nothing is looked up, checked,
 opened, sealed or stored; the tokens are kept in a dictionary. As many calls are under way as a
-sweep of ours has at most. (``vault.egress`` calls with the same client.)
+sweep of ours has at most. (What we call with ourselves is leaner: ``vault.egress.wire``.)
 """
 
 import contextlib

@@ -19,7 +19,8 @@ from broker.api.connect_messages import (
     ImportResult,
 )
 from broker.api.messages import Listing
-from broker.api.problems import problem_of, reason_of
+from broker.api.problems import problem_of
+from broker.api.reasons import reason_of
 from broker.api.requests import (
     DEFAULT_LIMIT,
     Cursor,

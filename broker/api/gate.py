@@ -9,7 +9,7 @@
 import logging
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Any, Final
 
 import structlog
@@ -38,7 +38,9 @@ class Gate:
 
     def __init__(self, metrics: Metrics) -> None:
         self.draining = False
+        self._passing = 0
         self._metrics = metrics
+        metrics.in_flight.set_function(lambda: self._passing)
         self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def before(self, app: ASGIApp) -> ASGIApp:
@@ -64,21 +66,18 @@ class Gate:
                 scope["state"]["hung_up"] = True
             return message
 
-        async def send_with_headers(message: Message) -> None:
+        def send_with_headers(message: Message) -> Awaitable[None]:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [
-                    *message["headers"],
-                    *self._headers(message["headers"], request_id),
-                ]
-            await send(message)
+                message["headers"] = self._with_ours(message["headers"], request_id)
+            return send(message)
 
-        self._metrics.in_flight.inc()
+        self._passing += 1
         try:
             await app(scope, noticing_who_leaves, send_with_headers)
         finally:
-            self._metrics.in_flight.dec()
+            self._passing -= 1
             self._record(scope, status, time.perf_counter() - started, request_id)
 
     def _counters(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
@@ -92,12 +91,12 @@ class Gate:
             self._known[route, method, status] = known
         return known
 
-    def _headers(
+    def _with_ours(
         self, given: Iterable[tuple[bytes, bytes]], request_id: str
     ) -> list[tuple[bytes, bytes]]:
-        headers = [*HEADERS, (b"x-request-id", request_id.encode())]
+        headers = [*given, *HEADERS, (b"x-request-id", request_id.encode())]
         # Whatever does not say that it may be kept may not: no list of paths to keep right.
-        if not any(name.lower() == NO_STORE[0] for name, _ in given):
+        if NO_STORE[0] not in [name.lower() for name, _ in given]:
             headers.append(NO_STORE)
         if self.draining:
             headers.append((b"connection", b"close"))

@@ -182,7 +182,10 @@ class Party(Message, frozen=True, kw_only=True):
 
 
 class AuditEventOut(Message, frozen=True, kw_only=True):
-    """``user`` is a pseudonym; ask with ``?user_id=`` for the events of a user you know."""
+    """``user`` is a pseudonym; ask with ``?user_id=`` for the events of a user you know.
+
+    ``connection_ids``: whose tokens were handed out with it, without events of their own.
+    """
 
     id: str
     at: Instant
@@ -193,6 +196,7 @@ class AuditEventOut(Message, frozen=True, kw_only=True):
     environment: str | None
     outcome: str
     request_id: str
+    connection_ids: list[str]
 
     @classmethod
     def of(cls, event: AuditEvent) -> Self:
@@ -206,6 +210,7 @@ class AuditEventOut(Message, frozen=True, kw_only=True):
             environment=event.environment or None,
             outcome=event.outcome,
             request_id=event.request_id,
+            connection_ids=event.connection_ids,
         )
 
 

@@ -21,6 +21,7 @@ from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
 from msgspec.structs import replace
 
+from broker.api.reasons import PLAIN_NAME, reason_of
 from broker.metrics import Metrics
 from vault.errors import Action, ConnectionMissing, Invalid, Missing, VaultError
 
@@ -85,15 +86,6 @@ _DETAILS: Final[dict[int, str]] = {
     413: "The request is over the size limit.",
     415: "Send application/json.",
 }
-_PLAIN_NAME = re.compile(r"[a-z_]{1,40}")
-_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `([^`]*)`")
-_MISSING_FIELD = re.compile(r"Object missing required field `([a-z_]+)`")
-_KNOWN_REASONS = re.compile(
-    r"Expected `[a-z0-9 |_.-]+`(, got `[a-z]+`| of length [<>=]+ \d+| [<>=]+ -?[\d.]+"
-    r"| matching regex '.{1,120}'| with a timezone component)?"
-    r"|Invalid RFC3339 encoded datetime"
-)
-
 _log = structlog.get_logger("keyturn.problems")
 
 
@@ -262,22 +254,8 @@ def _first(error: ValidationException) -> str:
 def _pointer(found: dict[str, str]) -> str:
     """Where it is wrong; a name that is not a field of ours may be a value, and is left out."""
     parts = re.split(r"[.\[\]]+", found.get("key", "").removeprefix("data"))
-    safe = [part for part in parts if _PLAIN_NAME.fullmatch(part) or part.isdigit()]
+    safe = [part for part in parts if PLAIN_NAME.fullmatch(part) or part.isdigit()]
     return "/" + "/".join(safe)
-
-
-def reason_of(message: str) -> str:
-    """The parser's reason without the value that it may quote."""
-    if unknown := _UNKNOWN_FIELD.match(message):
-        name = unknown[1] if _PLAIN_NAME.fullmatch(unknown[1]) else None
-        return f"There is no field {name}." if name else "There is an unknown field."
-    if missing := _MISSING_FIELD.match(message):
-        return f"The field {missing[1]} is missing."
-    if message.startswith("Invalid enum value"):
-        return "This is not one of the accepted values."
-    # The parser doubles the backslashes of a pattern that it quotes.
-    known = _KNOWN_REASONS.match(message.replace("\\\\", "\\").replace(r"(?!\n)", ""))
-    return known[0] + "." if known else "This value is not valid."
 
 
 def _allow_of(error: Exception) -> str | None:

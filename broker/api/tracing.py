@@ -16,19 +16,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from broker.api.gate import method_of, route_of
+from broker.settings import traces_go_to
 from vault import __version__
-from vault.egress import Endpoint
 from vault.errors import Misconfigured, VaultError
 from vault.sql import every_query
 from vault.tracing import Noted
 
-ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 ATTRIBUTES: Final = {
     "http.request.method": "of a request or a call, one of the usual ones",
     "http.route": "of a request: the route's template",
@@ -43,30 +41,12 @@ ATTRIBUTES: Final = {
     "db.response.status_code": "of a statement that failed: its SQLSTATE",
 }
 FLUSH_MS: Final = 5_000
-_PORTS: Final = {"http": 80, "https": 443}
-
-
-def endpoint(environ: Mapping[str, str]) -> str | None:
-    """Where spans are to go; ``None``: nobody traces."""
-    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return None
-    if environ.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp":
-        return None
-    return next((environ[name] for name in ENDPOINTS if environ.get(name)), None)
-
-
-def collector(environ: Mapping[str, str]) -> list[Endpoint]:
-    """The collector's place, which no URL of a workspace may lead to."""
-    found = urlsplit(endpoint(environ) or "")
-    if not found.hostname:
-        return []
-    return [Endpoint(found.hostname, found.port or _PORTS.get(found.scheme, 443))]
 
 
 @contextmanager
 def tracing(environ: Mapping[str, str]) -> Iterator["Traces | None"]:
     """Trace for as long as this is open, if the environment asks for it."""
-    if endpoint(environ) is None:
+    if traces_go_to(environ) is None:
         yield None
         return
     try:

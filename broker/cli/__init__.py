@@ -5,10 +5,8 @@
 * Secrets are read from files or standard input, and shown only by the command that makes them.
 """
 
-import asyncio
 import os
 import re
-import signal
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -17,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 import rich_click as click
 
-from broker import boot, doctor, server, terminal
+from broker import boot, doctor, terminal
 from broker.api.messages import (
     KeyIn,
     KeyOut,
@@ -27,9 +25,7 @@ from broker.api.messages import (
     WorkspaceIn,
     WorkspaceOut,
 )
-from broker.api.problems import reason_of
-from broker.api.tracing import Traces, tracing
-from broker.app import create_service
+from broker.api.reasons import reason_of
 from broker.cli.agent import agent
 from broker.cli.audit import audit
 from broker.cli.backup import backup, restore
@@ -41,7 +37,6 @@ from broker.cli.provider import provider
 from broker.cli.rekey import rekey
 from broker.cli.upstream import upstream
 from broker.migrations import PARTS
-from broker.settings import Settings
 from broker.terminal import (
     EVERYTHING,
     NOT_WELL,
@@ -59,7 +54,6 @@ from vault.kms.file import new_line
 from vault.migrations import migrate as run_migrations
 from vault.migrations import pending
 from vault.model import SCOPES, USER_ID_PATTERN, Caller, KeyId, Page, UserId
-from vault.scheduler import ticking
 from vault.vault import Vault
 
 M = TypeVar("M", bound=Message)
@@ -88,30 +82,10 @@ main.add_command(restore)
 @click.option("--no-scheduler", is_flag=True, help="Serve HTTP only.")
 def serve(*, no_scheduler: bool) -> None:
     """Run the HTTP service, with what is done in the background."""
+    # Only a service loads the framework of its routes; every other command starts without.
+    from broker.cli.serving import serve_until_stopped
 
-    async def work() -> None:
-        settings = terminal.settings()
-        boot.harden_process()
-        with tracing(os.environ) as traces:
-            await served(settings, traces)
-
-    async def served(settings: Settings, traces: Traces | None) -> None:
-        async with boot.house(settings, traces) as house:
-            await house.vault.join()
-            first_key = await boot.first_workspace(house.vault, settings)
-            service = create_service(house.vault, house.broker, settings, traces=traces)
-            house.courier.observe = service.metrics.delivered
-            say(f"Keyturn {__version__} on {settings.origin}  (docs: {settings.origin}/docs)")
-            if first_key is not None:
-                say("Workspace 'default' is made. Its key, shown this once:")
-                say(first_key.reveal())
-            work = [] if no_scheduler else boot.jobs(house)
-            async with ticking([*work, boot.counting(house.vault, service.metrics)]) as ticks:
-                ticks.observe = service.metrics.tick_ended
-                service.app.state.ticks = None if no_scheduler else ticks
-                await server.run(service, settings)
-
-    run(work())
+    run(serve_until_stopped(scheduler=not no_scheduler))
 
 
 @main.command()
@@ -127,23 +101,9 @@ def demo() -> None:
 @main.command("work")
 def work_command() -> None:
     """Run what is done in the background, and no HTTP; ends at SIGTERM, when all of it is done."""
+    from broker.cli.serving import work_until_stopped  # as above
 
-    async def work() -> None:
-        settings = terminal.settings()
-        boot.harden_process()
-        with tracing(os.environ) as traces:
-            async with boot.house(settings, traces) as house, ticking(boot.jobs(house)):
-                await house.vault.join()
-                say(f"Keyturn {__version__} works.")
-                await stopped()
-
-    async def stopped() -> None:
-        over = asyncio.Event()
-        for one in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(one, over.set)
-        await over.wait()
-
-    run(work())
+    run(work_until_stopped())
 
 
 @main.command()

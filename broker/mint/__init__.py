@@ -2,8 +2,8 @@
 
 * What there is, is asked for first; then tokens are made to last, and only then the runtime is
   asked. The conversation and its line in the record are durable before anything is answered.
-* The tokens that an answer holds leave the vault for the conversation itself: the record names it,
-  and it holds them until it ends.
+* The tokens that an answer holds leave the vault for the conversation itself: its line in the
+  record names their connections, and it holds them until it ends.
 * ``relay`` and ``handle`` open nothing for the client: their values are read when the conversation
   asks for them.
 * An Idempotency-Key makes one conversation. Asked again, its unused ticket, grant or handle is
@@ -113,6 +113,7 @@ class Found(Struct, frozen=True, kw_only=True):
     fresh: Mapping[str, Fresh]
 
     def ready(self) -> tuple[Ready, ...]:
+        names = self.plan.layout().by_integration
         return tuple(
             Ready(
                 integration=integration,
@@ -122,7 +123,7 @@ class Found(Struct, frozen=True, kw_only=True):
                 degraded=one.degraded,
                 stale=one.stale,
                 refresh_required=one.refresh_required,
-                variables=tuple(self.plan.names_of(integration)),
+                variables=names.get(integration, ()),
             )
             for integration, one in self.fresh.items()
             if integration in self.plan.connections
@@ -247,7 +248,7 @@ class Minting:
             raise Forbidden("Delivery 'inline' needs the scope tokens:read beside mint.")
         if survey is None:
             raise NotFound("There is no such user.")
-        places = [environment, *(one.environment for one in survey.connections.values())]
+        places = [environment, *[one.environment for one in survey.connections.values()]]
         return Scene(
             caller=caller,
             itself=as_conversation(caller, conversation_id, places),
@@ -300,7 +301,7 @@ class Minting:
             wait=wanted.max_wait_ms / 1000,
             hold=None if looking else Hold(scene.itself.actor_id, until),
             look=looking,
-            durable_later=True,  # with the conversation, before anything is answered
+            told_later=True,  # with the conversation, before anything is answered
         )
         fresh = {by_id[one.connection_id]: one for one in every if one.reason is None}
         for one in every:
@@ -451,6 +452,7 @@ class Minting:
             branch_id=wanted.branch_id,
             key_id=scene.caller.actor_id,
             connection_ids=[one.connection_id for one in reached],
+            handed=[] if scene.looking else [one.connection_id for one in found.fresh.values()],
             kept=self._vault.seal_owned(itself, survey.owner, context, conversations.packed(kept)),
             armed=wanted.armed,
             upstream_id=upstream_id,
@@ -478,7 +480,8 @@ class Minting:
                 return made
             if before.decode() != new.conversation_id:
                 raise IdempotencyInProgress
-            return await conversations.reissue(tx, new, bearers)
+            ref = scene.survey.user_ref
+            return await conversations.reissue(tx, scene.caller, new, bearers, ref)
 
         return write
 

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from vault.errors import NotReady
+from vault.model import WorkspaceId
 
 LANES: Final = 2  # batches that are under way at a time
 ENOUGH: Final = 32
@@ -23,6 +24,7 @@ HURRY: Final = 0.02  # seconds
 PATIENCE: Final = 5.0  # seconds
 MOST_WAITING: Final = 64  # batches' worth
 SHARE: Final = 4  # a group gets one of so many parts while others wait
+MAX_HOMES: Final = 10_000
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -133,3 +135,20 @@ def _fail(batch: Sequence[_Waiting[Q, A]], error: Exception) -> None:
     for one in batch:
         if not one.answer.done():
             one.answer.set_exception(error)
+
+
+class Homes:
+    """By a key's hash the workspace that it was found in: a hint for who waits for whom."""
+
+    def __init__(self) -> None:
+        self._found: dict[bytes, WorkspaceId] = {}
+
+    def of(self, key_hash: bytes) -> Hashable:
+        """The group of this key: its workspace's, or one of its own before that is known."""
+        return self._found.get(key_hash, key_hash)
+
+    def remember(self, key_hash: bytes, workspace: WorkspaceId) -> None:
+        if key_hash not in self._found:
+            if len(self._found) >= MAX_HOMES:
+                self._found.clear()
+            self._found[key_hash] = workspace

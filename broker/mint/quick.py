@@ -32,15 +32,13 @@ from broker.conversation import (
 )
 from broker.conversations import Bearers, NewConversation, Times
 from broker.mint import Minting, Scene
-from broker.mint.batches import Batches
+from broker.mint.batches import Batches, Homes
 from vault import access
-from vault.model import Caller, KeyId, Scope, WorkspaceId, new_id, new_ids
-from vault.sql import Query
+from vault.model import Caller, KeyId, Scope, WorkspaceId, new_id
+from vault.sql import Query, column
 from vault.store.surveys import UserRow
 from vault.vault import Vault
 from vault.vault.looks import Settled
-
-MAX_HOMES: Final = 10_000
 
 
 class Question(NamedTuple):
@@ -75,6 +73,7 @@ class LookRow(Struct, frozen=True):
     agent_sealed: bytes | None
     has_upstream: bool
     now: datetime
+    key_unnoticed: bool
     connection_ids: list[str]
     integrations: list[str]
     connection_environments: list[str]
@@ -87,6 +86,7 @@ class LookRow(Struct, frozen=True):
     ends: list[datetime | None]
     token_generations: list[int | None]
     tokens: list[bytes | None]
+    unnoticed: list[bool]
 
     def user(self) -> UserRow:
         return UserRow(
@@ -125,6 +125,12 @@ class LookRow(Struct, frozen=True):
             sealed=sealed,
         )
 
+    def unnoticed_of(self, used: Sequence[Settled]) -> bool:
+        """Is it some time since it was noted that the key, or one of these, is in use?"""
+        return self.key_unnoticed or any(
+            self.unnoticed[self.connection_ids.index(one.connection_id)] for one in used
+        )
+
 
 class WrittenRow(Struct, frozen=True):
     conversation_id: str
@@ -161,7 +167,7 @@ class Deed(NamedTuple):
     looking: bool
     token_ids: str
     token_generations: str
-    token_events: str
+    unnoticed: bool
 
 
 class Changed(Exception):
@@ -182,8 +188,7 @@ class Quick:
         self._agents = agents
         self._looks = Batches(self._look, batch)
         self._writes = Batches(self._write, batch)
-        # By a key's hash the workspace that it was found in: a hint for who waits for whom.
-        self._homes: dict[bytes, WorkspaceId] = {}
+        self._homes = Homes()
 
     async def mint(
         self, key_hash: bytes, request_id: str, wanted: Wanted
@@ -192,10 +197,10 @@ class Quick:
         if wanted.connect_links:
             return None
         asked = Question(key_hash, wanted.user_id, wanted.environment or "", wanted.agent_id)
-        row = await self._looks.ask(self._homes.get(key_hash, key_hash), asked)
+        row = await self._looks.ask(self._homes.of(key_hash), asked)
         if row is None or not hmac.compare_digest(row.hash, key_hash):
             return None
-        self._remember(key_hash, row.workspace_id)
+        self._homes.remember(key_hash, row.workspace_id)
         caller = _caller(row, request_id)
         access.permit(caller, "conversation.mint")
         scene = await self._scene(caller, wanted, row)
@@ -205,15 +210,11 @@ class Quick:
         if settled is None:
             return None
         try:
-            return caller, await self._made(scene, key_hash, settled)
+            return caller, await self._made(
+                scene, key_hash, settled, unnoticed=row.unnoticed_of(settled)
+            )
         except Changed:
             return None
-
-    def _remember(self, key_hash: bytes, workspace: WorkspaceId) -> None:
-        if key_hash not in self._homes:
-            if len(self._homes) >= MAX_HOMES:
-                self._homes.clear()
-            self._homes[key_hash] = workspace
 
     async def _scene(self, caller: Caller, wanted: Wanted, row: LookRow) -> Scene:
         environment = environment_of(caller, wanted.environment)
@@ -225,7 +226,9 @@ class Quick:
         survey = await self._vault.surveyed(caller, wanted.user_id, environment, row.user())
         return self._minting.scene(caller, wanted, new_id("kcv"), environment, profile, survey, {})
 
-    async def _made(self, scene: Scene, key_hash: bytes, settled: Sequence[Settled]) -> Minted:
+    async def _made(
+        self, scene: Scene, key_hash: bytes, settled: Sequence[Settled], *, unnoticed: bool
+    ) -> Minted:
         survey, min_ttl = scene.survey, min_ttl_of(scene.wanted, scene.profile)
         fresh = await self._vault.settled_tokens(
             scene.itself,
@@ -239,7 +242,7 @@ class Quick:
         found = self._minting.planned(scene, {one.integration: one for one in fresh}, {})
 
         async def write(new: NewConversation, bearers: Bearers) -> Times:
-            deed = _deed(scene, key_hash, new, bearers, settled)
+            deed = _deed(scene, key_hash, new, bearers, settled, unnoticed=unnoticed)
             times = await self._writes.ask(scene.caller.workspace, deed)
             if times is None:
                 raise Changed
@@ -306,13 +309,14 @@ def _deed(
     new: NewConversation,
     bearers: Bearers,
     settled: Sequence[Settled],
+    *,
+    unnoticed: bool,
 ) -> Deed:
-    event_id, *token_events = new_ids("evt", 1 + len(settled))
     return Deed(
         hashes=key_hash,
         workspace_ids=scene.caller.workspace,
         conversation_ids=new.conversation_id,
-        event_ids=event_id,
+        event_ids=new_id("evt"),
         user_ids=new.user_id,
         user_refs=scene.survey.user_ref,
         agent_ids=new.agent_id,
@@ -334,10 +338,12 @@ def _deed(
         looking=scene.looking,
         token_ids=" ".join([one.connection_id for one in settled]),
         token_generations=" ".join([str(one.generation) for one in settled]),
-        token_events=" ".join(token_events),
+        unnoticed=unnoticed,
     )
 
 
 def _columns(names: Sequence[str], rows: Sequence[Sequence[object]]) -> dict[str, list[object]]:
     """A batch as a statement takes it: an array for each parameter."""
-    return {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+    return {
+        name: column(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)
+    }

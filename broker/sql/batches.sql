@@ -4,16 +4,16 @@
 -- crosses workspaces: each row finds only what the living key belongs to whose whole hash it brings
 select place, workspace_id, api_key_id, hash, scopes, key_environments, key_expires_at, environment,
        generation, profile, user_key, key_id, version, wrapped, root_key_id, index_key,
-       agent_generation, agent_sealed, has_upstream, now, connection_ids, integrations,
+       agent_generation, agent_sealed, has_upstream, now, key_unnoticed, connection_ids, integrations,
        connection_environments, providers, scope_lists, states, settled, generations, issued, ends,
-       token_generations, tokens
-  from vault.mint_look(:hashes, :user_ids, :environments, :agent_ids);
+       token_generations, tokens, unnoticed
+  from vault.mint_look_up(:hashes, :user_ids, :environments, :agent_ids);
 
 -- name: write
 -- crosses workspaces: each row writes only into the workspace of the living key whose hash it brings
 select conversation_id, created_at, start_by, expires_at
-  from vault.mint_write(
+  from vault.mint_write_down(
            :hashes, :workspace_ids, :conversation_ids, :event_ids, :user_ids, :user_refs, :agent_ids,
            :environments, :runtimes, :channels, :deliveries, :branch_ids, :reached, :kept, :armed,
            :bearer_kinds, :bearer_hashes, :ticket_hashes, :start_within, :lasts, :promised,
-           :request_ids, :looking, :token_ids, :token_generations, :token_events);
+           :request_ids, :looking, :token_ids, :token_generations, :unnoticed);

@@ -1,13 +1,13 @@
 -- Conversations, and the bearers by which they are reached.
 
 -- name: insert
--- A conversation and its line in the record.
+-- A conversation and its line in the record, which says whose tokens it is given.
 with noted as (
     insert into vault.audit_events
            (workspace_id, event_id, actor_kind, actor_id, action, target_kind, target_id, user_ref,
-            environment, outcome, request_id)
+            environment, outcome, request_id, connection_ids)
     values (:workspace_id, :event_id, :actor_kind, :actor_id, 'conversation.mint', 'conversation',
-            :conversation_id, :user_ref, :environment, 'ok', :request_id)
+            :conversation_id, :user_ref, :environment, 'ok', :request_id, :handed)
 )
 insert into vault.conversations
        (workspace_id, conversation_id, agent_id, user_id, environment, runtime, channel, delivery,
@@ -21,14 +21,24 @@ returning created_at, start_by, expires_at;
 
 -- name: reissue
 -- The same request once more: new bearers, in the place of those that nobody has used.
-update vault.conversations
-   set bearer_hash = :bearer_hash, ticket_hash = :ticket_hash, upstream_id = :upstream_id,
-       connection_ids = :connection_ids, kept = :kept
- where workspace_id = :workspace_id and conversation_id = :conversation_id
-   and state = 'prepared' and expires_at > now()
-   and (ticket_hash is null or start_by > now())
-   and (delivery not in ('relay', 'sealed') or bearer_kind is null or ticket_hash is not null)
-returning created_at, start_by, expires_at;
+with again as (
+    update vault.conversations
+       set bearer_hash = :bearer_hash, ticket_hash = :ticket_hash, upstream_id = :upstream_id,
+           connection_ids = :connection_ids, kept = :kept
+     where workspace_id = :workspace_id and conversation_id = :conversation_id
+       and state = 'prepared' and expires_at > now()
+       and (ticket_hash is null or start_by > now())
+       and (delivery not in ('relay', 'sealed') or bearer_kind is null or ticket_hash is not null)
+    returning created_at, start_by, expires_at
+), noted as (
+    insert into vault.audit_events
+           (workspace_id, event_id, actor_kind, actor_id, action, target_kind, target_id, user_ref,
+            environment, outcome, request_id, connection_ids)
+    select :workspace_id, :event_id, :actor_kind, :actor_id, 'conversation.mint', 'conversation',
+           :conversation_id, :user_ref, :environment, 'again', :request_id, :handed
+      from again
+)
+select a.created_at, a.start_by, a.expires_at from again a;
 
 -- name: lookup
 -- crosses workspaces: the authentication role's look-up; finds only who holds the whole hash

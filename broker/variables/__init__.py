@@ -40,6 +40,7 @@ NO_GENERATION: Final = 0
 MAX_GIVEN: Final = 100
 MAX_TEXT: Final = 10_000
 MAX_LAYOUTS: Final = 1_000  # that are remembered; one is a few kilobytes
+MAX_FREE: Final = 200  # names that each remembers
 
 Scalar = str | bool | int | float
 Value = Scalar | Secret
@@ -157,28 +158,55 @@ class Missing(Struct, frozen=True, array_like=True):
 class Layout(dict[str, Planned]):
     """Variables by name, and what follows from that, worked out once. Nobody changes one: it is
     the same for nearly all users of an agent, and they share it.
+
+    ``free``: names that a caller may give beside these, of those that were asked about.
     """
 
     def __init__(self, variables: Mapping[str, Planned]) -> None:
         super().__init__(variables)
+        self.free: set[str] = set()
         for name, one in self.items():
             if isinstance(one.source, _CREDENTIALS) and not is_secret(name):
                 raise VaultError("A credential was planned under a name that is not secret.")
 
     @cached_property
-    def by_integration(self) -> Mapping[str, list[str]]:
+    def rows(self) -> Sequence[tuple[str, Planned, Source, bool]]:
+        """Each variable with its source, and whether its name is secret."""
+        return [(name, one, one.source, is_secret(name)) for name, one in self.items()]
+
+    @cached_property
+    def by_integration(self) -> Mapping[str, tuple[str, ...]]:
         """The variables that draw upon each integration."""
         found: dict[str, list[str]] = {}
         for name, one in self.items():
             integration = getattr(one.source, "integration", None)
             if integration is not None:
                 found.setdefault(integration, []).append(name)
-        return found
+        return {integration: tuple(names) for integration, names in found.items()}
 
     @cached_property
     def labels(self) -> frozenset[str]:
         """The environment variables of the workspace that they draw upon."""
         return frozenset(one.source.label for one in self.values() if isinstance(one.source, Label))
+
+    def refuse_name(self, name: str) -> None:
+        """Raise ``Invalid`` where a caller's variable is named like what is not theirs to give."""
+        if not _is_name(name):
+            raise Invalid("This is no name for a variable.", pointer="/dynamic_variables")
+        if _is_taken(name):
+            raise Invalid(
+                "A name that begins with secret__ or system__ is not for a caller to give.",
+                pointer="/dynamic_variables",
+            )
+        planned = self.get(name)
+        if planned is not None and not isinstance(planned.source, Client):
+            raise Invalid(
+                "This variable is given already, by the vault or the agent's profile.",
+                pointer=f"/dynamic_variables/{name}",
+            )
+        if len(self.free) >= MAX_FREE:
+            self.free.clear()
+        self.free.add(name)
 
 
 class Plan(Struct, frozen=True, array_like=True):
@@ -189,9 +217,10 @@ class Plan(Struct, frozen=True, array_like=True):
     missing: list[Missing] = []
 
     def __post_init__(self) -> None:
-        self._layout()  # which refuses what must not be
+        self.layout()  # which refuses what must not be
 
-    def _layout(self) -> Layout:
+    def layout(self) -> Layout:
+        """The variables, with what follows from them."""
         known = self.variables
         return known if isinstance(known, Layout) else Layout(known)
 
@@ -202,11 +231,11 @@ class Plan(Struct, frozen=True, array_like=True):
 
     def names_of(self, integration: str) -> list[str]:
         """The variables that draw upon one integration: what a refresh has to renew."""
-        return list(self._layout().by_integration.get(integration, ()))
+        return list(self.layout().by_integration.get(integration, ()))
 
     def labels(self) -> frozenset[str]:
         """The environment variables that have to be resolved."""
-        return self._layout().labels
+        return self.layout().labels
 
     def open_to_client(self, given: Collection[str] = ()) -> set[str]:
         """What a client may set itself: what is marked so, and was not given at the mint."""
@@ -401,22 +430,12 @@ def refuse_collisions(plan: Plan, given: Mapping[str, Scalar]) -> None:
     """Raise ``Invalid`` where a caller's variables name what is not theirs to give."""
     if len(given) > MAX_GIVEN:
         raise Invalid(f"These are more than {MAX_GIVEN}.", pointer="/dynamic_variables")
+    layout = plan.layout()
     for name, value in given.items():
-        if not _is_name(name):
-            raise Invalid("This is no name for a variable.", pointer="/dynamic_variables")
-        if _is_taken(name):
-            raise Invalid(
-                "A name that begins with secret__ or system__ is not for a caller to give.",
-                pointer="/dynamic_variables",
-            )
+        if name not in layout.free:
+            layout.refuse_name(name)
         if isinstance(value, str) and len(value) > MAX_TEXT:
             raise Invalid(f"It is longer than {MAX_TEXT}.", pointer=f"/dynamic_variables/{name}")
-        planned = plan.variables.get(name)
-        if planned is not None and not isinstance(planned.source, Client):
-            raise Invalid(
-                "This variable is given already, by the vault or the agent's profile.",
-                pointer=f"/dynamic_variables/{name}",
-            )
 
 
 @lru_cache(maxsize=4_096)

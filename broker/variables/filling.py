@@ -16,7 +16,6 @@ from broker.variables import (
     SECRET_PLACEHOLDER,
     Attribute,
     Authorization,
-    Client,
     ConversationId,
     Extra,
     Generation,
@@ -72,23 +71,20 @@ def fill(plan: Plan, values: Values, *, handles_only: bool = False) -> dict[str,
     ``handles_only``: of all secrets only the conversation's own handle is given.
     """
     found: dict[str, Value] = dict(values.given)
-    for name, planned in plan.variables.items():
-        source = planned.source
-        if isinstance(source, Client):
-            value: Value | None = values.given.get(name)
-        else:
-            value = _READ[type(source)](source, values)
-        if isinstance(value, Secret):
-            if not is_secret(name):
+    for name, planned, source, secret in plan.layout().rows:
+        read = _READ.get(type(source))
+        value = read(source, values) if read is not None else values.given.get(name)
+        if type(value) is Secret:  # which is final; ``isinstance`` is a call more
+            if not secret:
                 raise Invalid(
                     "The agent's profile puts a secret into a variable whose name does not begin"
                     " with secret__.",
                     pointer=f"/variables/{name}",
                 )
-        elif isinstance(value, str) and is_secret(name):
+        elif secret and isinstance(value, str):
             # It fills a header, and a person may have chosen it: no second header comes of it.
             value = Secret(value) if HEADER_VALUE.fullmatch(value.encode()) else None
-        if handles_only and isinstance(value, Secret) and not isinstance(source, Grant):
+        if handles_only and type(value) is Secret and type(source) is not Grant:
             value = None
         found[name] = _stand_in(name, planned) if value is None else value
     return found
@@ -126,7 +122,8 @@ def _attribute(source: Attribute, values: Values) -> Scalar | None:
     return known.get(source.name)
 
 
-# What reads each source. One look-up: a ``match`` asks for one type after the other.
+# What reads each source but ``Client``, of which the name is all. One look-up: a ``match`` asks for
+# one type after the other.
 _READ: Final[Mapping[type[Struct], Callable[[Any, Values], Value | None]]] = {
     Token: _token,
     Authorization: _authorization,

@@ -25,6 +25,7 @@ DEEDS: Final[dict[str, tuple[str, int, str]]] = {
     "when": (_LINE.format("at = at + interval '1 microsecond'"), 3, CHANGED),
     "outcome": (_LINE.format("outcome = 'refused'"), 3, CHANGED),
     "user": (_LINE.format("user_ref = 'usr_other'"), 3, CHANGED),
+    "whose tokens": (_LINE.format("connection_ids = '{{conn_1}}'"), 3, CHANGED),
     "id": (_LINE.format("event_id = event_id || '0'"), 3, CHANGED),
     "columns that read the same together": (
         _LINE.format("target_id = target_kind || target_id, target_kind = ''"),
@@ -102,6 +103,21 @@ async def test_whatever_is_done_to_a_chain_is_noticed_at_its_first_bad_batch(
         [problem] = (await record.verify(one.workspace)).problems
         assert (name, problem.batch, problem.text) == expected[one.workspace]
     assert await record.problems(record.workspace) == []
+
+
+@pytest.mark.parametrize("others", ["{}", "{conn_1}", "{conn_1conn_2}", "{conn_2,conn_1}"])
+async def test_a_line_that_names_connections_is_sealed_with_them(
+    record: Record, others: str
+) -> None:
+    line = "evt_00000000000000000000000001"
+    await record.admin.execute(INSERT, record.workspace, line)
+    change = "update vault.audit_events set connection_ids = $2::text::text[] where event_id = $1"
+    await record.admin.execute(change, line, "{conn_1,conn_2}")
+    await record.batches_of(1)
+    assert await record.problems() == []
+    await record.admin.execute(change, line, others)
+    [problem] = (await record.verify()).problems
+    assert problem.text.startswith("A line of batch")
 
 
 async def test_a_line_behind_a_chain_that_has_rested_is_noticed(record: Record) -> None:

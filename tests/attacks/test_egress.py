@@ -17,7 +17,7 @@ from time import monotonic
 import pytest
 from support.loopback import OK, ask, assert_hides, calling, listening, saying
 
-from vault.egress import Egress, Purpose, Timeouts, journey, names, parse_allow
+from vault.egress import Dial, Egress, Purpose, Request, Timeouts, names, parse_allow, sessions
 from vault.errors import EgressDenied, TooLarge, Unreachable, UpstreamFailed
 from vault.secret import Secret
 
@@ -218,7 +218,7 @@ async def test_a_name_that_is_rebound_is_looked_up_once_and_its_second_address_n
 async def test_a_socket_opens_only_towards_an_address_that_was_vetted_for_the_call() -> None:
     info = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", 80))
     with pytest.raises(PermissionError):
-        journey.open_socket(info)
+        sessions.open_socket(info)
 
 
 async def test_an_address_that_slips_in_after_the_vetting_is_not_connected_to(
@@ -227,13 +227,17 @@ async def test_an_address_that_slips_in_after_the_vetting_is_not_connected_to(
     async def slipping(_self: object, host: str, port: int, **_: object) -> list[dict[str, object]]:
         return [{"hostname": host, "host": "127.0.0.1", "port": port}]
 
-    monkeypatch.setattr(journey.JourneyResolver, "resolve", slipping)  # a fault in the first wall
+    monkeypatch.setattr(sessions.JourneyResolver, "resolve", slipping)  # a fault in the first wall
     async with (
         listening(saying(OK)) as server,
         calling("127.0.0.2", {"api.example.com": ["127.0.0.2"]}) as egress,
     ):
+        place = f"api.example.com:{server.port}"
         with pytest.raises(Unreachable):
-            await ask(egress, f"http://api.example.com:{server.port}/")
+            async with egress.open("tool", Request(method="GET", url=f"http://{place}/")):
+                pass
+        with pytest.raises(Unreachable):
+            await egress.socket("tool", Dial(url=Secret(f"ws://{place}/")))
         assert server.accepted == 0
     assert connections == []
 

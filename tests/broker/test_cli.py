@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -491,6 +493,14 @@ async def test_a_generated_root_key_opens_a_deployment(run: Run, made: Deploymen
     finally:
         await run("workspace", "delete", "after the rotation", "--yes")
         made.root_key.write_text(kept)
+
+
+def test_only_a_service_loads_the_framework_of_its_routes() -> None:
+    loaded = "import sys, broker.cli; print('litestar' in sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", loaded], capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "False\n", "every command would take half a second longer to start"
 
 
 def test_the_command_runs_as_a_process_too(made: Deployment) -> None:

@@ -1,19 +1,16 @@
 """The hot route without its framework answers as the typed one does, and says no through it."""
 
-import asyncio
-import contextlib
 import json
-import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import pytest
-import uvicorn
 from conftest import Tenant
 from support.api import Api, Reply, Running
 from support.minting import Desk, minting
 from support.sandbox import Provider
+from support.typed import same, typed_alone
 
 PATH = "/v1/conversations"
 SEALED = {"agent_id": "a", "user_id": "ada", "runtime": "sealed", "delivery": "inline"}
@@ -27,18 +24,8 @@ OF_ONE = {
 @pytest.fixture
 async def typed(service: Running, anyone: Api) -> AsyncIterator[Api]:
     """The same service with the typed route alone."""
-    app = service.service.gate.before(service.service.app)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, loop="none", http="httptools", log_config=None, lifespan="off")
-        server = uvicorn.Server(config)
-        server.capture_signals = contextlib.nullcontext  # type: ignore[assignment] # the run has its own
-
-        task = asyncio.create_task(server.serve([listener]))
-        while not server.started:  # noqa: ASYNC110 - uvicorn tells nobody
-            await asyncio.sleep(0.01)
-        yield anyone.at(f"http://127.0.0.1:{listener.getsockname()[1]}")
-        server.should_exit = True
-        await task
+    async with typed_alone(service, anyone) as found:
+        yield found
 
 
 @pytest.fixture
@@ -54,19 +41,6 @@ def told(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: told(one) for name, one in value.items() if name not in OF_ONE}
     return [told(one) for one in value] if isinstance(value, list) else value
-
-
-def same(raw: Reply, typed: Reply) -> None:
-    assert raw.status == typed.status
-    left, right = raw.json, typed.json
-    for one in (left, right):
-        one.pop("request_id", None)
-    assert told(left) == told(right)
-    assert list(left) == list(right)
-    names = {name.lower() for name in raw.headers} - {"date", "server"}
-    assert names == {name.lower() for name in typed.headers} - {"date", "server"}
-    for name in ("Content-Type", "Cache-Control", "X-Content-Type-Options", "Referrer-Policy"):
-        assert raw.headers.get(name) == typed.headers.get(name)
 
 
 BODIES: list[dict[str, Any]] = [
@@ -96,7 +70,8 @@ async def test_both_answer_the_same(desk: Desk, typed: Api, more: dict[str, Any]
             key = {"Authorization": f"Bearer {desk.tenant.key}"}
             async with session.post(api.base + PATH, data=body, headers={**headers, **key}) as got:
                 answers.append(Reply(got.status, got.headers.copy(), await got.read()))
-    same(*answers)
+    raw, plain = answers
+    same(raw, plain, told)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +95,7 @@ async def test_both_refuse_the_same(
     same(
         await desk.api.post(PATH, raw=raw, headers=headers),
         await typed.post(PATH, raw=raw, headers=headers),
+        told,
     )
 
 

@@ -38,13 +38,26 @@ async def test_the_replica_that_has_no_turn_seals_nothing_and_misses_nothing(
 ) -> None:
     await record.write(1)
     await record.execute(
-        "update vault.audit_sealing set lease_owner = 'somebody',"
-        " lease_until = now() + interval '1 minute'"
+        "update vault.audit_sealing set turn_owner = 'somebody',"
+        " turn_until = now() + interval '1 minute'"
     )
     assert await record.seal() == 0
-    await record.execute("update vault.audit_sealing set lease_until = now()")
+    await record.execute("update vault.audit_sealing set turn_until = now()")
     assert await record.seal(record.over.right) == 4
     assert await record.problems() == []
+
+
+async def test_a_version_that_knows_no_connections_in_lines_gets_no_turn(record: Record) -> None:
+    """Its statement, as vault 0009 had it: it would leave them out of what it seals."""
+    taking = (
+        "update vault.audit_sealing set lease_owner = 'older',"
+        " lease_until = now() + interval '1 minute'"
+        " where lease_until is null or lease_until <= now() or lease_owner = 'older' returning seal"
+    )
+    assert await record.admin.fetch(taking) == []
+    await record.write(1)
+    assert await record.seal() == 4
+    assert await record.admin.fetch(taking) == []
 
 
 async def test_lines_that_were_there_before_chains_were_are_sealed_first(record: Record) -> None:
@@ -160,7 +173,7 @@ async def test_a_sealer_that_slept_adds_nothing_to_a_seal_of_others(
     async def hold(tx: Any, owner: str, seal: int) -> Any:
         if not others:
             others.append(0)
-            await record.execute("update vault.audit_sealing set lease_until = now()")
+            await record.execute("update vault.audit_sealing set turn_until = now()")
             others.append(await record.seal(record.over.right))
         return await asleep(tx, owner, seal)
 

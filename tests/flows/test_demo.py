@@ -203,7 +203,7 @@ def test_somebody_without_any_rights_can_run_it(folder: Path) -> None:
 
 
 def test_the_service_loads_neither_the_demo_nor_the_sandbox() -> None:
-    script = "import sys, broker.cli; print(*sys.modules)"
+    script = "import sys, broker.cli, broker.cli.serving; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, check=True
     )

@@ -359,10 +359,12 @@ async def test_the_record_says_who_minted_and_what_the_conversation_took(desk: D
     made = await desk.mint(delivery="inline")
     [minted] = await desk.audited("conversation.mint")
     assert minted["target"]["id"] == made["id"] if "target" in minted else minted["target_id"]
-    [taken] = await desk.audited("connection.token")
-    assert made["id"] in str(taken)
+    [connection] = (await desk.api.get("/v1/users/ada/connections")).json["data"]
+    assert minted["connection_ids"] == [connection["id"]]
     await desk.mint()
-    assert len(await desk.audited("connection.token")) == 1  # the relay has asked for nothing yet
+    last, _ = await desk.audited("conversation.mint")
+    assert last["connection_ids"] == []  # the relay has asked for nothing yet
+    assert await desk.audited("connection.token") == []
 
 
 async def test_conversations_are_listed_newest_first_and_narrowed(

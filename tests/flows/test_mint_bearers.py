@@ -279,7 +279,7 @@ async def test_a_conversation_ends_itself_and_no_other(desk: Desk, broker: Broke
 async def test_what_it_holds_is_held_until_it_ends(desk: Desk, admin: Any) -> None:
     await desk.connect()
     made = await desk.mint(delivery="inline")
-    held = "select held_until > now() + interval '50 minutes' from vault.connection_holds"
+    held = "select held_until > now() + interval '50 minutes' from vault.holds"
     of = f"{held} where workspace_id = $1 and holder = $2"
     assert await admin.fetchval(of, desk.tenant.id, made["id"]) is True
     await desk.api.post(f"/v1/conversations/{made['id']}/end")
@@ -290,7 +290,7 @@ async def test_a_mint_that_fails_holds_nothing(desk: Desk, admin: Any) -> None:
     await desk.connect()
     await desk.profile(integrations=[{"integration": "google"}, {"integration": "slack"}])
     assert (await desk.ask(delivery="inline")).status == 409
-    count = "select count(*) from vault.connection_holds where workspace_id = $1"
+    count = "select count(*) from vault.holds where workspace_id = $1"
     assert await admin.fetchval(count, desk.tenant.id) == 0
     assert (await desk.api.get("/v1/conversations")).json["data"] == []
 
@@ -314,6 +314,11 @@ async def test_a_repeated_request_is_the_same_conversation_with_new_bearers(
         await broker.admit(ticket_of(relayed))
     assert (await broker.admit(ticket_of(relayed_again))).conversation_id == relayed["id"]
     assert len((await desk.api.get("/v1/conversations")).json["data"]) == 2
+    told = [
+        one for one in await desk.audited("conversation.mint") if one["target"]["id"] == first["id"]
+    ]
+    assert [one["outcome"] for one in told] == ["again", "ok"]
+    assert told[0]["connection_ids"] == told[1]["connection_ids"] != []
 
 
 async def test_what_has_begun_is_answered_without_its_bearers(desk: Desk, broker: Broker) -> None:

@@ -230,12 +230,12 @@ async def rows_of(bureau: Bureau, made: Minted, names: dict[str, str]) -> Any:
         found[name] = found[name] is not None
     record = await bureau.admin.fetch(
         "select actor_kind, actor_id, action, target_kind, target_id, user_ref, environment,"
-        " outcome from vault.audit_events where workspace_id = $1"
+        " outcome, connection_ids from vault.audit_events where workspace_id = $1"
         " and (target_id = $2 or actor_id = $2)",
         *(workspace, conversation),
     )
     holds = await bureau.admin.fetch(
-        "select connection_id, generation, held_until - $3 as lasts from vault.connection_holds"
+        "select held, held_until - $3 as lasts from vault.holds"
         " where workspace_id = $1 and holder = $2",
         *(workspace, conversation, made.expires_at),
     )
@@ -428,11 +428,11 @@ async def test_what_changes_between_looking_and_writing_is_not_written(bureau: B
             return await run(deeds)
 
         written._run = changed  # noqa: SLF001
-        before = [await rows(bureau, one) for one in ("audit_events", "connection_holds")]
+        before = [await rows(bureau, one) for one in ("audit_events", "holds")]
         assert await quick(bureau, bureau.desk.tenant.key) is None, change
         written._run = unchanged  # noqa: SLF001
         assert await rows(bureau, "conversations") == 0
-        after = [await rows(bureau, one) for one in ("audit_events", "connection_holds")]
+        after = [await rows(bureau, one) for one in ("audit_events", "holds")]
         assert after[0] == before[0]
         assert after[1] <= before[1]
 
@@ -459,4 +459,4 @@ async def test_one_that_no_longer_fits_leaves_its_neighbours_alone(bureau: Burea
     assert ada is None
     assert eve is not None
     assert await rows(bureau, "conversations") == 1
-    assert await rows(bureau, "connection_holds") == 1
+    assert await rows(bureau, "holds") == 1

@@ -22,7 +22,8 @@ from support.sandbox import Provider, providing
 from support.wire import wired
 
 from broker.api import tracing
-from broker.api.tracing import ATTRIBUTES, collector, endpoint
+from broker.api.tracing import ATTRIBUTES
+from broker.settings import collector, traces_go_to
 from vault.egress import Endpoint
 from vault.errors import Misconfigured
 
@@ -195,7 +196,7 @@ def test_a_library_that_is_not_asked_for_is_not_loaded() -> None:
 def test_the_usual_variables_say_whether_there_are_traces(
     environ: dict[str, str], found: str | None
 ) -> None:
-    assert endpoint(environ) == found
+    assert traces_go_to(environ) == found
 
 
 def test_no_url_of_a_workspace_leads_to_the_collector() -> None:

@@ -29,6 +29,12 @@ MINT_WRITE: Final = (
     )
     + ")"
 )
+# As these, for the version that writes less.
+MINT_LOOK_UP: Final = MINT_LOOK.replace("mint_look", "mint_look_up")
+MINT_WRITE_DOWN: Final = MINT_WRITE.replace("mint_write", "mint_write_down").replace(
+    "text[])", "boolean[])"
+)
+TOKEN_READ: Final = "vault.token_read(bytea[],text[],text[],integer[],text[])"
 # Who runs with the rights of another role, and whose; everybody else calls as itself.
 DEFINERS: Final = {
     "vault.lookup_bearer(bytea)": "keyturn_auth",
@@ -37,6 +43,9 @@ DEFINERS: Final = {
     "vault.lookup_upstream(bytea)": "keyturn_auth",
     MINT_LOOK: "keyturn_mint",
     MINT_WRITE: "keyturn_mint",
+    MINT_LOOK_UP: "keyturn_mint",
+    MINT_WRITE_DOWN: "keyturn_mint",
+    TOKEN_READ: "keyturn_mint",
 }
 PINNED: Final = "search_path=pg_catalog, pg_temp"
 # What else is set while they run: these are planned once, for keys.
@@ -44,7 +53,9 @@ PLANNED: Final = [
     *("plan_cache_mode=force_generic_plan", "enable_seqscan=off", "enable_hashjoin=off"),
     "enable_mergejoin=off",
 ]
-SETTINGS: Final = {MINT_LOOK: PLANNED, MINT_WRITE: PLANNED}
+SETTINGS: Final = dict.fromkeys(
+    (MINT_LOOK, MINT_WRITE, MINT_LOOK_UP, MINT_WRITE_DOWN, TOKEN_READ), PLANNED
+)
 
 
 def _columns(text: str) -> list[str]:
@@ -61,18 +72,18 @@ MINT_READS: Final = {
     "upstreams": _columns("workspace_id kind"),
     "integrations": _columns("workspace_id integration share_connections"),
     "connections": _columns(
-        "workspace_id connection_id user_id integration environment provider scopes"
+        "workspace_id connection_id user_id integration environment provider scopes asked_scopes"
     ),
     "connection_lives": _columns(
         "workspace_id connection_id state generation issued_at consented_at access_ends used_at"
-        " due_at user_ref"
+        " due_at user_ref of_user"
     ),
     "connection_tokens": _columns("workspace_id connection_id generation sealed"),
     "conversations": _columns("workspace_id conversation_id created_at start_by expires_at"),
 }
 MINT_UPDATES: Final = {
     "api_keys": _columns("last_used_at"),
-    "connection_lives": _columns("used_at promised due_at"),
+    "connection_lives": _columns("used_at promised due_at of_user"),
 }
 MINT_INSERTS: Final = {
     "conversations": _columns(
@@ -81,9 +92,10 @@ MINT_INSERTS: Final = {
         " start_by expires_at"
     ),
     "connection_holds": _columns("workspace_id connection_id holder generation held_until"),
+    "holds": _columns("workspace_id user_id holder held held_until"),
     "audit_events": _columns(
         "workspace_id event_id actor_kind actor_id action target_kind target_id user_ref"
-        " environment outcome request_id"
+        " environment outcome request_id connection_ids"
     ),
 }
 # Policies for others than the application: the ways round the workspace's wall.
@@ -96,7 +108,8 @@ OTHER_POLICIES: Final = {
     "vault.conversations: lookup_bearer for keyturn_auth",
     # An account at ElevenLabs belongs to one workspace; which, its hash finds.
     "vault.upstreams: lookup_upstream for keyturn_auth",
-    # A batch of mints is of many workspaces; each row is bound to that of the key that it brings.
+    # A batch of mints or reads is of many workspaces; each row is bound to that of the key that it
+    # brings.
     *(f"vault.{table}: mint for keyturn_mint" for table in MINT_READS | MINT_INSERTS),
     # What is due is found in all workspaces; no ciphertext is in that table.
     "vault.revocations: worker for keyturn_worker",

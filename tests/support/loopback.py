@@ -23,11 +23,12 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 class Listener:
-    """A server on loopback: what it accepted, and what it heard."""
+    """A server on loopback: what it accepted, how much of it is open, and what it heard."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.accepted = 0
+        self.open = 0
         self.heard: list[bytes] = []
 
 
@@ -40,6 +41,7 @@ async def listening(
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         listener.accepted += 1
+        listener.open += 1
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
@@ -50,6 +52,7 @@ async def listening(
         except (asyncio.IncompleteReadError, asyncio.CancelledError, OSError):
             pass
         finally:
+            listener.open -= 1
             writer.transport.abort()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

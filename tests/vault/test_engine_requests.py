@@ -38,6 +38,13 @@ CODE_FLOWS = [one for one in ACTIVE if CATALOGUE.get(one).mode == "authorization
 OWN_GRANTS = [
     one for one in ACTIVE if CATALOGUE.get(one).mode in ("client_credentials", "jwt_bearer")
 ]
+# Who signs anew each time sends another request each time.
+RENEWED = [
+    one
+    for one in CODE_FLOWS
+    if CATALOGUE.get(one).refresh.sends == "refresh_token"
+    and CATALOGUE.get(one).client.auth != "signed_secret"
+]
 VERIFIER = Secret("v" * 43)
 
 
@@ -118,6 +125,24 @@ def test_every_code_flow_builds_all_its_requests(name: str) -> None:
         asking = requests.identity_request(app, attempt(), provider.identity, tokens)
         assert asking is not None
         sound(asking)
+
+
+@pytest.mark.parametrize("name", RENEWED)
+def test_what_is_made_once_for_all_connections_is_each_ones_own_request(name: str) -> None:
+    secrets = (Secret("new"), Secret("o l+d"))
+    app = app_of(name, client_secrets=secrets)
+    provider = app.provider
+    for secret in secrets:
+        for value in ("rt-1", "r/t=2 &+%~", "0000000000"):
+            tokens = tokens_of(
+                provider, refresh_token=Secret(value), access_token=Secret(value[::-1]), extras={}
+            )
+            # What a provider told of a connection may fill anything: there nothing is shared.
+            own = replace(tokens, extras={"nobody_asks_for": "it"})
+            how = requests.Attempt(now=NOW, secret=secret)
+            alike, alone = (requests.refresh_request(app, how, one) for one in (tokens, own))
+            assert alike == alone
+            assert value in fields(alike).values()
 
 
 @pytest.mark.parametrize("name", OWN_GRANTS)

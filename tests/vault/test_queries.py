@@ -31,6 +31,7 @@ QUERIES = {name: one for name, one in every_query().items() if broker.app and va
 CROSSING = {
     "broker.batches.look",
     "broker.batches.write",
+    "broker.reads.settled",
     "broker.conversations.lookup",
     "broker.conversations.old",
     "broker.upstreams.claims",

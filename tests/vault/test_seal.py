@@ -110,7 +110,7 @@ class TestVectors:
     @pytest.mark.parametrize("vector", DOCUMENT["blind_index"], ids=lambda v: ascii(v["value"]))
     def test_blind_indexes_stay(self, vector: dict[str, Any]) -> None:
         (index_key,) = unhex(vector, "index_key")
-        index = seal.blind_index(index_key, vector["field"], vector["value"])
+        index = seal.blind_index(seal.Keyed(index_key), vector["field"], vector["value"])
         assert index.hex() == vector["index"]
 
     def test_the_files_are_what_their_maker_makes(self) -> None:
@@ -360,10 +360,10 @@ class TestBlindIndex:
         assert self.of("ab", "c") != self.of("a", "bc")
 
     def test_workspaces_are_not_linkable(self) -> None:
-        assert self.of("email", "a") != seal.blind_index(bytes(32), "email", "a")
+        assert self.of("email", "a") != seal.blind_index(seal.Keyed(bytes(32)), "email", "a")
 
     def of(self, field: str, value: str) -> bytes:
-        return seal.blind_index(self.INDEX_KEY, field, value)
+        return seal.blind_index(seal.Keyed(self.INDEX_KEY), field, value)
 
 
 class TestKeysAreNotSeen:

@@ -183,7 +183,7 @@ def all_blind_indexes() -> list[Vector]:
             "index_key": index_key.hex(),
             "field": field,
             "value": value,
-            "index": seal.blind_index(index_key, field, value).hex(),
+            "index": seal.blind_index(seal.Keyed(index_key), field, value).hex(),
         }
         for field, value in cases
     ]

@@ -13,6 +13,7 @@ The bytes, each part after its length as u32, big-endian; numbers in decimal, ha
 
     line:   "keyturn/audit/line/1" | workspace | place | id | time in microseconds | actor kind
             | actor | action | target kind | target | user | environment | outcome | request
+            ("line/2" where it names connections, and these behind all that)
     batch:  "keyturn/audit/batch/1" | deployment | workspace | number | seal | from place, id
             | to place, id | first | lines | time | digest | previous hash
     seal:   "keyturn/audit/seal/1" | deployment | number | time | batches | previous hash
@@ -32,6 +33,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECONDS: Final = (86_400_000_000, 1_000_000, 1)
 
 LINE: Final = b"keyturn/audit/line/1"
+LINE_OF_CONNECTIONS: Final = b"keyturn/audit/line/2"
 BATCH: Final = "keyturn/audit/batch/1"
 SEAL: Final = "keyturn/audit/seal/1"
 
@@ -61,6 +63,7 @@ class Line(Struct, frozen=True):
     outcome: str
     request_id: str
     xact: int
+    connection_ids: list[str] = []
 
     @property
     def place(self) -> Place:
@@ -174,9 +177,12 @@ def line_hash(workspace: str, line: Line) -> bytes:
         f"\0{line.actor_id}\0{line.action}\0{line.target_kind}\0{line.target_id}"
         f"\0{line.user_ref}\0{line.environment}\0{line.outcome}\0{line.request_id}"
     )
+    kind = LINE
+    if line.connection_ids:
+        kind, text = LINE_OF_CONNECTIONS, "\0".join((text, *line.connection_ids))
     # PostgreSQL's text holds no zero byte, so nothing is taken apart where it was not joined.
     parts = text.encode().split(b"\0")
-    return hashlib.sha256(_joined([LINE, workspace.encode(), *parts])).digest()
+    return hashlib.sha256(_joined([kind, workspace.encode(), *parts])).digest()
 
 
 def digest(hashes: Iterable[bytes]) -> bytes:

@@ -75,6 +75,7 @@ class LineOut(Struct, frozen=True, kw_only=True, tag="line", tag_field="kind"):
     environment: str
     outcome: str
     request_id: str
+    connection_ids: list[str]
 
 
 class SealOut(Struct, frozen=True, kw_only=True, tag="seal", tag_field="kind"):
@@ -194,4 +195,5 @@ def _line(workspace: str, line: Line, sequence: int | None, batch: int | None) -
         environment=line.environment,
         outcome=line.outcome,
         request_id=line.request_id,
+        connection_ids=line.connection_ids,
     )

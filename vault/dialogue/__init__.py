@@ -12,7 +12,7 @@
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -315,9 +315,11 @@ class Dialogue:
         if provider.mode in OWN_GRANTS and name is None:
             return (await self._granted(app, now, tokens)).tokens
         check_age(provider, tokens, now)
-        more = next((one for one in provider.reply.more if one.name == name), None)
-        if name is not None and more is None:
-            raise Invalid("This provider gives no such token.")
+        more = None
+        if name is not None:
+            more = next((one for one in provider.reply.more if one.name == name), None)
+            if more is None:
+                raise Invalid("This provider gives no such token.")
 
         async def ask(secret: Secret | None) -> TokenSet:
             request = requests.refresh_request(app, attempt(now, secret), tokens, name=name)
@@ -438,8 +440,8 @@ class Dialogue:
 
     # The wire
 
-    async def _call(self, request: Request) -> Reply:
-        return await self._egress.call("provider", request)
+    def _call(self, request: Request) -> Awaitable[Reply]:
+        return self._egress.call("provider", request)
 
     async def _asked(self, request: Request) -> Reply:
         """Ask what changes nothing; once more, where nobody answered."""

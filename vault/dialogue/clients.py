@@ -27,15 +27,21 @@ REFUSED_CLIENT: Final = frozenset(
 T = TypeVar("T")
 
 
-async def with_secrets(app: App, ask: Callable[[Secret | None], Awaitable[T]]) -> T:
+def with_secrets(app: App, ask: Callable[[Secret | None], Awaitable[T]]) -> Awaitable[T]:
     """Try with each client secret in turn, as long as the client is what is refused."""
+    if len(app.client_secrets) > 1:
+        return _with_each(app, ask)
+    return ask(app.client_secrets[0] if app.client_secrets else None)
+
+
+async def _with_each(app: App, ask: Callable[[Secret | None], Awaitable[T]]) -> T:
     for secret in app.client_secrets[:-1]:
         try:
             return await ask(secret)
         except NoToken as error:
             if not _refuses_client(error.failure):
                 raise
-    return await ask(app.client_secrets[-1] if app.client_secrets else None)
+    return await ask(app.client_secrets[-1])
 
 
 def attempt(now: datetime, secret: Secret | None) -> Attempt:

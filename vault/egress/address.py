@@ -28,7 +28,7 @@ entry                           in development                    in production
 
 import re
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -154,19 +154,28 @@ def is_never(address: Address) -> bool:
     return any(face in network for face in faces(address) for network in NEVER)
 
 
-class VettedUrl(Struct, frozen=True):
-    """A URL that was read and found well-formed; its repr shows the host and the port only."""
+class VettedUrl(Struct, frozen=True, dict=True):
+    """A URL that was read and found well-formed; its repr shows the host and the port only.
+
+    One that is called again and again is kept, and with it what is said of it each time.
+    """
 
     url: URL
     host: str
     port: int
     address: Address | None
 
-    @property
+    @cached_property
     def plain(self) -> bool:
         return self.url.scheme == "http"
 
-    @property
+    @cached_property
+    def head(self) -> bytes:
+        """How a request to it begins, after the method."""
+        host = self.url.host_port_subcomponent
+        return f"{self.url.raw_path_qs} HTTP/1.1\r\nHost: {host}\r\n".encode("ascii")
+
+    @cached_property
     def place(self) -> str:
         """The host and the port, for a message."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

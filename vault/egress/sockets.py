@@ -20,7 +20,8 @@ import aiohttp
 from msgspec import Struct
 
 from vault.egress.address import VettedUrl
-from vault.egress.journey import Timeouts, guarded_session
+from vault.egress.messages import Timeouts
+from vault.egress.sessions import guarded_session
 from vault.errors import EgressDenied, Unreachable, UpstreamFailed
 from vault.secret import Secret
 

@@ -16,11 +16,11 @@ _EITHER: Final = zlib.MAX_WBITS | 32  # gzip or zlib, by their first bytes
 
 
 class Unpacking:
-    """Takes pieces as they came, and gives them back unpacked."""
+    """Takes pieces as they came, and gives them back unpacked. ``packed``: bytes that came."""
 
     def __init__(self, encoding: str, limit: int) -> None:
         self._limit = limit
-        self._packed = 0
+        self.packed = 0
         self._unpacked = 0
         name = encoding.strip().lower()
         if name not in _IDENTITY and name not in _KNOWN:
@@ -29,8 +29,8 @@ class Unpacking:
 
     def add(self, piece: bytes) -> bytes | None:
         """Take a piece; ``None`` when it is too much."""
-        self._packed += len(piece)
-        if self._packed > self._limit:
+        self.packed += len(piece)
+        if self.packed > self._limit:
             return None
         piece = self._inflated(piece)
         self._unpacked += len(piece)
@@ -48,5 +48,5 @@ class Unpacking:
     def end(self) -> None:
         """Raise if more should have come."""
         inflate = self._inflate
-        if inflate is not None and self._packed and (not inflate.eof or inflate.unused_data):
+        if inflate is not None and self.packed and (not inflate.eof or inflate.unused_data):
             raise UpstreamFailed("The answer's packing is damaged.")

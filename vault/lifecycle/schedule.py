@@ -14,7 +14,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from vault.lifecycle.clocks import Clocks
-from vault.lifecycle.life import Life
+from vault.lifecycle.life import Claim, Life
 from vault.lifecycle.terms import Terms
 
 # eager: always fresh. active: fresh while it is used, or about to be. lazy: refreshed when it is
@@ -24,14 +24,15 @@ Why = Literal["retry", "access", "keep_alive", "notice"]
 
 # A conversation should not have to refresh in its first minutes.
 MARGIN: Final = timedelta(minutes=5)
+# Parts of a span are whole ones: a span times a fraction is far dearer than one by a number.
 # A margin above half of the lifetime would refresh what has just come.
-MOST_OF_LIFETIME: Final = 0.5
-SPREAD_SHARE: Final = 0.1
+LIFETIME_BY: Final = 2
+SPREAD_BY: Final = 10
 MOST_SPREAD: Final = timedelta(minutes=5)
 # Somebody who talked to an agent yesterday at this hour is likely to do so today.
 USED_LATELY: Final = timedelta(hours=25)
 # Three tries at a third of the time each may fail before an unused refresh token dies.
-KEEP_ALIVE_SHARE: Final = 1 / 3
+KEEP_ALIVE_BY: Final = 3
 # A kept token that ends within a minute would end in the middle of the next request.
 LAST_MINUTE: Final = timedelta(seconds=60)
 # A claim whose lease has ended stands in nobody's way meanwhile.
@@ -76,17 +77,18 @@ def next_look(
     ``noticed``: the last of ``NOTICES`` that was given for the present consent.
     """
     if life.claim is not None:
-        # Looked at when the lease ends, in case its holder does not come back; and then now and
-        # again, while he sleeps.
-        at = life.claim.until if now < life.claim.until else now + ASLEEP_LOOK
-        return Look(at=at, why="retry")
+        return claimed_look(life.claim, now)
     if life.state in ("pending", "needs_reauth", "revoked"):
         return None
-    looks = [
-        refresh_at(life, clocks, terms, use, policy, now=now, luck=luck),
-        _notice(clocks, noticed),
-    ]
-    return min((look for look in looks if look is not None), key=lambda look: look.at, default=None)
+    refresh = refresh_at(life, clocks, terms, use, policy, now=now, luck=luck)
+    return _sooner(refresh, _notice(clocks, noticed))
+
+
+def claimed_look(claim: Claim, now: datetime) -> Look:
+    """When the lease ends, in case its holder does not come back; and then now and again, while he
+    sleeps.
+    """
+    return Look(at=claim.until if now < claim.until else now + ASLEEP_LOOK, why="retry")
 
 
 def refresh_at(
@@ -105,18 +107,14 @@ def refresh_at(
         return Look(at=life.next_try_at or now, why="retry")
     if not clocks.renewable or _is_past(clocks.consent_ends, now):
         return None
-    looks = [_keep_alive(clocks, terms, luck)]
+    found = _keep_alive(clocks, terms, luck)
     if (needed_at := _needed_at(policy, use, now)) is not None:
-        looks.append(_ahead_of_the_end(clocks, terms, use, luck, needed_at))
-    found = min(
-        (look for look in looks if look is not None), key=lambda look: look.at, default=None
-    )
+        found = _sooner(found, _ahead_of_the_end(clocks, terms, use, luck, needed_at))
     if found is None:
         return None
-    earliest = [clocks.issued_at + terms.min_age, *_held_off(clocks, terms, use)]
-    if life.next_try_at is not None:
-        earliest.append(life.next_try_at)
-    at = max(found.at, *earliest)
+    at = max(found.at, clocks.issued_at + terms.min_age)
+    for earliest in (_held_off(clocks, terms, use), life.next_try_at):
+        at = at if earliest is None else max(at, earliest)
     return Look(at=at, why="retry" if life.failures and at == life.next_try_at else found.why)
 
 
@@ -125,7 +123,7 @@ def margin(clocks: Clocks, terms: Terms, promise: timedelta) -> timedelta:
     wanted = max(terms.margin or MARGIN, promise)
     if clocks.lifetime is None:
         return wanted
-    return min(wanted, clocks.lifetime * MOST_OF_LIFETIME)
+    return min(wanted, clocks.lifetime / LIFETIME_BY)
 
 
 def is_expiring(clocks: Clocks, now: datetime) -> bool:
@@ -176,26 +174,26 @@ def _ahead_of_the_end(
     if clocks.access_ends is None or clocks.lifetime is None:
         return None
     ahead = margin(clocks, terms, use.promise)
-    ahead += min(clocks.lifetime * SPREAD_SHARE, MOST_SPREAD) * luck
+    ahead += _drawn(min(clocks.lifetime / SPREAD_BY, MOST_SPREAD), luck)
     return Look(at=max(clocks.access_ends, needed_at) - ahead, why="access")
 
 
 def _keep_alive(clocks: Clocks, terms: Terms, luck: float) -> Look | None:
     if clocks.idle_ends is None:
         return None
-    wait = (clocks.idle_ends - clocks.issued_at) * KEEP_ALIVE_SHARE
+    wait = (clocks.idle_ends - clocks.issued_at) / KEEP_ALIVE_BY
     if terms.keep_alive is not None:
         wait = min(wait, terms.keep_alive)
-    return Look(at=clocks.issued_at + wait * (1 - SPREAD_SHARE * luck), why="keep_alive")
+    return Look(at=clocks.issued_at + wait - _drawn(wait / SPREAD_BY, luck), why="keep_alive")
 
 
-def _held_off(clocks: Clocks, terms: Terms, use: Use) -> list[datetime]:
+def _held_off(clocks: Clocks, terms: Terms, use: Use) -> datetime | None:
     """Until when a refresh would take a token out of a live conversation's hands for nothing."""
     if not terms.kills_old_access or use.hold_until is None:
-        return []
+        return None
     if clocks.access_ends is None:
-        return [use.hold_until]
-    return [min(use.hold_until, clocks.access_ends - LAST_MINUTE)]
+        return use.hold_until
+    return min(use.hold_until, clocks.access_ends - LAST_MINUTE)
 
 
 def _notice(clocks: Clocks, noticed: timedelta | None) -> Look | None:
@@ -204,6 +202,17 @@ def _notice(clocks: Clocks, noticed: timedelta | None) -> Look | None:
         return None
     ahead = [one for one in notice_points(clocks) if noticed is None or one < noticed]
     return Look(at=end - ahead[0], why="notice") if ahead else None
+
+
+def _sooner(one: Look | None, other: Look | None) -> Look | None:
+    if one is None or other is None:
+        return one or other
+    return other if other.at < one.at else one
+
+
+def _drawn(span: timedelta, luck: float) -> timedelta:
+    """So much of it as chance will have."""
+    return timedelta(seconds=span.total_seconds() * luck)
 
 
 def _is_past(end: datetime | None, now: datetime) -> bool:

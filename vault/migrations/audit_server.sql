@@ -11,7 +11,7 @@ begin
         'alter table vault.audit_events alter column xact set default %s + pg_current_xact_id()::text::bigint',
         wanted);
     update vault.audit_sealing
-       set shift = wanted, lease_owner = null, lease_until = null,
+       set shift = wanted, turn_owner = null, turn_until = null,
            server = (select system_identifier::text from pg_control_system());
 end
 $$;

@@ -13,6 +13,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from vault.egress import Request
 from vault.providers.schema import Provider
 from vault.secret import Secret
 
@@ -49,6 +50,17 @@ class Endpoints(Struct, frozen=True, kw_only=True):
     iss_in_callback: bool = False  # RFC 9207: then a callback without ``iss`` is refused
 
 
+class Mould(Struct, frozen=True):
+    """A request whose form has a gap, and what stands around it, encoded."""
+
+    request: Request
+    before: Secret
+    after: Secret
+
+    def __repr__(self) -> str:
+        return "Mould(***)"
+
+
 class App(Struct, frozen=True, kw_only=True, dict=True):
     """An app registration, ready to be used.
 
@@ -70,6 +82,13 @@ class App(Struct, frozen=True, kw_only=True, dict=True):
     def filled_urls(self) -> dict[str, str | None]:
         """URLs that the app alone fills, by their templates: the same for all its connections."""
         return {}
+
+    @cached_property
+    def refresh_moulds(self) -> list[tuple[Secret | None, Mould | None]]:
+        """For a secret of the client, the refresh request of all connections of which only the
+        refresh token differs; ``None``: more differs.
+        """
+        return []
 
     def __repr__(self) -> str:
         return f"App({self.provider.id})"

@@ -20,9 +20,11 @@ from functools import cached_property, lru_cache
 from typing import Final
 from urllib.parse import quote, quote_plus, urlencode, urlsplit
 
-from vault.egress import HEADER_VALUE, is_header_value
+from msgspec.structs import replace
+
+from vault.egress import HEADER_VALUE, Request, is_header_value
 from vault.errors import Invalid, Misconfigured, Unresolved
-from vault.oauth.app import App, TokenSet
+from vault.oauth.app import App, Mould, TokenSet
 from vault.providers.check import NAME, TYPED_NAMES, captured
 from vault.providers.schema import ENGINE_NAMES, Provider, Variable
 from vault.secret import Secret
@@ -336,6 +338,23 @@ def form_body(params: Mapping[str, Value]) -> Secret:
     """As a form."""
     pairs = (f"{_in_form(name)}={_in_form(_shown(value))}" for name, value in params.items())
     return Secret("&".join(pairs))
+
+
+def mould_of(request: Request, gap: Secret) -> Mould | None:
+    """A mould of a request whose form holds ``gap``, once, where a value will stand."""
+    if not isinstance(request.body, Secret):
+        return None
+    before, found, after = request.body.reveal_bytes().partition(gap.reveal_bytes())
+    if not found or gap.reveal_bytes() in after:
+        return None
+    return Mould(request, Secret(before), Secret(after))
+
+
+def moulded(mould: Mould, value: Secret) -> Request:
+    """The request with this value in its form."""
+    before, after = mould.before.reveal_bytes(), mould.after.reveal_bytes()
+    body = b"".join((before, _in_form(value.reveal()).encode(), after))
+    return replace(mould.request, body=Secret(body))
 
 
 def _in_form(text: str) -> str:

@@ -41,7 +41,7 @@ def access_end(
         if found is not None:
             return found
     said = at(root, says.expires_in)
-    if _is_zero(said) and says.expires_in_zero == "never":
+    if says.expires_in_zero == "never" and _is_zero(said):
         return None
     seconds, _ = seconds_of(said)
     if seconds is None:
@@ -60,8 +60,10 @@ def refresh_end(says: Reply, root: Mapping[str, Any], now: datetime) -> datetime
         if found is not None:
             return found
     names = (says.refresh_expires_in,) if says.refresh_expires_in else _REFRESH_LIFETIMES
-    for said in (at(root, name) for name in names):
-        if _is_zero(said) and says.refresh_expires_in_zero == "never":
+    for name in names:
+        if (said := at(root, name)) is None:
+            continue
+        if says.refresh_expires_in_zero == "never" and _is_zero(said):
             return None
         seconds, _ = seconds_of(said, MAX_REFRESH_LIFETIME)
         if seconds is not None:

@@ -6,6 +6,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Final
 
 UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -16,7 +17,7 @@ def at(document: object, path: str) -> Any:  # noqa: ANN401 - any JSON
     """What stands at this path."""
     if path == ".":
         return document
-    for key in path.split("."):
+    for key in _keys(path):
         if isinstance(document, dict):
             document = document.get(key)
         elif isinstance(document, list) and _POSITION.fullmatch(key):
@@ -24,6 +25,11 @@ def at(document: object, path: str) -> Any:  # noqa: ANN401 - any JSON
         else:
             return None
     return document
+
+
+@lru_cache(maxsize=1_024)
+def _keys(path: str) -> tuple[str, ...]:
+    return tuple(path.split("."))
 
 
 def text_of(value: object, longest: int) -> str | None:

@@ -71,7 +71,7 @@ def token_set(
     roots = provider.reply.roots if kind == "first" else provider.reply.refresh_roots
     root = _root(document, roots)
     token = token_of(at(root, provider.reply.access_token))
-    more = dict(_more(provider, document, now))
+    more = dict(_more(provider, document, now)) if provider.reply.more else {}
     if kind == "refresh" and _is_of_another(provider, root, None):
         token = None
     if token is None and not more:
@@ -79,11 +79,12 @@ def token_set(
     fresh = _fresh(provider, root, token, now, former)
     extras = _extras(app, provider.reply.capture, (document, root), former, kind)
     tokens = _merged(provider, fresh, former)
-    tokens = replace(tokens, more={**tokens.more, **more}, extras={**tokens.extras, **extras})
+    if more or extras:
+        tokens = replace(tokens, more={**tokens.more, **more}, extras={**tokens.extras, **extras})
     return Read(
         tokens=tokens,
         document=_joined(document, root),
-        id_token=token_of(at(root, "id_token")) or token_of(at(document, "id_token")),
+        id_token=token_of(root.get("id_token")) or token_of(document.get("id_token")),
     )
 
 
@@ -121,11 +122,13 @@ def _root(document: Document, roots: list[str]) -> Document:
 
 def _joined(document: Document, root: Document) -> Document:
     """The whole reply; what stands deeper can be found by its own name, too."""
-    return {**root, **document}
+    return document if root is document else {**root, **document}
 
 
 def _is_of_another(provider: Provider, root: Document, mine: MoreTokens | None) -> bool:
     """Is this, by its type, the token of somebody else than it was asked for?"""
+    if not provider.reply.more:
+        return False
     kind = at(root, "token_type")
     types = {one.refreshed_type for one in provider.reply.more if one.refreshed_type}
     if mine is None:

@@ -40,7 +40,9 @@ def further_tokens(app: App, tokens: TokenSet) -> tuple[str, ...]:
 def check_age(provider: Provider, tokens: TokenSet, now: datetime) -> None:
     """Refuse to renew a token that its provider would call too young."""
     least = provider.refresh.min_age_seconds
-    left = least - (now - tokens.obtained_at).total_seconds() if least is not None else 0
+    if least is None:
+        return
+    left = least - (now - tokens.obtained_at).total_seconds()
     if left > 0:
         detail = f"This provider renews no token that is younger than {least} s."
         raise NoToken(Failure(outcome="not_sent", detail=detail, retry_after=math.ceil(left)))

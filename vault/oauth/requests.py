@@ -7,6 +7,7 @@
 * The API's own headers go along only where the API is: a developer's token is for no other host.
 """
 
+import contextlib
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Final, Literal
@@ -19,7 +20,7 @@ from vault.egress import Request
 from vault.errors import Invalid, Misconfigured, Unresolved
 from vault.model import new_id
 from vault.oauth import JWT_CLIENT, JWT_GRANT, TIMEOUTS, assertions, header
-from vault.oauth.app import App, ClientAuth, TokenSet
+from vault.oauth.app import App, ClientAuth, Mould, TokenSet
 from vault.oauth.filling import (
     Filling,
     Params,
@@ -30,6 +31,8 @@ from vault.oauth.filling import (
     filling,
     form_body,
     json_body,
+    mould_of,
+    moulded,
     with_query,
 )
 from vault.providers.schema import Identity, Revoke, Step, Token
@@ -40,6 +43,12 @@ Headers = dict[str, Value]
 
 DEVICE_GRANT: Final = "urn:ietf:params:oauth:grant-type:device_code"
 
+# These prove themselves anew each time.
+_SIGNED: Final[frozenset[ClientAuth]] = frozenset(
+    {"private_key_jwt", "client_secret_jwt", "signed_secret"}
+)
+# Stands for a refresh token where a request is made for all of them.
+_GAP: Final = Secret(new_id("gap"))
 _METHODS: Final[dict[str, ClientAuth]] = {
     "client_secret_basic": "basic",
     "client_secret_post": "post",
@@ -148,26 +157,53 @@ def refresh_request(
     app: App, attempt: Attempt, tokens: TokenSet, *, name: str | None = None
 ) -> Request:
     """A new access token for an old one's place; ``name``: of a further token, not the main one."""
-    refresh, token = app.provider.refresh, app.provider.token or Token()
-    more = next((one for one in app.provider.reply.more if one.name == name), None)
     sent = tokens.refresh_token
+    if name is None and sent is not None and not (tokens.extras or tokens.values):
+        mould = _refresh_mould(app, attempt)
+        if mould is not None:
+            return moulded(mould, sent)
+    more = next((one for one in app.provider.reply.more if one.name == name), None)
     if more is not None and more.scope is None:
         extra = tokens.more.get(more.name)
         sent = extra.refresh_token if extra else None
+    if app.provider.refresh.sends == "access_token" and tokens.access_token is None:
+        raise Unresolved("There is no token to renew.")
     known = _filling(app, attempt, tokens)
-    params = known.params(refresh.params)
+    scope: Params = {}
+    if more is not None and more.scope is not None:
+        asked = known.text(more.scope)
+        if asked is None:
+            raise Unresolved(f"The token {more.name} needs a value that is empty.")
+        scope = {"scope": asked}
+    return _refresh_request(app, attempt, known, sent, scope)
+
+
+def _refresh_mould(app: App, attempt: Attempt) -> Mould | None:
+    """The request of all connections that bring nothing but a refresh token, if that is one."""
+    for secret, mould in app.refresh_moulds:
+        if secret is attempt.secret:
+            return mould
+    mould = None
+    token, refresh = app.provider.token or Token(), app.provider.refresh
+    is_form = (refresh.format or token.format) == "form" and refresh.sends == "refresh_token"
+    if is_form and client_auth(app) not in _SIGNED:
+        # What a token of the connection's would fill is not known here, and so raises.
+        with contextlib.suppress(Unresolved, Invalid, Misconfigured):
+            request = _refresh_request(app, attempt, _filling(app, attempt), _GAP, {})
+            mould = mould_of(request, _GAP)
+    app.refresh_moulds.append((attempt.secret, mould))
+    return mould
+
+
+def _refresh_request(
+    app: App, attempt: Attempt, known: Filling, sent: Secret | None, scope: Params
+) -> Request:
+    refresh, token = app.provider.refresh, app.provider.token or Token()
     standard: Params = {}
     if refresh.sends == "refresh_token":
         if sent is None:
             raise Unresolved("There is no refresh token.")
         standard = {"grant_type": "refresh_token", "refresh_token": sent}
-    elif tokens.access_token is None:
-        raise Unresolved("There is no token to renew.")
-    if more is not None and more.scope is not None:
-        scope = known.text(more.scope)
-        if scope is None:
-            raise Unresolved(f"The token {more.name} needs a value that is empty.")
-        params["scope"] = scope
     way = _Way(
         omit=(*refresh.omit, *(one for one in token.omit if one != "grant_type")),
         url=known.url(refresh.url) if refresh.url else None,
@@ -175,6 +211,7 @@ def refresh_request(
         form=refresh.format,
         known=known,
     )
+    params = known.params(refresh.params) | scope
     return _to_token_endpoint(app, attempt, standard, params, way)
 
 

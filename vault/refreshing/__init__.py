@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -31,15 +32,16 @@ from vault.oauth.app import App
 from vault.oauth.renewing import further_tokens
 from vault.oauth.replies import Failure, NoToken, failure_of
 from vault.oauth.typed import as_given
-from vault.refreshing.batches import done_or_late
+from vault.refreshing.alarm import Alarm
 from vault.refreshing.lane import Lane, replay_of, to_spool
-from vault.refreshing.observing import Observe, Observed, observed
+from vault.refreshing.observing import Observe, observed
 from vault.refreshing.page import (
     Ending,
     Granted,
     Outcome,
     Outlet,
     Place,
+    Refused,
     Settled,
     Wanted,
     unused,
@@ -56,6 +58,8 @@ from vault.store.refreshing import Due
 OUTLET_SECONDS: Final = 5.0
 # So long the database alone is tried with an answer; then it is spooled as well.
 SPOOL_AFTER: Final = 2.0
+# Whoever has slept for longer since the claim sends nothing: others may have taken over.
+SEND_WITHIN_SECONDS: Final = SEND_WITHIN.total_seconds()
 # The lease ends then at the latest; who has not got through by then finds out what came of it.
 GIVE_UP_SECONDS: Final = LEASE.total_seconds() + 30
 # As long as a call may take, and storing what it brings.
@@ -65,6 +69,10 @@ MAX_FLIGHTS: Final = 1_000
 SWEEP_ROWS: Final = 500
 # Where there is more, it may all be of one workspace: so many others have their turn, with so much.
 TURNS: Final = (100, 5)
+# A claim that came too late for its call, and was given back.
+UNUSED: Final = "unused"
+# What may be otherwise in a moment, for whoever waits.
+AGAIN: Final = frozenset({"busy", "no_room", "not_due", UNUSED})
 # A registration that cannot be used is looked at again after so long.
 UNUSABLE_SECONDS: Final = 60
 
@@ -99,6 +107,7 @@ class Refresher:
         self._lanes: dict[Place, Lane] = {}
         self._outlets: dict[Place, tuple[float, asyncio.Task[Outlet]]] = {}
         self._room = Room()
+        self._alarm = Alarm()
         self._flights: dict[tuple[str, str], asyncio.Task[Outcome]] = {}
         self._waiting: dict[str, int] = {}  # the generation that is not good enough
         self._waiters: Counter[str] = Counter()
@@ -247,43 +256,35 @@ class Refresher:
         if key not in self._flights:
             if self._draining:
                 raise NotReady("The service is shutting down.")
-            task = asyncio.create_task(self._fly(place, connection_id, left=left))
+            lane = self._lane(place)
+            lane.flights += 1
+            task = asyncio.create_task(self._fly(lane, connection_id, left=left))
             self._flights[key] = task
-            task.add_done_callback(lambda done: self._landed(key, place, done))
+            task.add_done_callback(partial(self._landed, key, lane))
         return self._flights[key]
 
-    def _landed(self, key: tuple[str, str], place: Place, task: asyncio.Task[Outcome]) -> None:
+    def _landed(self, key: tuple[str, str], lane: Lane, task: asyncio.Task[Outcome]) -> None:
         del self._flights[key]
         self._waiting.pop(key[1], None)
         self._patience.pop(key[1], None)
-        lane = self._lanes.get(place)
-        if lane is not None and lane.idle:
-            del self._lanes[place]
+        lane.flights -= 1
+        if lane.idle:
+            self._lanes.pop(lane.place, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             # Said here because all who waited may be gone.
             _log.warning("refresh_failed", connection=key[1], exc_info=error)
 
-    async def _fly(self, place: Place, connection_id: str, *, left: bool) -> Outcome:
+    async def _fly(self, lane: Lane, connection_id: str, *, left: bool) -> Outcome:
         await self.replica.join()
         try:
-            outlet = await self._outlet(place)
+            outlet = await self._outlet(lane.place)
         except VaultError as error:
-            await self._put_off(place, connection_id)
+            await self._put_off(lane.place, connection_id)
             if not isinstance(error, Unresolved | Invalid | Misconfigured):
                 raise
             failure = Failure(outcome="client", detail=error.message)
             return Outcome(why="integration_paused", failure=failure)
-        return await self._called_for(place, connection_id, outlet, left=left)
-
-    async def _called_for(
-        self, place: Place, connection_id: str, outlet: Outlet, *, left: bool
-    ) -> Outcome:
-        lane = self._lane(place)
-        lane.flights += 1
-        try:
-            return await self._until_granted(lane, connection_id, outlet, left=left)
-        finally:
-            lane.flights -= 1
+        return await self._until_granted(lane, connection_id, outlet, left=left)
 
     async def _until_granted(
         self, lane: Lane, connection_id: str, outlet: Outlet, *, left: bool
@@ -302,8 +303,11 @@ class Refresher:
                 )
                 granted = await lane.claims.do(wanted)
                 if isinstance(granted, Granted):
-                    return await self._main_and_further(lane, granted, wanted)
-            again = granted.why in ("busy", "no_room", "not_due") and not self._draining
+                    outcome = await self._main_and_further(lane, granted, wanted)
+                    if outcome.why != UNUSED:
+                        return outcome
+                    granted = Refused(why=UNUSED)
+            again = granted.why in AGAIN and not self._draining
             in_time = time.monotonic() + granted.seconds < self._patience.get(connection_id, 0)
             if not again or not in_time or time.monotonic() > give_up:
                 return Outcome(why=None if granted.why == "current" else granted.why)
@@ -315,10 +319,9 @@ class Refresher:
         ending, settled = await self._claimed(lane, granted, wanted.outlet)
         failure = ending.failure
         if ending.tokens is None:
-            return Outcome(why=failure.outcome if failure else "unused", failure=failure)
-        names = further_tokens(wanted.outlet.app, ending.tokens)
-        again = replace(wanted, waiting=True, generation=None)
-        for name in names:
+            return Outcome(why=failure.outcome if failure else UNUSED, failure=failure)
+        for name in further_tokens(wanted.outlet.app, ending.tokens):
+            again = replace(wanted, waiting=True, generation=None)
             granted_too = await lane.claims.do(again)
             if isinstance(granted_too, Granted):
                 _, more = await self._claimed(lane, granted_too, wanted.outlet, name=name)
@@ -331,7 +334,12 @@ class Refresher:
         """Make the one call of a claim, whatever comes in between."""
         lane.calls += 1
         try:
-            ending, seen = await self._called(lane, granted, outlet, name)
+            ending = await self._opened(lane, granted, outlet)
+            began = time.monotonic()
+            with self._dialogue.tracing.span("refresh", provider=outlet.app.provider.id) as span:
+                ending = await self._ended(granted, ending, name)
+                seen = observed(ending, granted, time.monotonic() - began)
+                span.note("outcome", seen.outcome)
         finally:
             lane.calls -= 1
         if name is not None and ending.tokens is None:
@@ -341,44 +349,31 @@ class Refresher:
         self.observe(seen)
         return ending, settled
 
-    async def _called(
-        self, lane: Lane, granted: Granted, outlet: Outlet, name: str | None
-    ) -> tuple[Ending, Observed]:
-        ending = unused(granted, outlet)
-        try:
-            ending = await self._opened(lane.place, granted, ending)
-        except BaseException:
-            await self._kept(lane, ending)
-            await self._put_off(lane.place, ending.connection_id)
-            raise
-        began = time.monotonic()
-        with self._dialogue.tracing.span("refresh", provider=outlet.app.provider.id) as span:
-            ending = await self._ended(granted, ending, name)
-            seen = observed(ending, granted, time.monotonic() - began)
-            span.note("outcome", seen.outcome)
-        return ending, seen
-
-    async def _opened(self, place: Place, granted: Granted, ending: Ending) -> Ending:
-        stored = granted.refreshable
+    async def _opened(self, lane: Lane, granted: Granted, outlet: Outlet) -> Ending:
+        """What the call needs, in what becomes of it; what cannot be opened is not called with."""
+        place, stored = lane.place, granted.refreshable
         context = connection_rows.tokens_context(
             place.workspace, stored.connection_id, stored.generation, place.environment
         )
-        sealing = ending.outlet.sealing
-        owner_key = await self._store.owner_key(sealing, stored.user_id, stored.user_key)
-        opened = await self._store.open_with(
-            owner_key, place.workspace, stored.user_id, stored.user_key, context, stored.sealed
-        )
-        held = connection_rows.held_from(opened)
-        app = as_given(ending.outlet.app, held.tokens, held.client)
-        return replace(
-            ending, owner_key=owner_key, held=held, outlet=replace(ending.outlet, app=app)
-        )
+        try:
+            opened, owner_key = await self._store.open_and_key(
+                outlet.sealing, stored.user_id, stored.user_key, context, stored.sealed
+            )
+            held = connection_rows.held_from(opened)
+            app = as_given(outlet.app, held.tokens, held.client)
+        except BaseException:
+            await self._kept(lane, unused(granted, outlet))
+            await self._put_off(place, stored.connection_id)
+            raise
+        if app is not outlet.app:
+            outlet = replace(outlet, app=app)
+        return unused(granted, outlet, held, owner_key)
 
     async def _ended(self, granted: Granted, ending: Ending, name: str | None) -> Ending:
         """How the call ends. Nothing is raised from here on."""
-        slept = time.monotonic() - granted.begun > SEND_WITHIN.total_seconds()
+        slept = time.monotonic() - granted.begun > SEND_WITHIN_SECONDS
         if slept or ending.held is None:
-            return ending  # others may have taken over
+            return ending
         try:
             tokens = await self._dialogue.refresh(
                 ending.outlet.app, ending.held.tokens, now=granted.claim.at, name=name
@@ -416,7 +411,7 @@ class Refresher:
         while True:
             stored = lane.endings.put(ending, hurry=hurry)
             if ending.tokens is not None and not on_disk:
-                await done_or_late(stored, SPOOL_AFTER - (time.monotonic() - began))
+                await self._alarm.done_or_late(stored, began + SPOOL_AFTER)
                 if not stored.done():
                     await self._spooled_once(lane.place, ending, on_disk)
             try:

@@ -55,7 +55,7 @@ async def write(
         renewable=new.refresh_by == "keyturn" and can_refresh(provider, tokens),
     )
     fresh = replace(row.after(life, times), noticed=None)
-    await refreshing.write_lives(tx, [scheduled(fresh, terms, now)])
+    await refreshing.write_lives(tx, [scheduled(fresh, life, terms, now)])
     await events.record(tx, [_news(new, one) for one in intents if isinstance(one, Announce)])
 
 

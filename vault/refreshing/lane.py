@@ -53,11 +53,12 @@ from vault.refreshing.page import (
 from vault.refreshing.replica import NOBODY, Moment, Peers, Replica, moment
 from vault.refreshing.spool import Spooled
 from vault.seal import Context, seal
-from vault.store import Store, answers
+from vault.store import Store, answers, calls
 from vault.store import connections as connection_rows
 from vault.store import refreshing as rows
 from vault.store.answers import Attempt
-from vault.store.refreshing import LifeRow, Refreshable
+from vault.store.calls import Refreshable
+from vault.store.refreshing import LifeRow
 
 
 class Lane:
@@ -117,7 +118,7 @@ class Lane:
         if len(asked) < len(ids):
             others = [one.connection_id for one in wanted if not (one.waiting or one.left)]
             locked |= await rows.lock_due(tx, others)
-        more = await rows.refreshable(tx, list(locked))
+        more = await calls.refreshable(tx, list(locked))
         leased = any(row.lease_owner not in (None, self._replica.id) for row in locked.values())
         peers = await self._replica.peers_in(tx) if leased else NOBODY
         # Who is waited for comes first, while there is room.
@@ -143,7 +144,7 @@ class Lane:
         life = row.life()
         holder = life.claim.owner if life.claim is not None else self._replica.id
         dead = holder != self._replica.id and holder not in peers.living
-        if not (one.waiting or dead) and (refused := page.not_due(row, stored, one.outlet)):
+        if not (one.waiting or dead) and (refused := page.not_due(row, life, stored, one.outlet)):
             return refused
         if refused := self._spooled(life, one) or _nothing_to_do(page, one, row, stored):
             return refused
@@ -163,11 +164,12 @@ class Lane:
             return refused
         if life.claim is not None and after.claim != life.claim:
             page.attempts.append(attempt_of(one.connection_id, life.claim, "lost"))
-        page.announce(intents, row.after(after), stored.user_id)
-        claimed = scheduled(row.after(after), one.outlet.terms, at.now)
-        page.put(claimed)
         if call is None or after.claim is None:
+            fresh = row.after(after)
+            page.announce(intents, fresh, stored.user_id)
+            page.put(scheduled(fresh, after, one.outlet.terms, at.now))
             return _refused(intents)
+        page.granted[one.connection_id] = after
         return Granted(begun=0.0, claim=after.claim, due_at=row.due_at, refreshable=stored)
 
     def _spooled(self, life: Life, one: Wanted) -> Refused | None:
@@ -231,11 +233,12 @@ class Lane:
             context = self._answer_context(one)
             sealed = seal(one.outlet.sealing.key, context, one.unread.reveal_bytes())
             await answers.keep_answer(tx, one.connection_id, one.fence, "raw", sealed)
-        page.announce(intents, row.after(after), one.user_id)
+        fresh = row.after(after, times)
+        page.announce(intents, fresh, one.user_id)
         page.attempts.append(_ended_attempt(one, generation))
         if one.fence % TIDY_EVERY == 0:
             page.tidied.append(one.connection_id)
-        page.put(scheduled(row.after(after, times), one.outlet.terms, page.now))
+        page.put(scheduled(fresh, after, one.outlet.terms, page.now))
         return Settled(generation)
 
     async def _save(
@@ -256,7 +259,7 @@ class Lane:
         )
         held = replace(before, tokens=tokens)
         sealed = seal(one.owner_key, context, connection_rows.packed(held))
-        page.tokens[one.connection_id] = (save.generation, sealed)
+        page.tokens[one.connection_id] = sealed
         scopes = None if tokens.scopes is None else sorted(set(tokens.scopes))
         if tokens.scopes != before.tokens.scopes:
             await rows.set_scopes(tx, one.connection_id, scopes)

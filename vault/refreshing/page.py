@@ -19,9 +19,10 @@ from vault.consent import Held
 from vault.database import Transaction
 from vault.events import News
 from vault.lifecycle import endpoint as endpoints
+from vault.lifecycle.clocks import Clocks
 from vault.lifecycle.endpoint import Endpoint
 from vault.lifecycle.intents import Announce, AnyIntent, Call, TellIntegration
-from vault.lifecycle.life import Claim
+from vault.lifecycle.life import Claim, Life
 from vault.lifecycle.rate import ceiling_of
 from vault.lifecycle.schedule import Look, next_look, notice_due
 from vault.lifecycle.standing import Alert
@@ -31,10 +32,11 @@ from vault.oauth.app import App, TokenSet
 from vault.oauth.replies import Failure
 from vault.seal import SealingKey
 from vault.secret import Secret
-from vault.store import WorkspaceSeal, answers
+from vault.store import WorkspaceSeal, answers, calls
 from vault.store import refreshing as rows
 from vault.store.answers import Attempt
-from vault.store.refreshing import LifeRow, Refreshable
+from vault.store.calls import Refreshable
+from vault.store.refreshing import LifeRow
 
 # What there was no room for comes back over so long a time, and not in one instant.
 SPREAD: Final = timedelta(seconds=5)
@@ -156,7 +158,8 @@ class Page:
         self._provider = outlet.app.provider.id
         self.endpoint: Endpoint = endpoints.begun(now, ceiling=outlet.ceiling)
         self.changed: dict[str, LifeRow] = {}
-        self.tokens: dict[str, tuple[int, bytes]] = {}
+        self.granted: dict[str, Life] = {}
+        self.tokens: dict[str, bytes] = {}
         self.attempts: list[Attempt] = []
         self.news: list[News] = []
         self.tidied: list[str] = []
@@ -185,13 +188,15 @@ class Page:
         seconds = 0.0 if probing else (admitted.until - self.now).total_seconds()
         return Refused(why="no_room", until=admitted.until, seconds=seconds)
 
-    def not_due(self, row: LifeRow, stored: Refreshable, outlet: Outlet) -> Refused | None:
+    def not_due(
+        self, row: LifeRow, life: Life, stored: Refreshable, outlet: Outlet
+    ) -> Refused | None:
         """Is there nothing to refresh after all? Then see to what there is instead."""
         times = row.clocks()
         if times is None:
             self.put(replace(row, due_at=None))
             return Refused(why="pending")
-        look = _look(row, outlet.terms, self.now)
+        look = _look(row, life, times, outlet.terms, self.now)
         if look is not None and look.at <= self.now and look.why != "notice":
             return None
         if look is not None and look.at <= self.now:
@@ -200,7 +205,7 @@ class Page:
             if ahead is not None:
                 row = replace(row, noticed=int(ahead.total_seconds()))
                 self.news.append(self._news("connection.expiring", row, stored.user_id, None))
-        self.put(scheduled(row, outlet.terms, self.now))
+        self.put(scheduled(row, life, outlet.terms, self.now))
         return Refused(why="not_due")
 
     def hear(self, one: Ending) -> None:
@@ -260,8 +265,8 @@ class Page:
         )
 
     async def write(self, tx: Transaction) -> None:
-        await rows.replace_tokens(tx, self.tokens)
-        await rows.write_lives(tx, list(self.changed.values()))
+        await calls.write_claims(tx, self.granted)
+        await calls.write_changes(tx, list(self.changed.values()), self.tokens)
         await answers.note_attempts(tx, self.attempts)
         _, integration, environment = self.place
         await rows.write_endpoint(tx, integration, environment, self._provider, self.endpoint)
@@ -270,18 +275,16 @@ class Page:
             await answers.forget_attempts(tx, self.tidied)
 
 
-def scheduled(row: LifeRow, terms: Terms, now: datetime) -> LifeRow:
-    """The same, to be looked at when there is next something to do."""
-    look = _look(row, terms, now)
+def scheduled(row: LifeRow, life: Life, terms: Terms, now: datetime) -> LifeRow:
+    """The row of this life, to be looked at when there is next something to do."""
+    times = row.clocks()
+    look = _look(row, life, times, terms, now) if times is not None else None
     return replace(row, due_at=look.at if look else None)
 
 
-def _look(row: LifeRow, terms: Terms, now: datetime) -> Look | None:
-    times = row.clocks()
-    if times is None:
-        return None
+def _look(row: LifeRow, life: Life, times: Clocks, terms: Terms, now: datetime) -> Look | None:
     return next_look(
-        row.life(),
+        life,
         times,
         terms,
         row.use(),
@@ -311,7 +314,12 @@ def attempt_of(connection_id: str, claim: Claim, outcome: str = "") -> Attempt:
     )
 
 
-def unused(granted: Granted, outlet: Outlet) -> Ending:
+def unused(
+    granted: Granted,
+    outlet: Outlet,
+    held: Held | None = None,
+    owner_key: SealingKey | None = None,
+) -> Ending:
     """How a call ends that is not made."""
     stored = granted.refreshable
     return Ending(
@@ -320,4 +328,6 @@ def unused(granted: Granted, outlet: Outlet) -> Ending:
         fence=granted.claim.fence,
         attempt=attempt_of(stored.connection_id, granted.claim),
         outlet=outlet,
+        held=held,
+        owner_key=owner_key,
     )

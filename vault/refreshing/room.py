@@ -33,9 +33,12 @@ class Guest:
         self.name = name
         self.kind: Kind = kind
         self.waits = False
-        self.let_in: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.let_in: asyncio.Future[None] | None = None  # of who has to wait
 
     async def __aenter__(self) -> None:
+        if self._room.admit(self):
+            return
+        self.let_in = asyncio.get_running_loop().create_future()
         try:
             self._room.come(self)
             await self.let_in
@@ -52,7 +55,7 @@ class Room:
 
     def __init__(self) -> None:
         self._inside: Counter[tuple[Kind, str]] = Counter()
-        self._number: Counter[Kind] = Counter()
+        self._number: dict[Kind, int] = {"waited_for": 0, "due": 0}
         self._lines: dict[Kind, OrderedDict[str, deque[Guest]]] = {
             "waited_for": OrderedDict(),
             "due": OrderedDict(),
@@ -62,6 +65,16 @@ class Room:
     def place(self, workspace: str, name: str, *, waited_for: bool) -> Guest:
         """Be in, as soon as there is room."""
         return Guest(self, workspace, name, "waited_for" if waited_for else "due")
+
+    def admit(self, guest: Guest) -> bool:
+        """Let somebody in at once, where nobody waits and there is room."""
+        waits = self._lines["waited_for"] or self._lines["due"]
+        if waits or self._is_full(guest.kind):
+            return False
+        if self._inside[guest.kind, guest.workspace] >= ALONE[guest.kind]:
+            return False
+        self._enter(guest)
+        return True
 
     def come(self, guest: Guest) -> None:
         """Stand in line."""
@@ -107,15 +120,22 @@ class Room:
             self._leave_line(guest)
             if guest.workspace in self._lines[guest.kind]:
                 self._lines[guest.kind].move_to_end(guest.workspace)
-            self._inside[guest.kind, guest.workspace] += 1
-            self._number[guest.kind] += 1
-            if not guest.let_in.done():  # else it has just gone away, and gives its place back
+            self._enter(guest)
+            # Else it has just gone away, and gives its place back.
+            if guest.let_in is not None and not guest.let_in.done():
                 guest.let_in.set_result(None)
 
+    def _enter(self, guest: Guest) -> None:
+        self._inside[guest.kind, guest.workspace] += 1
+        self._number[guest.kind] += 1
+
+    def _is_full(self, kind: Kind) -> bool:
+        due = self._number["due"]
+        return due + self._number["waited_for"] >= SLOTS or (kind == "due" and due >= FOR_DUE)
+
     def _next(self, kind: Kind) -> Guest | None:
-        full = self._number.total() >= SLOTS or (kind == "due" and self._number["due"] >= FOR_DUE)
         lines = self._lines[kind]
-        if full or not lines:
+        if not lines or self._is_full(kind):
             return None
         most = (SHARED if len(lines) > 1 else ALONE)[kind]
         for workspace, line in lines.items():

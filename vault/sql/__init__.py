@@ -73,7 +73,7 @@ class Query(Generic[R]):
         """
         fields = [name for name in self.parameters if name in rows[0].__struct_fields__]
         values = map(attrgetter(*fields), rows)
-        return dict(zip(fields, map(list, zip(*values, strict=True)), strict=True))
+        return dict(zip(fields, map(column, zip(*values, strict=True)), strict=True))
 
     def _values(self, arguments: dict[str, object]) -> list[object]:
         if arguments.keys() != set(self.parameters):
@@ -84,6 +84,13 @@ class Query(Generic[R]):
 def every_query() -> dict[str, Query[msgspec.Struct]]:
     """All statements that the loaded modules use, for the tests that check them."""
     return dict(_REGISTRY)
+
+
+def column(values: Sequence[object]) -> list[object]:
+    """What of a batch goes into one column. One of nulls is sent empty, since sending costs by the
+    value: ``unnest`` fills up with nulls what is shorter than the rest.
+    """
+    return [] if values.count(None) == len(values) else list(values)
 
 
 @cache

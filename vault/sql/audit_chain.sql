@@ -9,30 +9,31 @@ select s.seal, s.sealed_to, s.server,
   from vault.audit_sealing s;
 
 -- name: take
--- One replica at a time; if it dies, the next one waits for the end.
+-- One replica at a time; if it dies, the next one waits for the end. The lease is what versions
+-- before 0010 took, which know nothing of lines that name connections: it is given to nobody.
 update vault.audit_sealing
-   set lease_owner = :owner, lease_until = now() + :seconds::integer * interval '1 second'
- where lease_until is null or lease_until <= now() or lease_owner = :owner
+   set turn_owner = :owner, turn_until = now() + :seconds::integer * interval '1 second'
+ where turn_until is null or turn_until <= now() or turn_owner = :owner
 returning seal;
 
 -- name: hold
 -- It is still ours, and stays so until this transaction has ended.
 select s.seal, now() as now
   from vault.audit_sealing s
- where s.lease_owner = :owner and s.seal = :seal
+ where s.turn_owner = :owner and s.seal = :seal
    for share;
 
 -- name: finish
 -- No batch is made for this seal any more.
 update vault.audit_sealing
    set seal = seal + 1, sealed_to = :sealed_to
- where lease_owner = :owner and seal = :seal
+ where turn_owner = :owner and seal = :seal
 returning seal;
 
 -- name: release
 update vault.audit_sealing
-   set lease_until = null
- where lease_owner = :owner
+   set turn_until = null
+ where turn_owner = :owner
 returning seal;
 
 -- name: waiting
@@ -100,7 +101,7 @@ select number, seal, from_xact, from_event, to_xact, to_event, first, lines, sea
 -- name: lines
 -- From one place up to, and without, another.
 select event_id, at, actor_kind, actor_id, action, target_kind, target_id, user_ref, environment,
-       outcome, request_id, xact
+       outcome, request_id, xact, connection_ids
   from vault.audit_events
  where workspace_id = :workspace_id
    and (xact, event_id collate "C") >= (:from_xact, :from_event)

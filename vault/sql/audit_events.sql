@@ -8,7 +8,7 @@ values (:workspace_id, :event_id, :actor_kind, :actor_id, :action, :target_kind,
 -- name: list
 -- Newest first.
 select event_id, at, actor_kind, actor_id, action, target_kind, target_id, user_ref,
-       environment, outcome, request_id
+       environment, outcome, request_id, connection_ids
   from vault.audit_events
  where workspace_id = :workspace_id
    and (:before = '' or event_id < :before)

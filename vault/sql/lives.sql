@@ -1,17 +1,26 @@
 -- A connection's life: its lease, its clocks, and when to look at it next.
 
 -- name: lock
--- In one order, so that two batches do not wait for each other.
+-- In one order, so that two batches do not wait for each other. What earlier versions have written
+-- down as held is looked at while there is any of it.
 select l.connection_id, l.integration, l.environment, l.state, l.generation, l.fence, l.saved,
        l.consented, l.lease_owner, l.lease_attempt, l.lease_generation, l.lease_at, l.lease_until,
        l.doubt_since, l.suspect_since, l.suspect_lost, l.orphan, l.failures, l.last_failure,
        l.next_try_at, l.verdict, l.told, l.issued_at, l.consented_at, l.access_ends, l.idle_ends,
        l.consent_ends, l.renewable, l.policy, l.noticed, l.used_at, l.expected_at,
        l.promised, l.due_at, l.user_ref,
-       (select max(h.held_until)
-          from vault.connection_holds h
-         where h.workspace_id = :workspace_id and h.connection_id = l.connection_id
-           and h.generation = l.generation and h.held_until > now()) as held_until
+       greatest(
+           (select max(h.held_until)
+              from vault.holds h
+             where h.workspace_id = :workspace_id and h.user_id = l.of_user
+               and h.held ->> l.connection_id = l.generation::text and h.held_until > now()),
+           case when exists (select from vault.connection_holds o
+                              where o.workspace_id = :workspace_id)
+                then (select max(h.held_until)
+                        from vault.connection_holds h
+                       where h.workspace_id = :workspace_id and h.connection_id = l.connection_id
+                         and h.generation = l.generation and h.held_until > now())
+           end) as held_until
   from vault.connection_lives l
  where l.workspace_id = :workspace_id and l.connection_id = any(:connection_ids::text[])
  order by l.connection_id
@@ -25,10 +34,18 @@ select l.connection_id, l.integration, l.environment, l.state, l.generation, l.f
        l.next_try_at, l.verdict, l.told, l.issued_at, l.consented_at, l.access_ends, l.idle_ends,
        l.consent_ends, l.renewable, l.policy, l.noticed, l.used_at, l.expected_at,
        l.promised, l.due_at, l.user_ref,
-       (select max(h.held_until)
-          from vault.connection_holds h
-         where h.workspace_id = :workspace_id and h.connection_id = l.connection_id
-           and h.generation = l.generation and h.held_until > now()) as held_until
+       greatest(
+           (select max(h.held_until)
+              from vault.holds h
+             where h.workspace_id = :workspace_id and h.user_id = l.of_user
+               and h.held ->> l.connection_id = l.generation::text and h.held_until > now()),
+           case when exists (select from vault.connection_holds o
+                              where o.workspace_id = :workspace_id)
+                then (select max(h.held_until)
+                        from vault.connection_holds h
+                       where h.workspace_id = :workspace_id and h.connection_id = l.connection_id
+                         and h.generation = l.generation and h.held_until > now())
+           end) as held_until
   from vault.connection_lives l
  where l.workspace_id = :workspace_id and l.connection_id = any(:connection_ids::text[])
    and l.due_at <= now()
@@ -39,9 +56,12 @@ select l.connection_id, l.integration, l.environment, l.state, l.generation, l.f
 -- A life begins with its connection.
 insert into vault.connection_lives
        (workspace_id, connection_id, integration, environment, provider, state, generation, policy,
-        user_ref)
+        user_ref, of_user)
 select :workspace_id, :connection_id, :integration, :environment, i.provider, 'pending', 0,
-       i.refresh_policy, :user_ref
+       i.refresh_policy, :user_ref,
+       (select c.user_id
+          from vault.connections c
+         where c.workspace_id = :workspace_id and c.connection_id = :connection_id)
   from vault.integrations i
  where i.workspace_id = :workspace_id and i.integration = :integration
 on conflict (workspace_id, connection_id) do nothing;
@@ -73,6 +93,48 @@ update vault.connection_lives l
            lease_generation, lease_at, lease_until, doubt_since, suspect_since, suspect_lost,
            orphan, failures, last_failure, next_try_at, verdict, told, issued_at, consented_at,
            access_ends, idle_ends, consent_ends, renewable, policy, noticed, promised, due_at)
+ where l.workspace_id = :workspace_id and l.connection_id = n.connection_id;
+
+-- name: claim
+-- Calls that one transaction has granted, all to one owner. Nothing else of a life changes by it.
+update vault.connection_lives l
+   set state = 'refreshing', fence = n.fence, lease_owner = :owner, lease_attempt = n.attempt,
+       lease_generation = l.generation, lease_at = :at, lease_until = :until,
+       doubt_since = n.doubt_since, next_try_at = null, due_at = :due_at
+  from unnest(
+           :connection_id::text[], :fence::bigint[], :attempt::text[], :doubt_since::timestamptz[])
+       as n(connection_id, fence, attempt, doubt_since)
+ where l.workspace_id = :workspace_id and l.connection_id = n.connection_id;
+
+-- name: renew
+-- New tokens in the place of those before, and lives that are at rest with them. What only a
+-- consent changes stays as it is.
+with n as (
+    select n.connection_id, n.sealed, n.generation, n.fence, n.saved, n.orphan, n.issued_at,
+           n.consented_at, n.access_ends, n.idle_ends, n.consent_ends, n.renewable, n.due_at
+      from unnest(
+               :connection_id::text[], :sealed::bytea[], :generation::bigint[], :fence::bigint[],
+               :saved::bigint[], :orphan::bigint[], :issued_at::timestamptz[],
+               :consented_at::timestamptz[], :access_ends::timestamptz[], :idle_ends::timestamptz[],
+               :consent_ends::timestamptz[], :renewable::boolean[], :due_at::timestamptz[])
+           as n(connection_id, sealed, generation, fence, saved, orphan, issued_at, consented_at,
+               access_ends, idle_ends, consent_ends, renewable, due_at)
+), tokens as (
+    update vault.connection_tokens t
+       set generation = n.generation, sealed = n.sealed
+      from n
+     where t.workspace_id = :workspace_id and t.connection_id = n.connection_id
+       and t.generation < n.generation
+)
+update vault.connection_lives l
+   set state = 'active', generation = n.generation, fence = n.fence, saved = n.saved,
+       lease_owner = null, lease_attempt = null, lease_generation = null, lease_at = null,
+       lease_until = null, doubt_since = null, suspect_since = null, suspect_lost = false,
+       orphan = n.orphan, failures = 0, last_failure = null, next_try_at = null, verdict = null,
+       told = false, issued_at = n.issued_at, consented_at = n.consented_at,
+       access_ends = n.access_ends, idle_ends = n.idle_ends, consent_ends = n.consent_ends,
+       renewable = n.renewable, due_at = n.due_at
+  from n
  where l.workspace_id = :workspace_id and l.connection_id = n.connection_id;
 
 -- name: expect
@@ -146,6 +208,14 @@ select workspace_id, connection_id, integration, environment, used_at, access_en
  limit :limit;
 
 -- name: forget_holds
-delete from vault.connection_holds
- where workspace_id = :workspace_id and connection_id = any(:connection_ids::text[])
-   and held_until <= now();
+-- Of the users whose connections these are.
+with older as (
+    delete from vault.connection_holds
+     where workspace_id = :workspace_id and connection_id = any(:connection_ids::text[])
+       and held_until <= now()
+)
+delete from vault.holds h
+ using vault.connection_lives l
+ where h.workspace_id = :workspace_id and l.workspace_id = :workspace_id
+   and l.connection_id = any(:connection_ids::text[]) and h.user_id = l.of_user
+   and h.held_until <= now();

@@ -56,7 +56,14 @@ select c.user_id, c.connection_id, c.integration, c.environment, c.scopes, l.sta
                            and i.share_connections)));
 
 -- name: release
--- Whoever held them has let go.
-delete from vault.connection_holds
- where workspace_id = :workspace_id and connection_id = any(:connection_ids::text[])
-   and holder = :holder;
+-- Whoever held them, and whatever else of the same user, has let go.
+with older as (
+    delete from vault.connection_holds
+     where workspace_id = :workspace_id and connection_id = any(:connection_ids::text[])
+       and holder = :holder
+)
+delete from vault.holds h
+ using vault.connections c
+ where h.workspace_id = :workspace_id and c.workspace_id = :workspace_id
+   and c.connection_id = any(:connection_ids::text[]) and h.user_id = c.user_id
+   and h.holder = :holder;

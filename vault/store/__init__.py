@@ -18,9 +18,6 @@ from vault.database import Database, Transaction
 from vault.errors import IntegrityError
 from vault.keyring import Keyring, StoredKey
 from vault.model import (
-    ApiKey,
-    KeyId,
-    NewKey,
     Page,
     Profile,
     User,
@@ -28,7 +25,16 @@ from vault.model import (
     Workspace,
     WorkspaceId,
 )
-from vault.seal import KEY_SIZE, Context, SealingKey, blind_index, key_id_of, open_sealed, seal
+from vault.seal import (
+    KEY_SIZE,
+    Context,
+    Keyed,
+    SealingKey,
+    blind_index,
+    key_id_of,
+    open_sealed,
+    seal,
+)
 from vault.sql import Nothing, Query
 
 
@@ -66,10 +72,6 @@ class _WrapsBy(Struct, frozen=True):
     root_key_id: str
 
 
-class _KeyRef(Struct, frozen=True):
-    key_id: KeyId
-
-
 class _UserRef(Struct, frozen=True):
     user_id: UserId
 
@@ -89,10 +91,6 @@ _wrapped_active: Final = Query("workspace_keys", "active", _ActiveKey)
 _wrapped_get: Final = Query("workspace_keys", "get", StoredKey)
 _wraps_by: Final = Query("rotations", "wraps_by", _WrapsBy)
 _index_insert: Final = Query("workspace_keys", "insert_index_key", Nothing)
-_key_insert: Final = Query("api_keys", "insert", ApiKey)
-_key_get: Final = Query("api_keys", "get", ApiKey)
-_key_list: Final = Query("api_keys", "list", ApiKey)
-_key_delete: Final = Query("api_keys", "delete", _KeyRef)
 _user_list: Final = Query("users", "list", _UserRow)
 _user_get: Final = Query("users", "get", _UserRow)
 _user_insert: Final = Query("users", "insert", _Times)
@@ -121,7 +119,7 @@ class WorkspaceSeal(Struct, frozen=True):
 
     workspace: WorkspaceId
     key: SealingKey
-    index_key: bytes
+    index_key: Keyed
 
     def user_ref(self, user_id: str) -> str:
         """The user's pseudonym in the audit record."""
@@ -140,10 +138,7 @@ class _IndexKey(Struct, frozen=True):
     """The key of a workspace's indexes, and the bytes that it was opened from."""
 
     sealed: bytes
-    key: bytes
-
-    def __repr__(self) -> str:
-        return "_IndexKey(***)"
+    key: Keyed
 
 
 class Owner:
@@ -218,14 +213,14 @@ class Store:
         index_key = await self._index_key(workspace, sealed_index_key)
         return WorkspaceSeal(workspace, key, index_key)
 
-    async def _index_key(self, workspace: WorkspaceId, sealed: bytes) -> bytes:
+    async def _index_key(self, workspace: WorkspaceId, sealed: bytes) -> Keyed:
         """Open it, or remember it: for the same bytes, and while their key is at hand."""
         known = self._index_keys.get(workspace)
         if known is not None and known.sealed == sealed:
             if self._keyring.cached(workspace, key_id_of(sealed)):
                 return known.key
             del self._index_keys[workspace]
-        opened = await self.open(workspace, index_key_context(workspace), sealed)
+        opened = Keyed(await self.open(workspace, index_key_context(workspace), sealed))
         self._index_keys[workspace] = _IndexKey(sealed, opened)
         if len(self._index_keys) > MAX_INDEX_KEYS:
             self._index_keys.popitem(last=False)
@@ -321,19 +316,24 @@ class Store:
         context = user_key_context(workspace, user_id)
         return Owner(self, workspace, await self.open(workspace, context, sealed_user_key))
 
-    async def open_with(
+    async def open_and_key(
         self,
-        owner_key: SealingKey,
-        workspace: WorkspaceId,
+        sealing: WorkspaceSeal,
         user_id: str,
         sealed_user_key: bytes,
         context: Context,
         sealed: bytes,
-    ) -> bytes:
-        """The same with what seals for the user now; an older key is looked for if it has to be."""
-        if key_id_of(sealed) == owner_key.key_id:
-            return open_sealed(owner_key, context, sealed)
-        return await self.open_owned(workspace, user_id, sealed_user_key, context, sealed)
+    ) -> tuple[bytes, SealingKey]:
+        """Open one value, and bring what seals the user's rows now: their key is opened once."""
+        workspace, now = sealing.workspace, sealing.key
+        key = now
+        if key_id_of(sealed_user_key) != now.key_id:
+            key = await self.key_of(workspace, sealed_user_key)
+        user_key = open_sealed(key, user_key_context(workspace, user_id), sealed_user_key)
+        key = owner_key = now.for_user(user_key)
+        if key_id_of(sealed) != now.key_id:
+            key = (await self.key_of(workspace, sealed)).for_user(user_key)
+        return open_sealed(key, context, sealed), owner_key
 
     async def profile(
         self, owner: Owner, workspace: WorkspaceId, user_id: str, generation: int, sealed: bytes
@@ -411,34 +411,6 @@ async def any_workspace(tx: Transaction) -> bool:
 
 async def delete_workspace(tx: Transaction, workspace: WorkspaceId) -> bool:
     return await _workspace_delete.maybe(tx, workspace_id=workspace) is not None
-
-
-async def insert_key(
-    tx: Transaction, key_id: KeyId, key_hash: bytes, wanted: NewKey, created_by: str
-) -> ApiKey:
-    return await _key_insert.one(
-        tx,
-        workspace_id=tx.workspace,
-        key_id=key_id,
-        hash=key_hash,
-        name=wanted.name,
-        scopes=list(wanted.scopes),
-        environments=list(wanted.environments),
-        created_by=created_by,
-        expires_at=wanted.expires_at,
-    )
-
-
-async def get_key(tx: Transaction, key_id: KeyId) -> ApiKey | None:
-    return await _key_get.maybe(tx, workspace_id=tx.workspace, key_id=key_id)
-
-
-async def list_keys(tx: Transaction, page: Page) -> list[ApiKey]:
-    return await _key_list.all(tx, workspace_id=tx.workspace, after=page.after, limit=page.limit)
-
-
-async def delete_key(tx: Transaction, key_id: KeyId) -> bool:
-    return await _key_delete.maybe(tx, workspace_id=tx.workspace, key_id=key_id) is not None
 
 
 async def write_user(tx: Transaction, sealed: SealedUser) -> User | None:

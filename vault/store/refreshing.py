@@ -4,7 +4,7 @@
 * What was learned of an endpoint is no secret and is stored as it is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
@@ -134,6 +134,16 @@ class LifeRow(Struct, frozen=True):
             held_until=None,  # what is held is an older generation
         )
 
+    @property
+    def rests(self) -> bool:
+        """Nobody is at it, and there is no trouble."""
+        return (
+            self.state == "active"
+            and self.next_try_at is None
+            and self.last_failure is None
+            and not self.told
+        )
+
     def _claim(self) -> Claim | None:
         if self.lease_owner is None or self.lease_at is None or self.lease_until is None:
             return None
@@ -145,18 +155,6 @@ class LifeRow(Struct, frozen=True):
             at=self.lease_at,
             until=self.lease_until,
         )
-
-
-class Refreshable(Struct, frozen=True):
-    """What a refresh needs beside the life. Sealed as it is stored."""
-
-    connection_id: str
-    user_id: str
-    refresh_by: Literal["keyturn", "caller"]
-    scopes: list[str] | None
-    generation: int
-    sealed: bytes
-    user_key: bytes
 
 
 class Due(Struct, frozen=True):
@@ -296,9 +294,6 @@ _set_policy: Final = Query("lives", "set_policy", Nothing)
 _due: Final = Query("lives", "due", Due)
 _due_in_turn: Final = Query("lives", "due_in_turn", Turn)
 _leased: Final = Query("lives", "leased", Due)
-_forget_holds: Final = Query("lives", "forget_holds", Nothing)
-_refreshable: Final = Query("connections", "refreshable", Refreshable)
-_replace_tokens: Final = Query("connections", "replace_tokens", Nothing)
 _set_scopes: Final = Query("connections", "set_scopes", Nothing)
 _read: Final = Query("tokens", "read", ReadRow)
 _endpoint_lock: Final = Query("endpoints", "lock", EndpointRow)
@@ -401,27 +396,6 @@ async def left_by_the_dead(worker: Database, living: Sequence[str], limit: int) 
 
 
 # Tokens
-
-
-async def refreshable(tx: Transaction, connection_ids: Sequence[str]) -> dict[str, Refreshable]:
-    rows = await _refreshable.all(
-        tx, workspace_id=tx.workspace, connection_ids=list(connection_ids)
-    )
-    return {row.connection_id: row for row in rows}
-
-
-async def replace_tokens(tx: Transaction, sealed: Mapping[str, tuple[int, bytes]]) -> None:
-    """Put token sets in the place of older generations; by connection."""
-    if not sealed:
-        return
-    await _replace_tokens.run(
-        tx,
-        workspace_id=tx.workspace,
-        connection_ids=list(sealed),
-        generations=[generation for generation, _ in sealed.values()],
-        sealed=[value for _, value in sealed.values()],
-    )
-    await _forget_holds.run(tx, workspace_id=tx.workspace, connection_ids=list(sealed))
 
 
 async def set_scopes(tx: Transaction, connection_id: str, scopes: Sequence[str] | None) -> None:

@@ -76,6 +76,7 @@ class Door:
         self._egress = egress
         self._catalogue = catalogue
         self._pepper = deployment.pepper
+        self._fingerprints = bearer.Fingerprints(deployment.pepper)
         self._loopback_returns = deployment.loopback_returns
         self._worker = worker
         self._spool_dir = spool_dir
@@ -129,7 +130,7 @@ class Door:
     def fingerprint(self, text: str | Secret | bytes) -> bytes:
         """A hash that only this deployment can make."""
         held = text.decode("latin-1") if isinstance(text, bytes) else text
-        return bearer.fingerprint(self._pepper, held)
+        return self._fingerprints.of(held)
 
 
 async def written(attempt: Callable[[], Awaitable[T | None]]) -> T:

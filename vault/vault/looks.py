@@ -31,17 +31,23 @@ class Settled(Struct, frozen=True):
     access_ends: datetime | None
     tokens_generation: int
     sealed: bytes
+    missing_scopes: tuple[str, ...] = ()
 
     def lasts(self, min_ttl: timedelta, now: datetime) -> bool:
         """Would it be handed out without a refresh?"""
         if self.access_ends is None:
             return True
-        wanted = min(min_ttl, (self.access_ends - self.issued_at) * MOST_OF_LIFETIME)
-        return self.access_ends - now > wanted
+        left = self.access_ends - now
+        # Nobody can ask for more than most of a lifetime; few ask for as much as that.
+        return left > min_ttl or left > (self.access_ends - self.issued_at) * MOST_OF_LIFETIME
 
 
 class Looks(Surveys):
     """What was read by somebody else's statement."""
+
+    async def opener(self, caller: Caller, user_id: str, user_key: bytes) -> Owner:
+        """What opens a user's values, where the user's sealed key has just been read with them."""
+        return await self._store.owner(caller.workspace, user_id, user_key)
 
     async def settled_tokens(
         self,
@@ -79,6 +85,7 @@ class Looks(Surveys):
                     expires_in=None if left is None else int(left.total_seconds()),
                     refresh_required=left is not None and left < min_ttl,
                     scopes=None if one.scopes is None else tuple(one.scopes),
+                    missing_scopes=one.missing_scopes,
                 )
             )
         return found

@@ -148,16 +148,17 @@ class Refreshing(Connections):
         hold: Hold | None = None,
         rejected: bool = False,
         look: bool = False,
-        durable_later: bool = False,
+        told_later: bool = False,
     ) -> list[Fresh]:
         """Tokens that last ``min_ttl``, in the order asked for; refreshed first where needed.
 
         ``hold`` says who will have them and until when. ``rejected``: the provider's API did not
         take the present ones. ``look``: make sure that they are there, and hand nothing out.
-        ``durable_later``: as of ``Database.run``, for the lines in the record.
+        ``told_later``: the caller's own line in the record says whose tokens it was given, and is
+        durable before any of them leaves.
         """
         access.permit(caller, "connection.token")
-        ask = _Ask(caller, min_ttl, hold, rejected, look, durable_later, {})
+        ask = _Ask(caller, min_ttl, hold, rejected, look, told_later, {})
         read = await self._read(ask, connection_ids)
         decided = {one.connection_id: await self._decided(ask, one) for one in read.values()}
         wanted = [name for name, one in decided.items() if one.begin_refresh]
@@ -336,7 +337,7 @@ class Refreshing(Connections):
             "environments": list(caller.environments),
             "any_that_lives": any_that_lives,
             "rejected": ask.rejected and not any_that_lives,
-            "look": ask.look,
+            "telling": not ask.look and not ask.told_later,
             "min_ttl": ask.min_ttl,
             "promised": int(ask.min_ttl.total_seconds()),
             "holder": hold.holder if hold else "",
@@ -349,7 +350,7 @@ class Refreshing(Connections):
             caller.workspace,
             lambda tx: lives.read(tx, **arguments),
             planned_once=True,
-            durable_later=ask.durable_later,
+            durable_later=ask.told_later,
         )
         return {row.connection_id: row for row in every}
 
@@ -437,7 +438,7 @@ class _Ask(NamedTuple):
     hold: Hold | None
     rejected: bool
     look: bool
-    durable_later: bool
+    told_later: bool
     owners: dict[bytes, Owner]  # by the sealed key: mostly it is one user who is asked for
 
 

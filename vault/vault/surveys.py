@@ -19,6 +19,7 @@ from vault.keyring import StoredKey
 from vault.lifecycle.schedule import is_expiring
 from vault.model import Caller, Profile
 from vault.oauth import header
+from vault.oauth.app import TokenSet
 from vault.providers.schema import Provider
 from vault.seal import SealingKey
 from vault.secret import Secret
@@ -174,27 +175,35 @@ class Surveys(Refreshing):
         Most providers' files need nothing but the token for it. Where one does, the integration is
         resolved, too.
         """
+        [value] = await self.authorizations(caller, [fresh])
+        return value
+
+    async def authorizations(self, caller: Caller, every: Sequence[Fresh]) -> list[Secret | None]:
+        """The same of several connections, in their order."""
         access.permit(caller, "connection.token")
-        if fresh.tokens is None:
-            return None
-        provider = await self._file_of(fresh.provider)
+        return [
+            None if one.tokens is None else await self._authorization(caller, one, one.tokens)
+            for one in every
+        ]
+
+    async def _authorization(self, caller: Caller, fresh: Fresh, tokens: TokenSet) -> Secret | None:
+        provider = self._files.get(fresh.provider) or await self._file_of(fresh.provider)
         try:
             try:
-                rendered = header.rendered(provider, fresh.tokens, {})
+                rendered = header.rendered(provider, tokens, {})
             except Unresolved:
                 row = await self._integration_row(caller.workspace, fresh.integration)
                 if row is None:
                     return None
                 app = await self._app(caller, row, fresh.environment)
-                rendered = header.rendered(provider, fresh.tokens, header.values_of(app))
+                rendered = header.rendered(provider, tokens, header.values_of(app))
         except (Unresolved, Invalid):
             return None  # the token may be of use without it
         return rendered[1] if rendered else None
 
     async def _file_of(self, provider_id: str) -> Provider:
-        if provider_id not in self._files:
-            self._files[provider_id] = await self._facts(provider_id)
-        return self._files[provider_id]
+        found = self._files[provider_id] = await self._facts(provider_id)
+        return found
 
     @cached_property
     def _files(self) -> dict[str, Provider]:

@@ -27,6 +27,7 @@ from vault.model import (
 )
 from vault.secret import Secret
 from vault.store import environments as rows
+from vault.store import keys as key_rows
 from vault.vault.door import Door, found, written
 
 FIRST_KEY: Final = NewKey(name="first key", scopes=SCOPES)
@@ -123,12 +124,12 @@ class Tenants(Door):
 
     async def list_keys(self, caller: Caller, page: Page) -> list[ApiKey]:
         access.permit(caller, "key.list")
-        return await self._database.run(caller.workspace, lambda tx: store.list_keys(tx, page))
+        return await self._database.run(caller.workspace, lambda tx: key_rows.every(tx, page))
 
     async def get_key(self, caller: Caller, key_id: KeyId) -> ApiKey:
         access.permit(caller, "key.read")
         return found(
-            await self._database.run(caller.workspace, lambda tx: store.get_key(tx, key_id))
+            await self._database.run(caller.workspace, lambda tx: key_rows.get(tx, key_id))
         )
 
     async def delete_key(self, caller: Caller, key_id: KeyId) -> None:
@@ -136,9 +137,9 @@ class Tenants(Door):
         access.permit(caller, "key.delete")
 
         async def work(tx: Transaction) -> None:
-            key = found(await store.get_key(tx, key_id))
+            key = found(await key_rows.get(tx, key_id))
             access.may_revoke(caller, key)
-            found(await store.delete_key(tx, key_id) or None)
+            found(await key_rows.delete(tx, key_id) or None)
             hashed = shredding.hash_of(self._pepper, "key", tx.workspace, key_id)
             await shredding.record(tx, hashed)
             await audit.record(tx, caller, "key.delete", target=("key", key_id))
@@ -150,7 +151,7 @@ class Tenants(Door):
         self, tx: Transaction, caller: Caller, wanted: NewKey, made: Secret
     ) -> ApiKey:
         key_id = KeyId(new_id("key"))
-        key = await store.insert_key(
+        key = await key_rows.insert(
             tx, key_id, self.fingerprint(made), wanted, f"{caller.kind}:{caller.actor_id}"
         )
         await audit.record(tx, caller, "key.create", target=("key", key_id))

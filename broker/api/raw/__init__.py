@@ -28,8 +28,8 @@ PATH: Final = "/v1/conversations"
 MAX_BODY: Final = 64 * 1024
 
 _KEY: Final = re.compile(rb"[!-~]{1,255}")
-_JSON: Final = re.compile(rb"(?i)application/json(;|$)")
-_HEADERS: Final = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
+JSON: Final = re.compile(rb"(?i)application/json(;|$)")
+HEADERS: Final = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
 
 # What a server says of a request; Litestar's own types are of what an application says.
 Received = dict[str, Any]
@@ -53,15 +53,15 @@ class RawMint:
             if scope["type"] != ScopeType.HTTP or not _is_plain(scope):
                 await app(scope, receive, send)
                 return
-            messages = await _received(receive)
+            messages = await received(receive)
             answer = await self._answer(scope, messages)
             if answer is None:
-                await app(scope, _replayed(messages, receive), send)
+                await app(scope, replayed(messages, receive), send)
                 return
             start: Any = {
                 "type": "http.response.start",
                 "status": 201,
-                "headers": [*_HEADERS, (b"content-length", str(len(answer)).encode())],
+                "headers": [*HEADERS, (b"content-length", str(len(answer)).encode())],
             }
             body: Any = {"type": "http.response.body", "body": answer, "more_body": False}
             await send(start)
@@ -71,7 +71,7 @@ class RawMint:
 
     async def _answer(self, scope: Scope, messages: list[Received]) -> bytes | None:
         """The whole body of a 201; ``None`` where the typed route has to see to it."""
-        body = _whole(messages)
+        body = whole(messages)
         if body is None:
             return None
         try:
@@ -120,10 +120,10 @@ def _is_plain(scope: HTTPScope) -> bool:
                 return False
         elif name == b"transfer-encoding":
             return False
-    return bool(_JSON.match(media)) and length.isdigit() and 0 < int(length) <= MAX_BODY
+    return bool(JSON.match(media)) and length.isdigit() and 0 < int(length) <= MAX_BODY
 
 
-async def _received(receive: Receive) -> list[Received]:
+async def received(receive: Receive) -> list[Received]:
     """Everything of the request, as it came."""
     messages: list[Received] = []
     while True:
@@ -133,14 +133,14 @@ async def _received(receive: Receive) -> list[Received]:
             return messages
 
 
-def _whole(messages: list[Received]) -> bytes | None:
+def whole(messages: list[Received]) -> bytes | None:
     """The body; ``None`` where the client went away."""
-    if any(one["type"] != "http.request" for one in messages):
+    if messages[-1]["type"] != "http.request":
         return None
-    return b"".join(one.get("body", b"") for one in messages)
+    return b"".join([one.get("body", b"") for one in messages])
 
 
-def _replayed(messages: list[Received], receive: Receive) -> Receive:
+def replayed(messages: list[Received], receive: Receive) -> Receive:
     """Say it all once more to whoever asks."""
     left = list(messages)
 

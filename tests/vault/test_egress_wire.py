@@ -1,0 +1,483 @@
+"""Calls that are read whole, against servers that speak HTTP oddly, wrongly, or late."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Any
+
+import pytest
+from support.loopback import OK, Authority, Listener, ask, calling, listening, saying
+
+from vault.egress import Timeouts
+from vault.egress.pool import KEEP_ALIVE
+from vault.errors import TooLarge, Unreachable, UpstreamFailed
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+FOUR = b"Content-Length: 4\r\n\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n"
+CLOSED: bytes = b""  # a piece that is empty closes the connection
+
+
+def url(server: Listener) -> str:
+    return f"http://127.0.0.1:{server.port}/"
+
+
+async def until_closed(server: Listener) -> None:
+    async with asyncio.timeout(KEEP_ALIVE - 1):  # at once, and not because nobody uses it
+        while server.open:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.005)
+
+
+FRAMES: dict[str, tuple[list[bytes], bool]] = {
+    "a length": ([HEAD + FOUR + b"body"], True),
+    "byte by byte": ([bytes([one]) for one in HEAD + FOUR + b"body"], True),
+    "until the end": ([HEAD + b"\r\n", b"bo", b"dy", CLOSED], False),
+    "HTTP/1.0": ([b"HTTP/1.0 200 OK\r\n\r\nbody", CLOSED], False),
+    "HTTP/1.0 with a length": ([b"HTTP/1.0 200 OK\r\n" + FOUR + b"body", CLOSED], False),
+    "HTTP/1.0 that stays": (
+        [b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n" + FOUR + b"body"],
+        True,
+    ),
+    "a length, and closing": ([HEAD + b"Connection: close\r\n" + FOUR + b"body"], False),
+    "chunks": ([CHUNKED + b"\r\n", b"2\r\nbo\r\n", b"2;x=y\r\nd", b"y\r\n0\r\n\r\n"], True),
+    "chunks with trailers": (
+        [CHUNKED + b"Trailer: X-One\r\n\r\n4\r\nbody\r\n0\r\nX-One: 1\r\n\r\n"],
+        True,
+    ),
+    "interim answers": (
+        [
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nX-One: 1\r\n\r\n",
+            HEAD + FOUR + b"body",
+        ],
+        True,
+    ),
+    "an upgrade on offer": (
+        [HEAD + b"Upgrade: h2,h2c\r\nConnection: Upgrade, Keep-Alive\r\n" + FOUR + b"body"],
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+async def test_an_answer_is_read_however_it_is_framed(frame: str) -> None:
+    pieces, stays = FRAMES[frame]
+    async with listening(saying(*pieces)) as server, calling() as egress:
+        for _ in range(2):
+            reply = await ask(egress, url(server), method="POST", body=b"form")
+            assert (reply.status, reply.body) == (200, b"body")
+            assert reply.get("X-One") is None
+        assert (server.accepted, len(server.heard)) == (1 if stays else 2, 2)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 204 No Content\r\n\r\n",
+        b"HTTP/1.1 304 Not Modified\r\nContent-Length: 99\r\n\r\n",
+        HEAD + b"Content-Length: 0\r\n\r\n",
+        CHUNKED + b"\r\n0\r\n\r\n",
+    ],
+    ids=["204", "304", "of no length", "of no chunk"],
+)
+async def test_an_answer_without_a_body_has_ended_with_its_head(head: bytes) -> None:
+    async with listening(saying(head)) as server, calling() as egress:
+        for _ in range(2):
+            assert (await ask(egress, url(server))).body == b""
+        assert server.accepted == 1
+
+
+async def test_after_head_nobody_takes_what_follows_for_an_answer() -> None:
+    async with listening(saying(HEAD + FOUR)) as server, calling() as egress:
+        for _ in range(2):
+            assert (await ask(egress, url(server), method="HEAD")).body == b""
+        assert (server.accepted, len(server.heard)) == (2, 2)
+
+
+LINE = b"X: " + b"a" * 9_000
+REFUSED: dict[str, list[bytes]] = {
+    "both lengths": [CHUNKED + FOUR + b"0\r\n\r\n"],
+    "both lengths, the other way round": [
+        HEAD + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    ],
+    "two lengths": [HEAD + b"Content-Length: 2\r\n" + FOUR + b"body"],
+    "a length twice": [HEAD + b"Content-Length: 4\r\n" + FOUR + b"body"],
+    "a list of lengths": [HEAD + b"Content-Length: 4, 4\r\n\r\nbody"],
+    "a negative length": [HEAD + b"Content-Length: -4\r\n\r\nbody"],
+    "a length with a sign": [HEAD + b"Content-Length: +4\r\n\r\nbody"],
+    "a length in hexadecimal": [HEAD + b"Content-Length: 0x4\r\n\r\nbody"],
+    "a length of 200 digits": [HEAD + b"Content-Length: " + b"9" * 200 + b"\r\n\r\nbody"],
+    "a coding that nobody asked for": [HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"],
+    "codings in two lines": [CHUNKED + b"Transfer-Encoding: identity\r\n\r\nbody", CLOSED],
+    "codings in two lines, the other way round": [
+        HEAD + b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    ],
+    "packed in two lines": [
+        HEAD + b"Content-Encoding: gzip\r\nContent-Encoding: identity\r\n" + FOUR + b"body"
+    ],
+    "a negative chunk": [CHUNKED + b"\r\n-4\r\nbody\r\n0\r\n\r\n"],
+    "a chunk of 40 digits": [CHUNKED + b"\r\n" + b"f" * 40 + b"\r\nbody"],
+    "a chunk that goes on": [CHUNKED + b"\r\n4\r\nbodybody\r\n0\r\n\r\n"],
+    "lines that end in LF": [b"HTTP/1.1 200 OK\nContent-Length: 4\n\nbody"],
+    "a CR alone": [HEAD + b"X: a\rContent-Length: 4\r\n\r\nbody"],
+    "a null byte": [HEAD + b"X: a\x00b\r\n" + FOUR + b"body"],
+    "a space before the colon": [HEAD + b"Content-Length : 4\r\n\r\nbody"],
+    "a name with a space": [HEAD + b"X Y: a\r\n" + FOUR + b"body"],
+    "a line that goes on at once": [HEAD + b" X: a\r\n" + FOUR + b"body"],
+    "another protocol": [b"ICY 200 OK\r\n\r\n"],
+    "another version": [b"HTTP/3.7 200 OK\r\n\r\n"],
+    "a status of two digits": [b"HTTP/1.1 20 OK\r\n\r\n"],
+    "a switch of protocols": [
+        b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nx"
+    ],
+    "a long header": [HEAD + LINE + b"\r\n" + FOUR + b"body"],
+    "a long header that does not end": [HEAD + LINE],
+    "a long header in drops": [HEAD + b"X: ", *[b"a" * 1_000] * 9],
+    "a long name": [HEAD + b"a" * 9_000 + b": x\r\n\r\n"],
+    "a long status": [b"HTTP/1.1 200 ", *[b"a" * 1_000] * 9],
+    "a long status at once": [b"HTTP/1.1 200 " + b"a" * 9_000 + b"\r\n\r\n"],
+    "many headers": [HEAD + b"X: a\r\n" * 129 + FOUR + b"body"],
+    "many interim answers": [b"HTTP/1.1 103 Early Hints\r\nX: " + b"a" * 8_000 + b"\r\n\r\n"] * 20,
+    "a chunk's endless extension": [CHUNKED + b"\r\n4;", *[b"a" * 10_000] * 20],
+    "a trailer that says a length": [CHUNKED + b"\r\n0\r\nContent-Length: 4\r\n\r\n"],
+    "an endless trailer": [CHUNKED + b"\r\n0\r\nX: ", *[b"a" * 10_000] * 20],
+    "endless trailers": [CHUNKED + b"\r\n0\r\n", *[b"X: aaaaaa\r\n" * 1_000] * 20],
+}
+
+
+@pytest.mark.parametrize("answer", REFUSED)
+async def test_what_can_be_read_in_two_ways_or_never_ends_is_refused(answer: str) -> None:
+    async with listening(saying(*REFUSED[answer])) as server, calling() as egress:
+        with pytest.raises(UpstreamFailed, match="not HTTP that can be read"):
+            await ask(egress, url(server), method="POST", timeout=Timeouts(total=5))
+        await until_closed(server)
+        assert len(server.heard) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [HEAD + b"Content-Length: 11\r\n\r\n"],
+        [HEAD + b"Content-Length: 11\r\n\r\n" + b"a" * 11],
+        [CHUNKED + b"\r\n6\r\naaaaaa\r\n", b"5\r\naaaaa\r\n", b"0\r\n\r\n"],
+        [HEAD + b"\r\n", b"a" * 6, b"a" * 5, CLOSED],
+    ],
+    ids=["announced", "sent", "in chunks", "until the end"],
+)
+async def test_a_body_that_is_a_byte_too_long_is_refused_and_the_connection_dropped(
+    body: list[bytes],
+) -> None:
+    async with listening(saying(*body)) as server, calling() as egress:
+        with pytest.raises(TooLarge):
+            await ask(egress, url(server), max_bytes=10)
+        await until_closed(server)
+
+
+async def test_a_body_in_the_smallest_chunks_is_no_nuisance() -> None:
+    one = b"1\r\na\r\n"
+    answer = saying(CHUNKED + b"\r\n", *[one * 5_000] * 10, b"0\r\n\r\n")
+    async with listening(answer) as server, calling() as egress:
+        assert (await ask(egress, url(server))).body == b"a" * 50_000
+
+
+GARBAGE = [b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison", HEAD, b"\x00", b"0\r\n\r\n"]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "later"])
+@pytest.mark.parametrize("garbage", GARBAGE)
+async def test_what_comes_unasked_is_nobodys_answer(garbage: bytes, late: bool) -> None:  # noqa: FBT001 - a parameter
+    whole = HEAD + FOUR + b"body"
+    answer = saying(whole, garbage, pause=0.02) if late else saying(whole + garbage)
+    async with listening(answer) as server, calling() as egress:
+        for number in (1, 2):
+            assert (await ask(egress, url(server), method="POST")).body == b"body"
+            await until_closed(server)
+            assert (server.accepted, len(server.heard)) == (number, number)
+
+
+RAW = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def serving(handle: RAW) -> Any:
+    """Serve connections one by one with what does not even wait for a request; gives the URL."""
+    tasks: list[asyncio.Task[None]] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.append(task)
+        try:
+            await handle(reader, writer)
+        except asyncio.CancelledError:
+            pass
+        finally:
+            writer.transport.abort()
+
+    server = await asyncio.start_server(accept, "127.0.0.1")
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_an_answer_that_comes_before_all_was_sent_counts_and_its_connection_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    size = 1 << 25  # more than the system's own buffers take
+    monkeypatch.setattr("vault.egress.messages.MAX_REQUEST", size)
+    accepted = 0
+
+    async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal accepted
+        accepted += 1
+        await reader.readuntil(b"\r\n\r\n")  # and no more
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+        await asyncio.sleep(60)
+
+    async with serving(early) as at, calling() as egress:
+        for number in (1, 2):
+            reply = await ask(egress, at, method="POST", body=bytes(size))
+            assert (reply.status, reply.body, accepted) == (413, b"no", number)
+
+
+async def test_a_connection_that_closes_before_anything_was_written_was_sent_nothing() -> None:
+    """Or was: one cannot always know. But never is it said that nothing was when something was."""
+    heard: list[bytes] = []
+
+    async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        heard.append(await reader.read(1))
+
+    async with serving(closing) as at, calling() as egress:
+        for _ in range(20):
+            with pytest.raises(Unreachable) as caught:
+                await ask(egress, at, method="POST", body=b"refresh_token=x")
+            assert caught.value.sent or b"".join(heard) == b""
+
+
+async def test_a_post_after_the_other_side_has_closed_an_idle_connection_goes_out_once() -> None:
+    async with listening(saying(OK, CLOSED)) as server, calling() as egress:
+        for number in (1, 2, 3):
+            assert (await ask(egress, url(server), method="POST", body=b"x")).body == b"ok"
+            await until_closed(server)
+            assert (server.accepted, len(server.heard)) == (number, number)
+
+
+REPEATED = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH"])
+async def test_what_may_be_repeated_is_repeated_once_after_a_kept_connection_was_closed(
+    method: str,
+) -> None:
+    answers = iter([saying(OK), saying(CLOSED), saying(CLOSED), saying(OK)])
+
+    async def next_one(writer: asyncio.StreamWriter) -> None:
+        await next(answers)(writer)
+
+    async with listening(next_one) as server, calling() as egress:
+        await ask(egress, url(server), method="POST")
+        with pytest.raises(Unreachable) as caught:
+            await ask(egress, url(server), method=method)
+        assert caught.value.sent
+        again = method in REPEATED
+        assert (server.accepted, len(server.heard)) == ((2, 3) if again else (1, 2))
+
+
+async def test_a_get_is_not_repeated_over_a_new_connection_or_after_a_part_of_an_answer() -> None:
+    answers = iter([saying(CLOSED), saying(OK), saying(HEAD, CLOSED)])
+
+    async def next_one(writer: asyncio.StreamWriter) -> None:
+        await next(answers)(writer)
+
+    async with listening(next_one) as server, calling() as egress:
+        with pytest.raises(Unreachable):
+            await ask(egress, url(server))
+        assert len(server.heard) == 1
+        await ask(egress, url(server))
+        with pytest.raises(Unreachable, match="broke off"):
+            await ask(egress, url(server))
+        assert len(server.heard) == 3
+
+
+async def test_a_request_without_a_body_says_so_unless_that_goes_without_saying() -> None:
+    async with listening(saying(OK)) as server, calling() as egress:
+        for method in ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"):
+            await ask(egress, url(server), method=method)
+            says = b"\r\nContent-Length: 0\r\n" in server.heard[-1]
+            assert says == (method not in ("GET", "HEAD", "OPTIONS")), method
+
+
+HALF = saying(HEAD + b"Content-Length: 9\r\n\r\nhalf")
+
+
+async def test_who_gives_up_in_the_midst_of_an_answer_leaves_no_connection_behind() -> None:
+    async with listening(HALF) as server, calling(max_per_host=1) as egress:
+        for number in (1, 2):  # nor does he keep its place
+            call = asyncio.create_task(ask(egress, url(server), method="POST"))
+            await asyncio.sleep(0.05)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            await until_closed(server)
+            assert server.accepted == number
+
+
+async def test_who_gives_up_as_the_answer_comes_leaves_no_connection_behind_either() -> None:
+    heard, go = threading.Event(), threading.Event()
+
+    def serve() -> bytes:
+        accepted, _ = listener.accept()
+        with accepted:
+            accepted.settimeout(KEEP_ALIVE - 1)
+            accepted.recv(65_536)
+            heard.set()
+            go.wait()
+            accepted.sendall(OK)
+            return accepted.recv(1)
+
+    loop = asyncio.get_running_loop()
+    async with calling() as egress:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            served = loop.run_in_executor(None, serve)
+            call = asyncio.create_task(
+                ask(egress, f"http://127.0.0.1:{listener.getsockname()[1]}/", method="POST")
+            )
+            await loop.run_in_executor(None, heard.wait)
+            loop.call_later(0.05, call.cancel)
+            go.set()
+            time.sleep(0.2)  # noqa: ASYNC251 - now both are there, and the answer is read first
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert await served == b""
+
+
+async def test_a_deadline_in_the_midst_of_a_body_closes_the_connection() -> None:
+    async with listening(HALF) as server, calling() as egress:
+        for limits in (Timeouts(read=0.1), Timeouts(total=0.1)):
+            with pytest.raises(Unreachable, match="no answer in time") as caught:
+                await ask(egress, url(server), timeout=limits)
+            assert caught.value.sent
+            await until_closed(server)
+
+
+async def test_each_piece_of_an_answer_has_its_own_time() -> None:
+    pieces = [HEAD + FOUR, b"b", b"o", b"d", b"y"]
+    async with listening(saying(*pieces, pause=0.15)) as server, calling() as egress:
+        assert (await ask(egress, url(server), timeout=Timeouts(read=0.4))).body == b"body"
+
+
+async def test_many_deadlines_are_each_met_at_their_time() -> None:
+    async with listening(saying(after=60)) as server, calling() as egress:
+
+        async def late(seconds: float) -> float:
+            began = monotonic()
+            with pytest.raises(Unreachable, match="no answer in time"):
+                await ask(egress, url(server), timeout=Timeouts(read=9, total=seconds))
+            return monotonic() - began - seconds
+
+        longest = asyncio.create_task(ask(egress, url(server)))
+        await asyncio.sleep(0.05)
+        lateness = await asyncio.gather(*(late(0.6 - 0.005 * number) for number in range(100)))
+        assert min(lateness) > -0.01
+        assert max(lateness) < 5
+        longest.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await longest
+
+
+async def test_who_waits_for_a_place_in_vain_does_not_take_one() -> None:
+    slow = saying(OK, after=0.3)
+    async with (
+        listening(slow) as first,
+        listening(slow) as second,
+        calling(max_connections=1, max_per_host=1) as egress,
+    ):
+        for server in (first, second):  # the host has no place, or nobody has
+            occupying = asyncio.create_task(ask(egress, url(first)))
+            await asyncio.sleep(0.05)
+            cancelled = asyncio.create_task(ask(egress, url(server)))
+            with pytest.raises(Unreachable) as caught:
+                await ask(egress, url(server), timeout=Timeouts(wait=0.05))
+            assert not caught.value.sent
+            patient = asyncio.create_task(ask(egress, url(server)))
+            await asyncio.sleep(0)
+            cancelled.cancel()
+            assert (await occupying).body == (await patient).body == b"ok"
+        assert (len(first.heard), len(second.heard)) == (3, 1)
+
+
+async def test_a_connection_that_nobody_uses_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vault.egress.pool.KEEP_ALIVE", 0.2)
+    async with listening(saying(OK)) as server, calling() as egress:
+        for number in (1, 2):
+            await asyncio.gather(*(ask(egress, url(server), method="POST") for _ in range(3)))
+            assert server.open == 3
+            await until_closed(server)
+            assert (server.accepted, len(server.heard)) == (3 * number, 3 * number)
+
+
+async def test_a_kept_connection_is_not_used_once_its_name_leads_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vault.egress.names.NAMES_LAST", 0)
+    table = {"api.example.com": ["127.0.0.1"]}
+    async with (
+        listening(saying(OK)) as one,
+        listening(saying(OK), "127.0.0.2", one.port) as other,
+        calling("127.0.0.0/8", table) as egress,
+    ):
+        at = f"http://api.example.com:{one.port}/"
+        for _ in range(2):
+            await ask(egress, at)
+        table["api.example.com"] = ["127.0.0.2"]
+        await ask(egress, at)
+        assert (len(one.heard), len(other.heard)) == (2, 1)
+
+
+async def test_an_address_that_does_not_answer_gives_way_to_the_next() -> None:
+    table = {"api.example.com": ["127.0.0.2", "127.0.0.1"]}
+    async with listening(saying(OK)) as server, calling("127.0.0.0/8", table) as egress:
+        reply = await ask(egress, f"http://api.example.com:{server.port}/", method="POST")
+        assert (reply.status, len(server.heard)) == (200, 1)
+
+
+async def test_what_one_client_certificate_opened_carries_nobody_elses_call(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    authority = Authority(tmp_path_factory.mktemp("authority"))
+    async with (
+        listening(saying(OK), tls=authority.server("api.example.com")) as server,
+        calling(
+            "api.example.com", {"api.example.com": ["127.0.0.1"]}, ca_file=authority.file
+        ) as egress,
+    ):
+        contexts = [egress.tls_context(), egress.tls_context()]
+        for tls in (None, *contexts, None, *contexts):
+            await ask(egress, f"https://api.example.com:{server.port}/", tls=tls)
+        assert (server.accepted, len(server.heard)) == (3, 6)
+
+
+async def test_a_large_answer_over_tls_arrives_whole(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    authority = Authority(tmp_path_factory.mktemp("authority"))
+    body = bytes(range(256)) * 3_000
+    answer = saying(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    async with (
+        listening(answer, tls=authority.server("api.example.com")) as server,
+        calling(
+            "api.example.com", {"api.example.com": ["127.0.0.1"]}, ca_file=authority.file
+        ) as egress,
+    ):
+        for _ in range(2):
+            reply = await ask(egress, f"https://api.example.com:{server.port}/", method="POST")
+            assert reply.body == body
+        assert server.accepted == 1

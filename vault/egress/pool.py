@@ -1,0 +1,184 @@
+"""Connections that are kept, for one purpose: so many at a time, in all and to one place.
+
+* A connection is made to an address that was vetted for the call which makes it. A kept one is used
+  only by calls for which its address was vetted, too, and for ``KEEP_ALIVE`` seconds.
+* Several addresses are tried side by side, one after another after a quarter of a second
+  (RFC 8305), as a browser does it.
+* A request is sent again, once and over a new connection, if its method may be repeated (RFC 9110
+  section 9.2.2) and a kept connection turned out to be closed: nothing came back. No other is.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Sequence
+from ipaddress import ip_address
+from typing import Final, NamedTuple
+
+from aiohappyeyeballs import start_connection
+
+from vault.egress.address import Address
+from vault.egress.journey import Journey
+from vault.egress.messages import Outgoing
+from vault.egress.names import family_of
+from vault.egress.wire import Connection, Exchange, Lost
+
+# Shorter than the 5 s after which Node closes an idle connection: a POST written into a connection
+# that the other side is just closing is one of which we cannot say whether it was acted upon.
+KEEP_ALIVE: Final = 4.0
+NEXT_ADDRESS: Final = 0.25
+REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+
+
+class Place(NamedTuple):
+    """Where to, and with which TLS, if any."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None
+
+
+class _Host:
+    """One place: who uses it or waits for it, and what is kept."""
+
+    __slots__ = ("idle", "place", "room", "users")
+
+    def __init__(self, place: Place, most: int) -> None:
+        self.place = place
+        self.room = asyncio.Semaphore(most)
+        self.users = 0
+        self.idle: list[Connection] = []
+
+
+class Pool:
+    """Connections of one purpose; none of them ever serves another."""
+
+    def __init__(self, max_connections: int, max_per_host: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._room = asyncio.Semaphore(max_connections)
+        self._users = 0
+        self._max_connections = max_connections
+        self._max_per_host = max_per_host
+        self._hosts: dict[Place, _Host] = {}
+        self._tidying: asyncio.TimerHandle | None = None
+
+    async def exchange(self, place: Place, outgoing: Outgoing, journey: Journey) -> Exchange:
+        """Send a request to one of the journey's addresses, and read the answer."""
+        host = self._hosts.get(place)
+        if host is None:
+            host = self._hosts[place] = _Host(place, self._max_per_host)
+        crowded = host.users >= self._max_per_host or self._users >= self._max_connections
+        host.users += 1
+        self._users += 1
+        until = self._loop.time() + journey.limits.wait
+        try:
+            if crowded:
+                async with asyncio.timeout_at(until):
+                    await self._enter(host)
+            else:
+                await self._enter(host)
+            try:
+                return await self._exchanged(host, outgoing, journey, until)
+            finally:
+                self._room.release()
+                host.room.release()
+        finally:
+            host.users -= 1
+            self._users -= 1
+            if not host.users and not host.idle:
+                del self._hosts[place]
+
+    async def _enter(self, host: _Host) -> None:
+        """Take a place among the host's, and then one among all; first come, first served."""
+        await host.room.acquire()
+        try:
+            await self._room.acquire()
+        except BaseException:
+            host.room.release()
+            raise
+
+    async def _exchanged(
+        self, host: _Host, outgoing: Outgoing, journey: Journey, until: float
+    ) -> Exchange:
+        connection = self._kept(host, journey.addresses)
+        if connection is not None:
+            try:
+                return await self._over(connection, host, outgoing, journey)
+            except Lost as lost:
+                if lost.heard or outgoing.method not in REPEATABLE:
+                    raise
+        async with asyncio.timeout_at(min(until, self._loop.time() + journey.limits.connect)):
+            connection = await _connected(self._loop, host.place, journey.addresses)
+        return await self._over(connection, host, outgoing, journey)
+
+    async def _over(
+        self, connection: Connection, host: _Host, outgoing: Outgoing, journey: Journey
+    ) -> Exchange:
+        if not connection.open:
+            raise Lost(heard=False)
+        journey.leaves()
+        exchange = await connection.exchange(outgoing, journey.deadline)
+        if connection.open:
+            self._keep(connection, host)
+        return exchange
+
+    def _kept(self, host: _Host, addresses: Sequence[Address]) -> Connection | None:
+        since = self._loop.time() - KEEP_ALIVE
+        while host.idle:
+            connection = host.idle.pop()
+            fresh = connection.open and connection.idle_since > since
+            if fresh and connection.address in addresses:
+                return connection
+            connection.close()
+        return None
+
+    def _keep(self, connection: Connection, host: _Host) -> None:
+        connection.idle_since = self._loop.time()
+        host.idle.append(connection)
+        if self._tidying is None:
+            self._tidying = self._loop.call_later(KEEP_ALIVE, self._tidy)
+
+    def _tidy(self) -> None:
+        """Close what nobody has used for a while."""
+        since = self._loop.time() - KEEP_ALIVE
+        for place, host in list(self._hosts.items()):
+            for connection in host.idle:
+                if connection.idle_since <= since:
+                    connection.close()
+            host.idle = [connection for connection in host.idle if connection.open]
+            if not host.idle and not host.users:
+                del self._hosts[place]
+        left = any(host.idle for host in self._hosts.values())
+        self._tidying = self._loop.call_later(KEEP_ALIVE / 4, self._tidy) if left else None
+
+    def close(self) -> None:
+        """Close what is kept. Those under way have to be ended by who began them."""
+        if self._tidying is not None:
+            self._tidying.cancel()
+        for host in self._hosts.values():
+            for connection in host.idle:
+                connection.close()
+            host.idle.clear()
+
+
+async def _connected(
+    loop: asyncio.AbstractEventLoop, place: Place, addresses: Sequence[Address]
+) -> Connection:
+    infos = [
+        (family_of(one), socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (str(one), place.port))
+        for one in addresses
+    ]
+    found = await start_connection(infos, happy_eyeballs_delay=NEXT_ADDRESS, loop=loop)
+    try:
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        address = ip_address(found.getpeername()[0])
+        _, connection = await loop.create_connection(
+            lambda: Connection(loop, address),
+            sock=found,
+            ssl=place.tls,
+            server_hostname=place.host if place.tls else None,
+        )
+    except BaseException:
+        found.close()
+        raise
+    return connection

@@ -1,0 +1,263 @@
+"""HTTP/1.1 on one connection: a request goes out in one piece, and its answer is read whole.
+
+* Answers are read by llhttp, strictly, and by a new parser each. Beyond that headers are bounded in
+  number and in size, the body in size, and so is what is neither, such as the ends of chunks.
+* A connection carries one exchange at a time. One that says anything unasked, whose answer did not
+  end where it said, or came before all of the request was sent, is never used again.
+* Nothing is decided here: where a connection leads, how long an exchange may take and whether it
+  may be tried again is for those who call.
+
+Why there is a client of our own beside aiohttp: docs/decisions/0022-own-http-client.md.
+"""
+
+import asyncio
+import ssl
+from typing import Final, cast
+
+import httptools
+
+from vault.egress.address import Address
+from vault.egress.deadline import Deadline
+from vault.egress.messages import MAX_HEADER, MAX_HEADERS, Outgoing
+from vault.egress.unpacking import Unpacking
+from vault.errors import VaultError
+
+MAX_HEAD: Final = 1 << 17  # bytes, interim answers included
+# A byte of the body may come with so many that are none: one that is a chunk comes with five.
+FRAMING: Final = 8
+OK: Final = 200
+SAYING_HOW: Final = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
+
+
+class NotHttp(Exception):
+    """What came is not an answer that can be read."""
+
+
+class Overflow(Exception):
+    """The body is larger than it may be."""
+
+
+class Lost(Exception):
+    """The connection ended before the answer did. ``heard``: but after it had begun."""
+
+    def __init__(self, *, heard: bool) -> None:
+        super().__init__()
+        self.heard = heard
+
+
+class Exchange:
+    """One answer as it comes; llhttp calls the methods that begin with ``on_``."""
+
+    __slots__ = (
+        "_deadline",
+        "_ends_with_connection",
+        "_framing",
+        "_line",
+        "_outgoing",
+        "_parser",
+        "_pieces",
+        "_received",
+        "_stays",
+        "_unpacking",
+        "answered",
+        "body",
+        "headers",
+        "heard",
+        "reusable",
+        "status",
+    )
+
+    def __init__(
+        self, answered: asyncio.Future[None], outgoing: Outgoing, deadline: Deadline
+    ) -> None:
+        self.answered = answered
+        self.status = 0
+        self.headers: list[tuple[str, str]] = []
+        self.body = b""
+        self.heard = False
+        self.reusable = False
+        self._outgoing = outgoing
+        self._deadline = deadline
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._received = 0
+        self._line = 0
+        self._unpacking: Unpacking | None = None  # there is one as soon as the head has ended
+        self._pieces: list[bytes] = []
+        self._framing: dict[bytes, str] = {}
+        self._ends_with_connection = False
+        self._stays = False
+
+    def feed(self, data: bytes) -> None:
+        """A piece of the answer came."""
+        assert self._parser is not None
+        self.heard = True
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            # What one of the methods below raised; the parser's error leads to it.
+            reason = error.__context__
+            self.fail(reason if isinstance(reason, Exception) else NotHttp())
+        if not self.answered.done():
+            self._more_follows(data)
+
+    def _more_follows(self, data: bytes) -> None:
+        """The parser tells of what is whole only; what never gets whole is met here."""
+        self._deadline.heard()
+        self._received += len(data)
+        most = MAX_HEAD
+        if self._unpacking is not None:
+            most += FRAMING * self._unpacking.packed
+        else:
+            last = data.rfind(b"\n")
+            self._line = len(data) - last - 1 if last >= 0 else self._line + len(data)
+        if self._received > most or self._line > MAX_HEADER:
+            self.fail(NotHttp())
+
+    def ended(self) -> None:
+        """The other side closed the connection in good order: of some answers that is the end."""
+        if self._ends_with_connection and not self.answered.done():
+            try:
+                self._finish()
+            except VaultError as error:
+                self.fail(error)
+        self.fail(Lost(heard=self.heard))
+
+    def fail(self, error: Exception) -> None:
+        """No more is expected; unless all has come already, this is why."""
+        self.reusable = False
+        if not self.answered.done():
+            self.answered.set_exception(error)
+
+    def over(self) -> None:
+        """Nobody waits any more. (The parser knows us, and we it; Python would look for that.)"""
+        self._parser = None
+
+    # Called by the parser
+
+    def on_message_begin(self) -> None:
+        if self.answered.done():
+            raise NotHttp  # a second answer, to what nobody asked
+        self.headers = []
+        self._framing = {}
+
+    def on_status(self, reason: bytes) -> None:
+        if len(reason) > MAX_HEADER:
+            raise NotHttp
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._unpacking is not None:
+            return  # a trailer, which nobody wants
+        if len(self.headers) == MAX_HEADERS or len(name) + len(value) > MAX_HEADER:
+            raise NotHttp
+        # What is no text is kept, and nothing fails for it.
+        text = value.decode("utf-8", "surrogateescape")
+        self.headers.append((name.decode("ascii"), text))
+        if (lower := name.lower()) in SAYING_HOW:
+            if lower in self._framing:
+                raise NotHttp  # which of them others believe, nobody knows
+            self._framing[lower] = text
+
+    def on_headers_complete(self) -> None:
+        assert self._parser is not None
+        self.status = self._parser.get_status_code()
+        if self.status < OK:
+            return  # interim: the answer follows
+        framing, limit = self._framing, self._outgoing.max_bytes
+        self._unpacking = Unpacking(framing.get(b"content-encoding", ""), limit)
+        if self._outgoing.method == "HEAD":
+            # The parser cannot know that no body follows, whatever is announced.
+            self.answered.set_result(None)
+            return
+        self._stays = self._parser.should_keep_alive()
+        length, coding = framing.get(b"content-length"), framing.get(b"transfer-encoding")
+        if coding is not None and coding.lower() != "chunked":
+            raise NotHttp  # nobody asked for it (RFC 9112 section 6.1)
+        self._ends_with_connection = length is None and coding is None
+        if length is not None and int(length) > limit:
+            raise Overflow
+
+    def on_body(self, data: bytes) -> None:
+        if self._unpacking is None or self.answered.done():
+            return
+        piece = self._unpacking.add(data)
+        if piece is None:
+            raise Overflow
+        self._pieces.append(piece)
+
+    def on_message_complete(self) -> None:
+        if not self.answered.done():
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._unpacking is None:
+            return  # an interim answer's end
+        self._unpacking.end()
+        self.body = b"".join(self._pieces)
+        self.reusable = self._stays
+        self.answered.set_result(None)
+
+
+class Connection(asyncio.Protocol):
+    """One connection to one address."""
+
+    __slots__ = ("_exchange", "_loop", "_transport", "address", "idle_since", "open")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, address: Address) -> None:
+        self._loop = loop
+        self.address = address
+        self.open = False
+        self.idle_since = 0.0
+        self._transport: asyncio.Transport | None = None
+        self._exchange: Exchange | None = None
+
+    async def exchange(self, outgoing: Outgoing, deadline: Deadline) -> Exchange:
+        """Send, and read the answer; raises ``Lost``, ``NotHttp`` or ``Overflow`` among others."""
+        transport = self._transport
+        assert transport is not None
+        exchange = self._exchange = Exchange(self._loop.create_future(), outgoing, deadline)
+        try:
+            transport.write(outgoing.data)
+            await exchange.answered
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self._exchange = None
+            exchange.over()
+        if not exchange.reusable or transport.get_write_buffer_size():
+            self.close()
+        return exchange
+
+    def close(self) -> None:
+        """Let nobody use it any more; what is under way ends."""
+        self.open = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    # Called by the loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
+        self.open = True
+
+    def data_received(self, data: bytes) -> None:
+        if self._exchange is None:
+            self.close()  # nobody can say what that would be the answer to
+        else:
+            self._exchange.feed(data)
+
+    def eof_received(self) -> None:
+        self.open = False
+        if self._exchange is not None:
+            self._exchange.ended()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.open = False
+        if self._exchange is None:
+            return
+        if error is None:
+            self._exchange.ended()
+        elif isinstance(error, ssl.SSLError):
+            self._exchange.fail(error)
+        else:
+            self._exchange.fail(Lost(heard=self._exchange.heard))
