@@ -13,10 +13,14 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from datetime import datetime
 from typing import Final, Generic, NamedTuple, TypeVar
 
+from msgspec import Struct
+
 from vault.errors import NotReady
-from vault.model import WorkspaceId
+from vault.model import Caller, KeyId, Scope, WorkspaceId
+from vault.sql import column
 
 LANES: Final = 2  # batches that are under way at a time
 ENOUGH: Final = 32
@@ -135,6 +139,47 @@ def _fail(batch: Sequence[_Waiting[Q, A]], error: Exception) -> None:
     for one in batch:
         if not one.answer.done():
             one.answer.set_exception(error)
+
+
+class KeyRow(Struct, frozen=True):
+    """How the answer to one question begins: which one it is, and whose living key asked it."""
+
+    place: int
+    workspace_id: WorkspaceId
+    api_key_id: KeyId
+    hash: bytes
+    scopes: list[Scope]
+    key_environments: list[str]
+    key_expires_at: datetime | None
+
+    def caller(self, request_id: str) -> Caller:
+        return Caller(
+            kind="key",
+            actor_id=self.api_key_id,
+            workspace=self.workspace_id,
+            scopes=frozenset(self.scopes),
+            environments=tuple(self.key_environments),
+            expires_at=self.key_expires_at,
+            request_id=request_id,
+        )
+
+
+R = TypeVar("R", bound=KeyRow)
+
+
+def columns(names: Sequence[str], rows: Sequence[Sequence[object]]) -> dict[str, list[object]]:
+    """A batch as a statement takes it: an array for each parameter."""
+    return {
+        name: column(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)
+    }
+
+
+def by_place(rows: Sequence[R], count: int) -> list[R | None]:
+    """The answers in the order of the questions; ``None`` where a question found nothing."""
+    answers: list[R | None] = [None] * count
+    for row in rows:
+        answers[row.place - 1] = row
+    return answers
 
 
 class Homes:

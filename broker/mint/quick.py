@@ -32,10 +32,10 @@ from broker.conversation import (
 )
 from broker.conversations import Bearers, NewConversation, Times
 from broker.mint import Minting, Scene
-from broker.mint.batches import Batches, Homes
+from broker.mint.batches import Batches, Homes, KeyRow, by_place, columns
 from vault import access
-from vault.model import Caller, KeyId, Scope, WorkspaceId, new_id
-from vault.sql import Query, column
+from vault.model import Caller, new_id
+from vault.sql import Query
 from vault.store.surveys import UserRow
 from vault.vault import Vault
 from vault.vault.looks import Settled
@@ -50,16 +50,9 @@ class Question(NamedTuple):
     agent_ids: str
 
 
-class LookRow(Struct, frozen=True):
+class LookRow(KeyRow, frozen=True):
     """All that one mint has to know, as one moment has it; connections in arrays of one order."""
 
-    place: int
-    workspace_id: WorkspaceId
-    api_key_id: KeyId
-    hash: bytes
-    scopes: list[Scope]
-    key_environments: list[str]
-    key_expires_at: datetime | None
     environment: str
     generation: int
     profile: bytes
@@ -201,7 +194,7 @@ class Quick:
         if row is None or not hmac.compare_digest(row.hash, key_hash):
             return None
         self._homes.remember(key_hash, row.workspace_id)
-        caller = _caller(row, request_id)
+        caller = row.caller(request_id)
         access.permit(caller, "conversation.mint")
         scene = await self._scene(caller, wanted, row)
         if not _is_ours_alone(scene, row):
@@ -253,30 +246,15 @@ class Quick:
     # The two statements
 
     async def _look(self, questions: Sequence[Question]) -> list[LookRow | None]:
-        rows = await self._vault.look_up_for_guest(_look, **_columns(Question._fields, questions))
-        answers: list[LookRow | None] = [None] * len(questions)
-        for row in rows:
-            answers[row.place - 1] = row
-        return answers
+        rows = await self._vault.look_up_for_guest(_look, **columns(Question._fields, questions))
+        return by_place(rows, len(questions))
 
     async def _write(self, deeds: Sequence[Deed]) -> list[Times | None]:
-        rows = await self._vault.write_for_guest(_write, **_columns(Deed._fields, deeds))
+        rows = await self._vault.write_for_guest(_write, **columns(Deed._fields, deeds))
         times = {
             row.conversation_id: Times(row.created_at, row.start_by, row.expires_at) for row in rows
         }
         return [times.get(one.conversation_ids) for one in deeds]
-
-
-def _caller(row: LookRow, request_id: str) -> Caller:
-    return Caller(
-        kind="key",
-        actor_id=row.api_key_id,
-        workspace=row.workspace_id,
-        scopes=frozenset(row.scopes),
-        environments=tuple(row.key_environments),
-        expires_at=row.key_expires_at,
-        request_id=request_id,
-    )
 
 
 def _is_ours_alone(scene: Scene, row: LookRow) -> bool:
@@ -340,10 +318,3 @@ def _deed(
         token_generations=" ".join([str(one.generation) for one in settled]),
         unnoticed=unnoticed,
     )
-
-
-def _columns(names: Sequence[str], rows: Sequence[Sequence[object]]) -> dict[str, list[object]]:
-    """A batch as a statement takes it: an array for each parameter."""
-    return {
-        name: column(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)
-    }

@@ -14,10 +14,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from msgspec import Struct
-
-from broker.mint.batches import Batches, Homes
-from vault.model import Caller, KeyId, Scope, WorkspaceId, new_ids
+from broker.mint.batches import Batches, Homes, KeyRow, by_place, columns
+from vault.model import Caller, new_ids
 from vault.sql import Query
 from vault.vault import Vault
 from vault.vault.looks import Settled
@@ -33,16 +31,9 @@ class Question(NamedTuple):
     request_ids: str
 
 
-class SettledRow(Struct, frozen=True):
+class SettledRow(KeyRow, frozen=True):
     """A connection that is settled, and the key that asked for it, as one moment has them."""
 
-    place: int
-    workspace_id: WorkspaceId
-    api_key_id: KeyId
-    hash: bytes
-    scopes: list[Scope]
-    key_environments: list[str]
-    key_expires_at: datetime | None
     user_id: str
     integration: str
     environment: str
@@ -56,17 +47,6 @@ class SettledRow(Struct, frozen=True):
     sealed: bytes
     user_key: bytes
     now: datetime
-
-    def caller(self, request_id: str) -> Caller:
-        return Caller(
-            kind="key",
-            actor_id=self.api_key_id,
-            workspace=self.workspace_id,
-            scopes=frozenset(self.scopes),
-            environments=tuple(self.key_environments),
-            expires_at=self.key_expires_at,
-            request_id=request_id,
-        )
 
     def tokens_of(self, connection_id: str) -> Settled:
         given = self.given_scopes
@@ -123,11 +103,9 @@ class Reads:
 
     async def _read(self, questions: Sequence[Question]) -> list[SettledRow | None]:
         count = len(questions)
-        columns = zip(Question._fields, map(list, zip(*questions, strict=True)), strict=True)
         rows = await self._vault.write_for_guest(
-            _settled, event_ids=new_ids("evt", count), **dict(columns)
+            _settled,
+            event_ids=new_ids("evt", count),
+            **columns(Question._fields, questions),
         )
-        answers: list[SettledRow | None] = [None] * count
-        for row in rows:
-            answers[row.place - 1] = row
-        return answers
+        return by_place(rows, count)

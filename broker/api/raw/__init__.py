@@ -29,7 +29,7 @@ MAX_BODY: Final = 64 * 1024
 
 _KEY: Final = re.compile(rb"[!-~]{1,255}")
 JSON: Final = re.compile(rb"(?i)application/json(;|$)")
-HEADERS: Final = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
+_HEADERS: Final = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
 
 # What a server says of a request; Litestar's own types are of what an application says.
 Received = dict[str, Any]
@@ -58,14 +58,7 @@ class RawMint:
             if answer is None:
                 await app(scope, replayed(messages, receive), send)
                 return
-            start: Any = {
-                "type": "http.response.start",
-                "status": 201,
-                "headers": [*HEADERS, (b"content-length", str(len(answer)).encode())],
-            }
-            body: Any = {"type": "http.response.body", "body": answer, "more_body": False}
-            await send(start)
-            await send(body)
+            await answered(send, 201, answer)
 
         return raw
 
@@ -121,6 +114,18 @@ def _is_plain(scope: HTTPScope) -> bool:
         elif name == b"transfer-encoding":
             return False
     return bool(JSON.match(media)) and length.isdigit() and 0 < int(length) <= MAX_BODY
+
+
+async def answered(send: Send, status: int, answer: bytes) -> None:
+    """Send a whole answer as the typed routes do."""
+    start: Any = {
+        "type": "http.response.start",
+        "status": status,
+        "headers": [*_HEADERS, (b"content-length", b"%d" % len(answer))],
+    }
+    body: Any = {"type": "http.response.body", "body": answer, "more_body": False}
+    await send(start)
+    await send(body)
 
 
 async def received(receive: Receive) -> list[Received]:

@@ -6,13 +6,13 @@
 """
 
 import re
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
-from broker.api.raw import HEADERS, JSON, Received, received, replayed, whole
+from broker.api.raw import JSON, Received, answered, received, replayed, whole
 from broker.api.requests import Door
 from broker.api.token_messages import TokenIn, TokenOut
 from broker.broker import Broker
@@ -51,14 +51,7 @@ class RawToken:
                 again = replayed(messages, receive) if messages else receive
                 await app(scope, again, send)
                 return
-            start: Any = {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [*HEADERS, (b"content-length", b"%d" % len(answer))],
-            }
-            body: Any = {"type": "http.response.body", "body": answer, "more_body": False}
-            await send(start)
-            await send(body)
+            await answered(send, 200, answer)
 
         return raw
 
