@@ -53,6 +53,7 @@ ABANDONED_SECONDS: Final = 60.0
 EVENT_SECONDS: Final = 1.0
 NUMBER_SECONDS: Final = 15.0
 AUDIT_SECONDS: Final = 5.0
+OLD_AUDIT_SECONDS: Final = 600.0
 FORGET_SECONDS: Final = 60.0
 CONVERSATION_SECONDS: Final = 600.0
 LEDGER_SECONDS: Final = 60.0
@@ -208,6 +209,7 @@ def jobs(house: House) -> list[Job]:
         Job("old_events", FORGET_SECONDS, vault.forget_events),
         Job("old_conversations", CONVERSATION_SECONDS, house.broker.grants.forget_old),
         Job("audit", AUDIT_SECONDS, vault.seal_audit),
+        Job("old_audit", OLD_AUDIT_SECONDS, lambda: vault.forget_audit(house.settings.audit_days)),
         Job("deletions", LEDGER_SECONDS, vault.carry_ledger),
     ]
 

@@ -14,6 +14,7 @@ from vault.settings import VaultSettings, read
 
 MAX_OPERATOR_KEYS: Final = 2
 TRACES_TO: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+LEAST_AUDIT_DAYS: Final = 30  # the database lets nobody of ours delete younger lines
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -68,6 +69,8 @@ def check(settings: Settings, *, opens_vault: bool) -> None:
         problems.append(
             "KEYTURN_PUBLIC_URL: give scheme and host only, as in https://vault.acme.com"
         )
+    if 0 < settings.audit_days < LEAST_AUDIT_DAYS:
+        problems.append(f"KEYTURN_AUDIT_DAYS: {LEAST_AUDIT_DAYS} at the least, or 0 for ever")
     if problems:
         raise Misconfigured("These settings cannot be used:\n  " + "\n  ".join(problems))
 

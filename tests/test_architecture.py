@@ -67,7 +67,7 @@ STEPS: Final = """
     vault.refreshing.page vault.refreshing.observing vault.refreshing.consents
     vault.refreshing.lane vault.refreshing
     vault.chain vault.chain.anchors vault.chain.rows vault.chain.sealing vault.chain.verifying
-    vault.chain.exporting
+    vault.chain.exporting vault.chain.forgetting
     vault.backup vault.backup.archive vault.backup.tables vault.backup.taking
     vault.backup.moving_on vault.backup.restoring
     vault.access vault.scheduler

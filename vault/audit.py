@@ -16,6 +16,7 @@ Happening = Literal[
     "auth_connection.use",
     "auth_connection.fetch",
     "auth_connection.rejected",
+    "chain.forget",
     "connect.begin",
     "connect.wait",
     "connect.end",

@@ -44,6 +44,7 @@ class VaultSettings(msgspec.Struct, frozen=True, kw_only=True):
     statement_cache: Annotated[int, Meta(ge=0, le=10_000)] = 200
     database_pool: Annotated[int, Meta(ge=1, le=200)] = 10
     pg_bindir: Path | None = None
+    audit_days: Annotated[int, Meta(ge=0, le=36_500)] = 400
     log_level: LogLevel = "info"
 
     @property

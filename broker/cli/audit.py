@@ -149,6 +149,8 @@ def _list(limit: int, user_id: str | None, workspace: str | None, *, json_output
 def _say(found: Verdict) -> None:
     say(f"looked at {found.lines} lines in {found.batches} batches of {found.chains} chains")
     say(f"{found.unsealed} lines wait to be sealed")
+    if found.forgotten:
+        say(f"{found.forgotten} lines were deleted for their age")
     if found.end is not None:
         say(f"the chain ends with seal {found.end.seal}:{found.end.hash}")
     for file in found.anchors:
@@ -165,6 +167,7 @@ def _as_result(found: Verdict) -> dict[str, Any]:
         "batches": found.batches,
         "lines": found.lines,
         "unsealed": found.unsealed,
+        "forgotten": found.forgotten,
         "seals": found.seals,
         "end": f"{found.end.seal}:{found.end.hash}" if found.end else None,
         "anchors": found.anchors,

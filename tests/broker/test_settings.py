@@ -79,6 +79,8 @@ def test_every_problem_is_said_at_once() -> None:
         ("RELAY_DRAIN", "28801", "expected `float` <= 28800"),
         ("RELAY_SOCKETS", "0", "expected `int` >= 1"),
         ("RELAY_WORKSPACE_SOCKETS", "100001", "expected `int` <= 100000"),
+        ("AUDIT_DAYS", "29", "30 at the least, or 0 for ever"),
+        ("AUDIT_DAYS", "36501", "expected `int` <= 36500"),
         ("MODE", CANARY, "not one of the accepted values"),
         ("LOG_LEVEL", "INFO!", "not one of the accepted values"),
         ("DEPLOYMENT_ID", "a b", "matching regex"),
@@ -105,6 +107,8 @@ def test_a_value_beyond_its_limit_is_refused_with_the_limit(
         ("relay_drain", "0"),
         ("relay_drain", "28800"),
         ("relay_sockets", "1"),
+        ("audit_days", "0"),
+        ("audit_days", "30"),
         ("deployment_id", "x" * 64),
     ],
 )

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import structlog
 from click.testing import CliRunner, Result
-from support.recording import Record
+from support.recording import Record, sealed_long_ago
 
 from broker.cli import main
 from broker.doctor import examine
@@ -91,6 +91,23 @@ async def test_the_record_is_listed_verified_and_exported(record: Record) -> Non
     unsealed = [one for one in out if one["kind"] == "line" and one["batch"] is None]
     assert sorted(one["action"] for one in unsealed) == ["chain.export", "key.create"]
     assert {one["kind"] for one in out} == {"line", "batch", "seal"}
+
+
+async def test_what_was_deleted_for_its_age_is_counted_and_the_export_holds_up_without_it(
+    record: Record,
+) -> None:
+    await sealed_long_ago(record, 3, 2)
+    await record.write(4)
+    await record.seal()
+    assert await record.vault.forget_audit(400) == 8
+    verified = await keyturn(record, "audit", "verify")
+    assert verified.exit_code == 0
+    assert "8 lines were deleted for their age" in verified.stdout
+    assert json.loads((await keyturn(record, "audit", "verify", "--json")).stdout)["forgotten"] == 8
+    await record.seal()
+    done = await keyturn(record, "audit", "export")
+    assert checked(done.stdout) == 4 + 1
+    assert checked(done.stdout.replace("key.create", "key.delete", 1)) == -1
 
 
 async def test_one_workspaces_record_names_no_other(record: Record) -> None:

@@ -55,6 +55,11 @@ FAULTS = {
     "create policy peek on vault.users to keyturn_worker using (true)": (
         "vault.users: peek for keyturn_worker: this way round"
     ),
+    "create policy forget on vault.users for delete to keyturn_worker using (true)": (
+        "vault.users: forget for keyturn_worker: deletes more than what is old"
+    ),
+    "alter policy worker_forgets on vault.audit_events using (true)": "deletes more than what is",
+    "alter policy worker_forgets on vault.audit_seals using (sealed_at < now())": "deletes more",
     "create policy peek on vault.users to public using (true)": "peek for PUBLIC: this way round",
     "drop policy lookup_bearer on vault.api_keys": "lookup_bearer for keyturn_auth: is on the list",
     # keys
@@ -129,6 +134,7 @@ FAULTS = {
     "grant create on schema vault to keyturn_auth": "the schema vault: keyturn_auth has CREATE",
     "grant update on vault.audit_events to keyturn_app": "audit_events: keyturn_app has UPDATE",
     "grant update (outcome) on vault.audit_events to keyturn_app": "audit_events.outcome: keyturn",
+    "grant delete on vault.audit_notes to keyturn_worker": "audit_notes: keyturn_worker has DELETE",
     "grant delete on vault.audit_events to keyturn_app": "audit_events: keyturn_app has DELETE",
     "grant select on vault.api_keys to keyturn_auth": "vault.api_keys: keyturn_auth has SELECT",
     "grant select (name) on vault.api_keys to keyturn_auth": "api_keys.name: keyturn_auth has",

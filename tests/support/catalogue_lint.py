@@ -123,9 +123,20 @@ OTHER_POLICIES: Final = {
     "vault.outbox: worker for keyturn_worker",
     # Where there are conversations that are old enough to be deleted.
     "vault.conversations: worker for keyturn_worker",
-    # Whose lines are not sealed yet, and which batches were; neither holds ciphertext.
+    # Whose lines are not sealed yet, which batches were, and what is gone; no ciphertext there.
     "vault.audit_events: worker for keyturn_worker",
     "vault.audit_batches: worker for keyturn_worker",
+    "vault.audit_seals: worker for keyturn_worker",
+    "vault.audit_notes: worker for keyturn_worker",
+    "vault.audit_events: worker_forgets for keyturn_worker",
+    "vault.audit_batches: worker_forgets for keyturn_worker",
+    "vault.audit_seals: worker_forgets for keyturn_worker",
+}
+# What the worker may delete: of the record what is old, and nothing else.
+FORGETS: Final = {
+    "vault.audit_events": "(at < (now() - '30 days'::interval))",
+    "vault.audit_batches": "(sealed_at < (now() - '30 days'::interval))",
+    "vault.audit_seals": "(sealed_at < (now() - '30 days'::interval))",
 }
 # What the owner of the definer functions may touch, column by column.
 AUTH_MAY: Final = {
@@ -194,10 +205,15 @@ WORKER_MAY: Final = {
     *(f"vault.event_deliveries.{column}" for column in ("workspace_id", "endpoint_id", "due_at")),
     *(f"vault.outbox.{column}" for column in ("workspace_id", "at")),
     *(f"vault.conversations.{column}" for column in ("workspace_id", "created_at")),
-    *(f"vault.audit_events.{column}" for column in ("workspace_id", "at", "xact")),
-    *(f"vault.audit_batches.{column}" for column in ("workspace_id", "number", "seal", "hash")),
+    *(f"vault.audit_events.{column}" for column in ("workspace_id", "event_id", "at", "xact")),
+    *(
+        f"vault.audit_batches.{column}"
+        for column in ("workspace_id", "number", "seal", "hash", "sealed_at")
+    ),
+    *(f"vault.audit_seals.{column}" for column in ("workspace_id", "number", "sealed_at")),
+    *(f"vault.audit_notes.{column}" for column in ("workspace_id", "chain", "number")),
 }
-APPEND_ONLY: Final = {"vault.audit_events", "vault.audit_batches", "vault.audit_seals"}
+APPEND_ONLY: Final = set(FORGETS)
 BYPASS: Final = {"keyturn_backup"}
 ROLES: Final = {
     "keyturn_owner",
@@ -288,6 +304,8 @@ async def _policies_are_the_expected_ones(admin: Any) -> list[str]:
             way = f"{table}: {name} for {', '.join(roles)}"
             if way not in OTHER_POLICIES:
                 complaints.append(f"{way}: this way round the workspace's wall is not on the list")
+            if command == "d" and using != FORGETS.get(table):
+                complaints.append(f"{way}: deletes more than what is old")
             continue
         if permissive:
             continue
@@ -505,6 +523,8 @@ def _too_much(place: str, table: str, role: str, right: str) -> bool:
         return f"{place} {right}" not in AUTH_MAY
     if role == "keyturn_mint":
         return f"{place} {right}" not in MINT_MAY
+    if role == "keyturn_worker" and right == "DELETE":
+        return place not in FORGETS
     # The worker reads how far the schema has come, and what is due; the backup reads everything.
     reads = role == "keyturn_backup" or (
         role == "keyturn_worker" and (table in GLOBAL or place in WORKER_MAY)

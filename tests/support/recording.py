@@ -2,16 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from msgspec import Struct
+import pytest
+from msgspec import Struct, structs
 
 from support.alive import Replicas, replicas
+from vault.chain import rows
 from vault.chain.verifying import Verdict
-from vault.database import Database
+from vault.database import Database, Transaction
 from vault.embedded import Embedded
 from vault.kms.file import create as create_root_key
 from vault.model import Caller, NewKey, WorkspaceId
@@ -137,3 +140,34 @@ async def recording(
         first = NewKey(name="first", scopes=("manage",))
         made = await over.left.create_workspace(OPERATOR, "first", first_key=first)
         yield Record(over, OPERATOR.within(made.workspace.workspace_id))
+
+
+@contextmanager
+def long_ago(days: int) -> Iterator[None]:
+    """What is sealed now is sealed at another time, by the clock that sealing goes by."""
+    hold, now = rows.hold, rows.now
+
+    async def held(tx: Transaction, owner: str, seal: int) -> Any:
+        found = await hold(tx, owner, seal)
+        return found and structs.replace(found, now=found.now - timedelta(days=days))
+
+    async def then(tx: Transaction) -> datetime:
+        return await now(tx) - timedelta(days=days)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "hold", held)
+        patch.setattr(rows, "now", then)
+        yield
+
+
+async def sealed_long_ago(record: Record, *sizes: int, days: int = 500) -> None:
+    """Write lines and seal them, as if that had been so long ago."""
+    for size in sizes:
+        await record.write(size)
+        await record.admin.execute(
+            "update vault.audit_events e set at = at - $1 * interval '1 day'"
+            " where xact >= (select sealed_to from vault.audit_sealing)",
+            days,
+        )
+        with long_ago(days):
+            assert await record.seal()

@@ -39,6 +39,8 @@ CROSSING = {
     "vault.audit_chain.everybody",
     "vault.audit_chain.everybody_sealed",
     "vault.audit_chain.made_for",
+    "vault.audit_chain.made_up_to",
+    "vault.audit_chain.noted",
     "vault.audit_chain.unsealed",
     "vault.audit_chain.waiting",
     "vault.connect.abandoned",

@@ -6,6 +6,7 @@
   all workspaces, and the seal before.
 * The MAC over a hash needs a key that follows from the deployment's pepper. It lies in no database
   but wrapped by the root key, outlives every rotation, and serves nothing else.
+* Where old lines were deleted, a note with a MAC stands for what is gone: the chain begins behind.
 * A hash is over the deployment's and the workspace's names, too: no batch fits elsewhere.
 
 The bytes, each part after its length as u32, big-endian; numbers in decimal, hashes in hexadecimal
@@ -17,6 +18,8 @@ The bytes, each part after its length as u32, big-endian; numbers in decimal, ha
     batch:  "keyturn/audit/batch/1" | deployment | workspace | number | seal | from place, id
             | to place, id | first | lines | time | digest | previous hash
     seal:   "keyturn/audit/seal/1" | deployment | number | time | batches | previous hash
+    note:   "keyturn/audit/note/1" | deployment | workspace | chain | number | to place, id | lines
+            | time | last hash
 """
 
 import hashlib
@@ -24,7 +27,7 @@ import hmac
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from struct import Struct as Packing
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -36,6 +39,9 @@ LINE: Final = b"keyturn/audit/line/1"
 LINE_OF_CONNECTIONS: Final = b"keyturn/audit/line/2"
 BATCH: Final = "keyturn/audit/batch/1"
 SEAL: Final = "keyturn/audit/seal/1"
+NOTE: Final = "keyturn/audit/note/1"
+
+Chained = Literal["batches", "seals"]
 
 
 class Place(Struct, frozen=True, order=True):
@@ -46,6 +52,15 @@ class Place(Struct, frozen=True, order=True):
 
 
 START: Final = Place(0, "")
+
+
+class Tail(Struct, frozen=True):
+    """Where a chain goes on: behind its ``number``th batch or seal, with so many lines before."""
+
+    number: int = 0
+    place: Place = START
+    lines: int = 0
+    hash: bytes = b""
 
 
 class Line(Struct, frozen=True):
@@ -98,6 +113,10 @@ class Batch(Struct, frozen=True):
     def end(self) -> Place:
         return Place(self.to_xact, self.to_event)
 
+    @property
+    def tail(self) -> Tail:
+        return Tail(self.number, self.end, self.first + self.lines, self.hash)
+
 
 class Seal(Struct, frozen=True):
     """``batches``: a line of text for each, with its workspace, number and hash."""
@@ -108,6 +127,35 @@ class Seal(Struct, frozen=True):
     previous: bytes
     hash: bytes = b""
     mac: bytes = b""
+
+    @property
+    def tail(self) -> Tail:
+        return Tail(self.number, hash=self.hash)
+
+
+class Note(Struct, frozen=True):
+    """What is gone from the beginning of a chain: all up to ``number``, whose hash was ``last``.
+
+    ``lines``: how many lines that were; the first that is kept stands at ``start`` or behind.
+    """
+
+    chain: Chained
+    number: int
+    to_xact: int
+    to_event: str
+    lines: int
+    noted_at: datetime
+    last: bytes
+    hash: bytes = b""
+    mac: bytes = b""
+
+    @property
+    def start(self) -> Place:
+        return Place(self.to_xact, self.to_event)
+
+    @property
+    def tail(self) -> Tail:
+        return Tail(self.number, self.start, self.lines, self.last)
 
 
 class Made(Struct, frozen=True):
@@ -156,6 +204,20 @@ class Chains:
             unsigned.previous.hex(),
         )
 
+    def note(self, workspace: str, unsigned: Note) -> tuple[bytes, bytes]:
+        """Return hash and MAC of a note."""
+        return self._signed(
+            NOTE,
+            workspace,
+            unsigned.chain,
+            str(unsigned.number),
+            str(unsigned.to_xact),
+            unsigned.to_event,
+            str(unsigned.lines),
+            str(microseconds(unsigned.noted_at)),
+            unsigned.last.hex(),
+        )
+
     def is_ours(self, workspace: str, batch: Batch) -> bool:
         """Was this batch made with our key, and is it as it was made?"""
         return _same(self.batch(workspace, batch), (batch.hash, batch.mac))
@@ -163,6 +225,10 @@ class Chains:
     def is_our_seal(self, seal: Seal) -> bool:
         """The same, of a seal."""
         return _same(self.seal(seal), (seal.hash, seal.mac))
+
+    def is_our_note(self, workspace: str, note: Note) -> bool:
+        """The same, of a note."""
+        return _same(self.note(workspace, note), (note.hash, note.mac))
 
     def _signed(self, what: str, *parts: str) -> tuple[bytes, bytes]:
         every = (what, self._deployment, *parts)

@@ -14,7 +14,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from vault.chain import Batch, Line, Place, Seal, line_hash, rows
+from vault.chain import Batch, Line, Place, Seal, Tail, line_hash, rows
 from vault.chain.verifying import END, PAGE, SEALS
 from vault.database import Database
 
@@ -113,8 +113,9 @@ class Exporter:
                 yield seal
 
     async def _chain(self, workspace: str, period: Period) -> AsyncIterator[Out]:
-        end = Place(0, "")
-        after = 0
+        note = await self._database.run(workspace, lambda tx: rows.note(tx, "batches"))
+        tail = note.tail if note else Tail()
+        end, after = tail.place, tail.number
         while page := await self._batches(workspace, after):
             for batch in page:
                 end = batch.end

@@ -1,4 +1,4 @@
-"""Rows of the sealed chain: batches, seals, whose turn it is, and the lines between two places."""
+"""Rows of the sealed chain: batches, seals, notes, whose turn it is, lines between two places."""
 
 import re
 from datetime import datetime
@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from vault.chain import Batch, Line, Made, Place, Seal
+from vault.chain import Batch, Chained, Line, Made, Note, Place, Seal
 from vault.database import Database, Transaction
 from vault.errors import NotReady
 from vault.model import OPERATOR
@@ -62,6 +62,19 @@ class _Sealed(Struct, frozen=True):
     hash: bytes
 
 
+class _Number(Struct, frozen=True):
+    number: int
+
+
+class _Noted(Struct, frozen=True):
+    workspace_id: str
+    number: int
+
+
+class _Line(Struct, frozen=True):
+    event_id: str
+
+
 class _Now(Struct, frozen=True):
     now: datetime
 
@@ -76,6 +89,15 @@ _everybody: Final = Query("audit_chain", "everybody", _Workspace)
 _everybody_sealed: Final = Query("audit_chain", "everybody_sealed", _Workspace)
 _unsealed: Final = Query("audit_chain", "unsealed", Waiting)
 _made_for: Final = Query("audit_chain", "made_for", _Sealed)
+_old_seal: Final = Query("audit_chain", "old_seal", _Number)
+_made_up_to: Final = Query("audit_chain", "made_up_to", _Workspace)
+_last_batch_up_to: Final = Query("audit_chain", "last_batch_up_to", Batch)
+_note: Final = Query("audit_chain", "note", Note)
+_noted: Final = Query("audit_chain", "noted", _Noted)
+_write_note: Final = Query("audit_chain", "write_note", Nothing)
+_forget_lines: Final = Query("audit_chain", "forget_lines", _Line)
+_forget_batches: Final = Query("audit_chain", "forget_batches", _Number)
+_forget_seals: Final = Query("audit_chain", "forget_seals", _Number)
 _last_batch: Final = Query("audit_chain", "last_batch", Batch)
 _batches: Final = Query("audit_chain", "batches", Batch)
 _lines: Final = Query("audit_chain", "lines", Line)
@@ -127,10 +149,10 @@ async def waiting(worker: Database, since: Position) -> list[str]:
 
 
 async def everybody(worker: Database) -> list[str]:
-    """Everybody who has lines, or a chain."""
+    """Everybody who has lines, or a chain, or what is left of one."""
     lines = await _everybody.lookup_all(worker)
     chains = await _everybody_sealed.lookup_all(worker)
-    return sorted({one.workspace_id for one in (*lines, *chains)})
+    return sorted({one.workspace_id for one in (*lines, *chains)} | set(await noted(worker)))
 
 
 async def unsealed(worker: Database, sealed_to: int) -> Waiting:
@@ -146,11 +168,53 @@ async def made_for(worker: Database, first: int, last: int) -> dict[int, list[Ma
     return made
 
 
+async def made_up_to(worker: Database, seal: int) -> list[str]:
+    """Who has batches that were made for this seal or an earlier one."""
+    return sorted(one.workspace_id for one in await _made_up_to.lookup_all(worker, seal=seal))
+
+
+async def noted(worker: Database) -> dict[str, int]:
+    """By workspace the last batch that is gone, as its note says."""
+    return {one.workspace_id: one.number for one in await _noted.lookup_all(worker)}
+
+
+async def forget_lines(worker: Database, workspace: str, end: Place, limit: int) -> int:
+    """Delete lines before a place; returns how many. The worker may delete no young ones."""
+    gone = await _forget_lines.deed(
+        worker, workspace_id=workspace, to_xact=end.xact, to_event=end.event_id, limit=limit
+    )
+    return len(gone)
+
+
+async def forget_batches(worker: Database, workspace: str, number: int) -> None:
+    await _forget_batches.deed(worker, workspace_id=workspace, number=number)
+
+
+async def forget_seals(worker: Database, number: int) -> None:
+    await _forget_seals.deed(worker, workspace_id=OPERATOR, number=number)
+
+
 # Within a workspace
 
 
 async def last_batch(tx: Transaction) -> Batch | None:
     return await _last_batch.maybe(tx, workspace_id=tx.workspace)
+
+
+async def last_batch_up_to(tx: Transaction, seal: int) -> Batch | None:
+    """The last one that was made for this seal or an earlier one."""
+    return await _last_batch_up_to.maybe(tx, workspace_id=tx.workspace, seal=seal)
+
+
+async def note(tx: Transaction, chain: Chained) -> Note | None:
+    """What is gone from the beginning of this chain."""
+    return await _note.maybe(tx, workspace_id=tx.workspace, chain=chain)
+
+
+async def write_note(tx: Transaction, one: Note) -> None:
+    """Write it in the place of an earlier one."""
+    fields = {name: getattr(one, name) for name in one.__struct_fields__}
+    await _write_note.run(tx, workspace_id=tx.workspace, **fields)
 
 
 async def batches(tx: Transaction, after: int, limit: int) -> list[Batch]:
@@ -182,11 +246,18 @@ async def last_seal(database: Database) -> Seal | None:
     return await database.run(OPERATOR, lambda tx: _last_seal.maybe(tx, workspace_id=tx.workspace))
 
 
+async def old_seal(tx: Transaction, days: int) -> int | None:
+    """The newest seal that is so old, and is not the last."""
+    found = await _old_seal.maybe(tx, workspace_id=tx.workspace, days=days)
+    return found.number if found else None
+
+
 async def seals(database: Database, after: int, limit: int) -> list[Seal]:
-    return await database.run(
-        OPERATOR,
-        lambda tx: _seals.all(tx, workspace_id=tx.workspace, after=after, limit=limit),
-    )
+    return await database.run(OPERATOR, lambda tx: seals_in(tx, after, limit))
+
+
+async def seals_in(tx: Transaction, after: int, limit: int) -> list[Seal]:
+    return await _seals.all(tx, workspace_id=tx.workspace, after=after, limit=limit)
 
 
 async def now(tx: Transaction) -> datetime:
@@ -197,5 +268,5 @@ async def write_seal(tx: Transaction, seal: Seal) -> Seal:
     """Write it, unless somebody else has just done so; returns the one that is there."""
     fields = {name: getattr(seal, name) for name in seal.__struct_fields__}
     await _insert_seal.run(tx, workspace_id=tx.workspace, **fields)
-    [there] = await _seals.all(tx, workspace_id=tx.workspace, after=seal.number - 1, limit=1)
+    [there] = await seals_in(tx, seal.number - 1, 1)
     return there

@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 from msgspec import Struct, structs
 
-from vault.chain import START, Batch, Chains, Line, Place, Seal, digest, line_hash, listed, rows
+from vault.chain import Batch, Chains, Line, Place, Seal, Tail, digest, line_hash, listed, rows
 from vault.chain.anchors import Anchor, Anchors
 from vault.chain.rows import Held, Position, ServerMoved, Waiting
 from vault.database import Database, Transaction
@@ -171,22 +171,33 @@ class Sealer:
             held = await rows.hold(tx, self._id, where.seal)
             if held is None:
                 raise _TurnLost
-            last = await rows.last_batch(tx)
-            if last is not None and not self._chains.is_ours(workspace, last):
-                raise IntegrityError("The last batch of an audit chain is not as it was made.")
-            start, horizon = last.end if last else START, Place(where.horizon, "")
-            if start >= horizon:
+            tail, horizon = await self._tail(tx), Place(where.horizon, "")
+            if tail.place >= horizon:
                 return 0
-            some = await rows.lines(tx, start, horizon, MAX_LINES + 1)
+            some = await rows.lines(tx, tail.place, horizon, MAX_LINES + 1)
             if not some:
                 return 0
             end = some[MAX_LINES].place if len(some) > MAX_LINES else horizon
-            unsigned = _next(last, (start, end), workspace, some[:MAX_LINES], held)
+            unsigned = _next(tail, end, workspace, some[:MAX_LINES], held)
             hashed, mac = self._chains.batch(workspace, unsigned)
             await rows.insert_batch(tx, structs.replace(unsigned, hash=hashed, mac=mac))
             return unsigned.lines
 
         return await self._database.run(workspace, work)
+
+    async def _tail(self, tx: Transaction) -> Tail:
+        """Where a workspace's chain goes on: behind its last batch, or its note if none is kept."""
+        last = await rows.last_batch(tx)
+        if last is not None:
+            if not self._chains.is_ours(tx.workspace, last):
+                raise IntegrityError("The last batch of an audit chain is not as it was made.")
+            return last.tail
+        note = await rows.note(tx, "batches")
+        if note is None:
+            return Tail()
+        if not self._chains.is_our_note(tx.workspace, note):
+            raise IntegrityError("The note of an audit chain is not as it was made.")
+        return note.tail
 
     # Seals
 
@@ -249,22 +260,19 @@ class Sealer:
         self._anchored, self._is_anchored = None, False
 
 
-def _next(
-    last: Batch | None, span: tuple[Place, Place], workspace: str, some: Sequence[Line], held: Held
-) -> Batch:
-    start, end = span
+def _next(tail: Tail, end: Place, workspace: str, some: Sequence[Line], held: Held) -> Batch:
     return Batch(
-        number=last.number + 1 if last else 1,
+        number=tail.number + 1,
         seal=held.seal,
-        from_xact=start.xact,
-        from_event=start.event_id,
+        from_xact=tail.place.xact,
+        from_event=tail.place.event_id,
         to_xact=end.xact,
         to_event=end.event_id,
-        first=last.first + last.lines if last else 0,
+        first=tail.lines,
         lines=len(some),
         sealed_at=held.now,
         digest=digest(line_hash(workspace, one) for one in some),
-        previous=last.hash if last else b"",
+        previous=tail.hash,
     )
 
 

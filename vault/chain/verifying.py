@@ -3,19 +3,34 @@
 * What is wrong is said once for each chain: at the first batch that is not as it was made.
 * A chain says of itself whether anything in it was changed, removed, put in or moved. Seals say
   whether a chain ends where it did, and anchors whether the seals do.
+* What was deleted for its age is not missed: a chain begins behind its note, if that is ours.
 * Lines that nobody could have sealed yet are no fault; lines that stand before what is sealed, and
   in no batch, are.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct, field
 
-from vault.chain import START, Batch, Chains, Made, Place, Seal, digest, line_hash, made_from, rows
+from vault.chain import (
+    Batch,
+    Chained,
+    Chains,
+    Made,
+    Note,
+    Place,
+    Seal,
+    Tail,
+    digest,
+    line_hash,
+    made_from,
+    rows,
+)
 from vault.chain.anchors import Anchor, Anchors
 from vault.database import Database
 from vault.keyring.rotations import Step, Tell
+from vault.model import OPERATOR
 
 PAGE: Final = 200
 SEALS: Final = 500
@@ -32,12 +47,15 @@ class Problem(Struct, frozen=True):
 
 
 class Verdict(Struct):
-    """What there is, and what is wrong with it. ``end``: the last seal, to write down elsewhere."""
+    """What there is, and what is wrong with it. ``end``: the last seal, to write down elsewhere;
+    ``forgotten``: lines that were deleted for their age.
+    """
 
     chains: int = 0
     batches: int = 0
     lines: int = 0
     unsealed: int = 0
+    forgotten: int = 0
     seals: int = 0
     end: Anchor | None = None
     anchors: list[str] = field(default_factory=list)
@@ -47,18 +65,13 @@ class Verdict(Struct):
     def is_well(self) -> bool:
         return not self.problems
 
-
-class _Expected(Struct):
-    """What the next batch of a chain has to begin with."""
-
-    number: int = 1
-    start: Place = START
-    first: int = 0
-    previous: bytes = b""
-
-    def moves(self, batch: Batch) -> None:
-        self.number, self.start = batch.number + 1, batch.end
-        self.first, self.previous = batch.first + batch.lines, batch.hash
+    def counts(self, part: "Verdict") -> None:
+        """Add what there is in a chain. Which of its problems are told, is another matter."""
+        self.chains += part.chains
+        self.batches += part.batches
+        self.lines += part.lines
+        self.unsealed += part.unsealed
+        self.forgotten += part.forgotten
 
 
 class Verifier:
@@ -76,45 +89,68 @@ class Verifier:
         """Look at all of it, or at one chain; ``known`` are seals that were written down."""
         # Before the batches: what was sealed by then has to be in them.
         sealed_to = (await rows.position(self._database)).sealed_to
-        verdict = Verdict()
-        from_seals = await self._seals(verdict, workspace, known)
+        verdict = await self._seals(workspace, known)
+        from_seals, verdict.problems = verdict.problems, []
         every = [workspace] if workspace else await rows.everybody(self._worker)
         # A chain of which nothing is left is known by its seals alone.
         every += sorted({one.workspace for one in from_seals if one.workspace} - set(every))
         for number, name in enumerate(every):
             tell(Step("looking at the record", number, len(every)))
-            found = await self._chain(name, sealed_to, verdict)
+            found = await self._chain(name, sealed_to)
+            verdict.counts(found)
             missed = [one for one in from_seals if one.workspace == name]
-            if worst := sorted([*found, *missed], key=_batch_of)[:1]:
+            if worst := sorted([*found.problems, *missed], key=_batch_of)[:1]:
                 verdict.problems += worst
         tell(Step("looking at the record", len(every), len(every)))
         verdict.problems += [one for one in from_seals if one.workspace is None]
         return verdict
 
+    async def _whole(
+        self, workspace: str, chain: Chained, look: Callable[[Tail], Awaitable[Verdict]]
+    ) -> Verdict:
+        """Look at a chain from where it begins; again, if old lines were deleted meanwhile."""
+        while True:
+            note = await self._note(workspace, chain)
+            if note is not None and not self._chains.is_our_note(workspace, note):
+                text = f"The note of what is gone of the {chain} is not as it was made."
+                whose = workspace if chain == "batches" else None
+                return Verdict(problems=[Problem(whose, None, text)])
+            found = await look(note.tail if note else Tail())
+            if found.is_well or await self._note(workspace, chain) == note:
+                return found
+
+    async def _note(self, workspace: str, chain: Chained) -> Note | None:
+        return await self._database.run(workspace, lambda tx: rows.note(tx, chain))
+
     # One chain
 
-    async def _chain(self, workspace: str, sealed_to: int, verdict: Verdict) -> list[Problem]:
+    async def _chain(self, workspace: str, sealed_to: int) -> Verdict:
         if not rows.WORKSPACE.fullmatch(workspace):
-            return [Problem(workspace, None, "Lines of a workspace that there cannot be.")]
-        verdict.chains += 1
-        expected = _Expected()
-        async for batch in self._batches(workspace):
-            if wrong := await self._wrong(workspace, batch, expected):
-                return [Problem(workspace, min(batch.number, expected.number), wrong)]
-            expected.moves(batch)
-            verdict.batches += 1
-            verdict.lines += batch.lines
-        behind = await self._count(workspace, expected.start, Place(sealed_to, ""))
-        verdict.unsealed += await self._count(
-            workspace, max(expected.start, Place(sealed_to, "")), END
+            text = "Lines of a workspace that there cannot be."
+            return Verdict(problems=[Problem(workspace, None, text)])
+        return await self._whole(
+            workspace, "batches", lambda tail: self._from(workspace, tail, sealed_to)
         )
-        if not behind:
-            return []
-        text = f"{_lines(behind)} before what is sealed, and in no batch: put in, or moved there."
-        return [Problem(workspace, None, text)]
 
-    async def _batches(self, workspace: str) -> AsyncIterator[Batch]:
-        after = 0
+    async def _from(self, workspace: str, tail: Tail, sealed_to: int) -> Verdict:
+        found = Verdict(chains=1, forgotten=tail.lines)
+        async for batch in self._batches(workspace, tail.number):
+            if wrong := await self._wrong(workspace, batch, tail):
+                where = min(batch.number, tail.number + 1)
+                found.problems.append(Problem(workspace, where, wrong))
+                return found
+            tail = batch.tail
+            found.batches += 1
+            found.lines += batch.lines
+        sealed = Place(sealed_to, "")
+        found.unsealed = await self._count(workspace, max(tail.place, sealed), END)
+        if behind := await self._count(workspace, tail.place, sealed):
+            stand = _lines(behind)
+            text = f"{stand} before what is sealed, and in no batch: put in, or moved there."
+            found.problems.append(Problem(workspace, None, text))
+        return found
+
+    async def _batches(self, workspace: str, after: int) -> AsyncIterator[Batch]:
         while page := await self._page(workspace, after):
             for batch in page:
                 yield batch
@@ -123,14 +159,14 @@ class Verifier:
     async def _page(self, workspace: str, after: int) -> list[Batch]:
         return await self._database.run(workspace, lambda tx: rows.batches(tx, after, PAGE))
 
-    async def _wrong(self, workspace: str, batch: Batch, expected: _Expected) -> str | None:
+    async def _wrong(self, workspace: str, batch: Batch, tail: Tail) -> str | None:
         """What is wrong with a batch, and with its lines."""
-        if batch.number != expected.number:
-            return f"Batch {expected.number} is missing."
+        if batch.number != tail.number + 1:
+            return f"Batch {tail.number + 1} is missing."
         if not self._chains.is_ours(workspace, batch):
             return f"Batch {batch.number} is not as it was made, or was made with another key."
         begins = (batch.start, batch.first, batch.previous)
-        if begins != (expected.start, expected.first, expected.previous):
+        if begins != (tail.place, tail.lines, tail.hash):
             return f"Batch {batch.number} does not follow the batch before it."
         limit = batch.lines + MAX_COUNTED
         there = await self._database.run(
@@ -153,47 +189,60 @@ class Verifier:
 
     # Seals and anchors
 
-    async def _seals(
-        self, verdict: Verdict, workspace: str | None, known: Sequence[Anchor]
-    ) -> list[Problem]:
+    async def _seals(self, workspace: str | None, known: Sequence[Anchor]) -> Verdict:
         files = self._anchors.read()
-        verdict.anchors = [str(file) for file, _ in files]
         wanted = [(f"in {file}", one) for file, one in files]
         wanted += [("as it was given", one) for one in known]
+        found = await self._whole(
+            OPERATOR, "seals", lambda tail: self._seals_from(tail, workspace, wanted)
+        )
+        found.anchors = [str(file) for file, _ in files]
+        return found
+
+    async def _seals_from(
+        self, first: Tail, workspace: str | None, wanted: Sequence[tuple[str, Anchor]]
+    ) -> Verdict:
+        found = Verdict()
+        tail = first
         hashes: dict[int, str] = {}
-        problems: list[Problem] = []
-        before: Seal | None = None
-        while page := await rows.seals(self._database, before.number if before else 0, SEALS):
+        while page := await rows.seals(self._database, tail.number, SEALS):
             made = await rows.made_for(self._worker, page[0].number, page[-1].number)
+            # After the batches: one that was deleted meanwhile is known to be gone.
+            gone = await rows.noted(self._worker)
             for seal in page:
-                problems += self._seal(seal, before, made.get(seal.number, []), workspace)
+                found.problems += [
+                    one
+                    for one in self._seal(seal, tail, made.get(seal.number, []), gone)
+                    if workspace is None or one.workspace in (None, workspace)
+                ]
                 hashes[seal.number] = seal.hash.hex()
-                before = seal
+                tail = seal.tail
             hashes = _kept(hashes, [one for _, one in wanted])
-        if before is not None:
-            verdict.seals = before.number
-            verdict.end = Anchor("", before.number, before.hash.hex())
+        if tail != first:
+            found.seals = tail.number
+            found.end = Anchor("", tail.number, tail.hash.hex())
         for where, one in wanted:
             if hashes.get(one.seal) != one.hash:
-                problems.append(Problem(None, None, _cut(verdict.seals, where, one)))
-        return problems
+                found.problems.append(Problem(None, None, _cut(first, tail, where, one)))
+        return found
 
     def _seal(
-        self, seal: Seal, before: Seal | None, made: list[Made], workspace: str | None
+        self, seal: Seal, tail: Tail, made: list[Made], gone: Mapping[str, int]
     ) -> list[Problem]:
-        number = before.number + 1 if before else 1
+        number = tail.number + 1
         if seal.number != number:
             return [Problem(None, None, f"Seal {number} is missing.")]
         if not self._chains.is_our_seal(seal):
             text = f"Seal {number} is not as it was made, or was made with another key."
             return [Problem(None, None, text)]
-        if seal.previous != (before.hash if before else b""):
+        if seal.previous != tail.hash:
             return [Problem(None, None, f"Seal {number} does not follow the seal before it.")]
-        return [
+        listed = [
             one
-            for one in _compared(number, made_from(seal.batches), made)
-            if workspace in (None, one.workspace)
+            for one in made_from(seal.batches)
+            if one.number > gone.get(one.workspace_id, 0) or one in made
         ]
+        return _compared(number, listed, made)
 
 
 END: Final = Place(2**63 - 1, "")
@@ -217,11 +266,13 @@ def _compared(seal: int, listed: list[Made], made: list[Made]) -> list[Problem]:
     return problems
 
 
-def _cut(seals: int, where: str, anchor: Anchor) -> str:
-    if anchor.seal > seals:
+def _cut(first: Tail, last: Tail, where: str, anchor: Anchor) -> str:
+    if anchor.seal <= first.number:
+        return f"Seal {anchor.seal}, written down {where}, is one of those deleted for their age."
+    if anchor.seal > last.number:
         return (
-            f"The chain ends with seal {seals}, and seal {anchor.seal} was written down {where}:"
-            " its end was cut off, or an older database was restored."
+            f"The chain ends with seal {last.number}, and seal {anchor.seal} was written down"
+            f" {where}: its end was cut off, or an older database was restored."
         )
     return f"Seal {anchor.seal} is another one than was written down {where}."
 

@@ -84,6 +84,73 @@ select b.seal, b.workspace_id, b.number, b.hash
   from vault.audit_batches b
  where b.seal between :first and :last;
 
+-- name: old_seal
+-- The newest seal that is older than so many days, but for the last: the chain goes on from that.
+select s.number
+  from vault.audit_seals s
+ where s.workspace_id = :workspace_id
+   and s.sealed_at < now() - :days::integer * interval '1 day'
+   and s.number < (select max(l.number) from vault.audit_seals l where l.workspace_id = :workspace_id)
+ order by s.number desc
+ limit 1;
+
+-- name: made_up_to
+-- crosses workspaces: the worker finds whose chain has batches of old seals, and sees no more of them
+select distinct b.workspace_id
+  from vault.audit_batches b
+ where b.seal <= :seal;
+
+-- name: last_batch_up_to
+select number, seal, from_xact, from_event, to_xact, to_event, first, lines, sealed_at, digest, previous, hash, mac
+  from vault.audit_batches
+ where workspace_id = :workspace_id and seal <= :seal
+ order by number desc
+ limit 1;
+
+-- name: note
+select chain, number, to_xact, to_event, lines, noted_at, last, hash, mac
+  from vault.audit_notes
+ where workspace_id = :workspace_id and chain = :chain;
+
+-- name: noted
+-- crosses workspaces: the worker lists up to which batch whose chain is gone
+select n.workspace_id, n.number
+  from vault.audit_notes n
+ where n.chain = 'batches';
+
+-- name: write_note
+-- Never back to an earlier one: another replica may have gone further meanwhile.
+insert into vault.audit_notes as n
+       (workspace_id, chain, number, to_xact, to_event, lines, noted_at, last, hash, mac)
+values (:workspace_id, :chain, :number, :to_xact, :to_event, :lines, :noted_at, :last, :hash, :mac)
+on conflict (workspace_id, chain) do update
+   set number = excluded.number, to_xact = excluded.to_xact, to_event = excluded.to_event,
+       lines = excluded.lines, noted_at = excluded.noted_at, last = excluded.last,
+       hash = excluded.hash, mac = excluded.mac
+ where n.number < excluded.number;
+
+-- name: forget_lines
+-- The oldest first, and no more than one statement can take.
+delete from vault.audit_events e
+ where e.workspace_id = :workspace_id
+   and e.event_id in (select o.event_id
+                        from vault.audit_events o
+                       where o.workspace_id = :workspace_id
+                         and (o.xact, o.event_id collate "C") < (:to_xact, :to_event)
+                       order by o.xact, o.event_id collate "C"
+                       limit :limit)
+returning e.event_id;
+
+-- name: forget_batches
+delete from vault.audit_batches b
+ where b.workspace_id = :workspace_id and b.number <= :number
+returning b.number;
+
+-- name: forget_seals
+delete from vault.audit_seals s
+ where s.workspace_id = :workspace_id and s.number <= :number
+returning s.number;
+
 -- name: last_batch
 select number, seal, from_xact, from_event, to_xact, to_event, first, lines, sealed_at, digest, previous, hash, mac
   from vault.audit_batches

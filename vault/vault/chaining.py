@@ -14,6 +14,7 @@ from vault import access, audit
 from vault.chain import Chains, Seal
 from vault.chain.anchors import Anchor, Anchors
 from vault.chain.exporting import EVER, Exporter, Out, Period
+from vault.chain.forgetting import Forgetter
 from vault.chain.rows import Waiting
 from vault.chain.sealing import Sealer
 from vault.chain.verifying import Verdict, Verifier
@@ -37,6 +38,14 @@ class Chaining(Door):
     async def seal_audit(self) -> int:
         """Seal what was written since; returns how many lines. Without a worker's login, none."""
         return await self._sealer.seal() if self._worker is not None else 0
+
+    async def forget_audit(self, days: int) -> int:
+        """Delete what was sealed more than so many days ago; returns how many lines. Without a
+        worker's login, and for 0 days, none.
+        """
+        if self._worker is None or not days:
+            return 0
+        return await Forgetter(self._database, self._worker, self._chains).forget(days)
 
     async def chain_state(self) -> Chained:
         """How many lines wait to be sealed, and whether this process has anchored the chain."""
