@@ -9,6 +9,7 @@ from support.recording import OPERATOR, Record, sealed_long_ago
 
 from vault.chain import Place, forgetting, rows
 from vault.chain.anchors import Anchor
+from vault.chain.exporting import BatchOut, LineOut
 from vault.database import Database, Transaction
 from vault.errors import NotReady
 from vault.model import WorkspaceId
@@ -137,6 +138,9 @@ async def test_a_deletion_that_was_cut_short_is_no_fault_and_is_gone_on_with(
     assert await record.problems() == []
     left = whole - await record.admin.fetchval(LINES)
     assert left == sum(gone) == 3
+    out = [one async for one in record.vault.export_audit(OPERATOR)]
+    whole_batches = sum(one.lines for one in out if isinstance(one, BatchOut))
+    assert whole_batches == sum(1 for one in out if isinstance(one, LineOut) and one.batch)
     assert await record.vault.forget_audit(KEPT) == 8 - left
     found = await record.verify()
     assert (found.problems, found.forgotten) == ([], 8)
@@ -149,6 +153,27 @@ async def test_replicas_that_delete_at_once_leave_one_record(record: Record) -> 
         record.vault.forget_audit(KEPT), record.over.right.forget_audit(KEPT)
     )
     assert sum(done) == 18
+    assert await record.problems() == []
+
+
+async def test_a_replica_that_comes_late_takes_no_seal_for_an_old_one(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one has deleted everything between two of its steps."""
+    await sealed_long_ago(record, 3)
+    await sealed_now(record, 1)
+    made_up_to = rows.made_up_to
+    others: list[int] = []
+
+    async def late(worker: Database, seal: int) -> list[str]:
+        if not others:
+            others.append(0)
+            others.append(await record.over.right.forget_audit(KEPT))
+        return await made_up_to(worker, seal)
+
+    monkeypatch.setattr(rows, "made_up_to", late)
+    assert await record.vault.forget_audit(KEPT) == 0
+    assert others == [0, 6]
     assert await record.problems() == []
 
 
@@ -215,6 +240,19 @@ async def test_a_note_that_somebody_made_hides_no_workspace(record: Record) -> N
     assert await record.problems() == [(record.workspace, None)]
 
 
+async def test_nothing_is_sealed_behind_a_note_that_is_not_ours(record: Record) -> None:
+    other = await record.another_workspace()
+    await sealed_long_ago(record, 3)
+    await sealed_now(record, 1)
+    await record.vault.forget_audit(KEPT)
+    await record.execute(
+        "update vault.audit_notes set number = 7 where workspace_id = $1", other.workspace
+    )
+    await record.write(2, other)
+    assert await record.seal() == 1  # the operator's
+    assert {one for one, _ in await record.problems()} == {other.workspace}
+
+
 async def test_seals_that_are_gone_are_vouched_for_by_a_note_of_ours(record: Record) -> None:
     await sealed_long_ago(record, 3, 2)
     await sealed_now(record, 4)
@@ -244,7 +282,7 @@ async def test_who_looks_while_old_lines_go_sees_no_fault(
     deleted: list[int] = []
 
     async def batches(tx: Transaction, after: int, limit: int) -> Any:
-        if not deleted:
+        if tx.workspace == record.workspace and not deleted:
             deleted.append(0)
             deleted.append(await record.over.right.forget_audit(KEPT))
         return await look(tx, after, limit)
