@@ -68,6 +68,16 @@ def heard(breaker: Breaker, now: datetime, *, sent_at: datetime, good: bool) -> 
     return closed(now) if good else _opened(breaker, now)
 
 
+def all_good(breaker: Breaker, now: datetime, calls: int) -> Breaker | None:
+    """So many good calls of a closed one at once; ``None`` where they may open it all the same,
+    since there were hardly any before, and most of those were bad.
+    """
+    window = breaker.window.counted(now, WINDOW, good=True)
+    if breaker.opened_at is not None or window.counts(now, WINDOW).bad_share >= BAD_SHARE:
+        return None
+    return replace(breaker, window=window.counted(now, WINDOW, good=True, calls=calls - 1))
+
+
 def is_good(outcome: Outcome | None) -> bool:
     """Does this outcome (``None``: tokens) speak for the endpoint?"""
     return outcome not in BAD
