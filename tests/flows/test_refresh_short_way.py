@@ -386,7 +386,7 @@ def draw() -> list[Case]:
     """Cases that Hypothesis draws; it does not shrink here: a case is short to read as it is."""
     drawn: list[Case] = []
 
-    @settings(max_examples=120, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, database=None, suppress_health_check=list(HealthCheck))
     @given(cases)
     def take(case: Case) -> None:
         drawn.append(case)

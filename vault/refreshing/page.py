@@ -168,7 +168,6 @@ class Page:
         self.claims: dict[str, Claim] = {}
         self.doubts: dict[str, datetime] = {}
         self.tokens: dict[str, bytes] = {}
-        self.renewed: list[str] = []
         self.attempts: list[Attempt] = []
         self.news: list[News] = []
         self.tidied: list[str] = []
@@ -268,25 +267,13 @@ class Page:
             self.doubts[row.connection_id] = doubt
 
     def note_ended(self, one: Ending, generation: int) -> None:
-        """A line of the timeline; those of before a month go now and then."""
         self.attempts.append(_ended_attempt(one, generation))
+        self.tidy(one)
+
+    def tidy(self, one: Ending) -> None:
+        """Lines of the timeline that are too old go now and then."""
         if one.fence % TIDY_EVERY == 0:
             self.tidied.append(one.connection_id)
-
-    def note_renewed(self, one: Ending, generation: int) -> None:
-        """New tokens have been written, of a connection at rest: what goes with them."""
-        self.renewed.append(one.connection_id)
-        self.note_ended(one, generation)
-        self.news.append(
-            News(
-                type="connection.refreshed",
-                integration=self.place.integration,
-                environment=self.place.environment,
-                connection_id=one.connection_id,
-                user_id=one.user_id,
-                generation=generation,
-            )
-        )
 
     def _news(self, kind: events.Type, row: LifeRow, user_id: str, reason: str | None) -> News:
         return News(
@@ -302,7 +289,6 @@ class Page:
     async def write(self, tx: Transaction) -> None:
         await calls.write_claims(tx, self.claims, self.doubts)
         await calls.write_changes(tx, list(self.changed.values()), self.tokens)
-        await calls.forget_holds(tx, [*self.tokens, *self.renewed])
         await answers.note_attempts(tx, self.attempts)
         _, integration, environment = self.place
         await rows.write_endpoint(tx, integration, environment, self._provider, self.endpoint)

@@ -10,20 +10,23 @@
   generation and use are compared with it once more, in the statement that sets them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from operator import attrgetter
 from typing import Final
 
 from msgspec.structs import replace
 
 from vault.database import Transaction
+from vault.events import News, body_of
 from vault.lifecycle import endpoint as endpoints
 from vault.lifecycle.clocks import Clocks, clocks
 from vault.lifecycle.life import Life
 from vault.lifecycle.schedule import Look, Use, next_look
 from vault.lifecycle.takeover import leased
 from vault.lifecycle.terms import Terms
+from vault.model import new_ids
 from vault.oauth.renewing import can_refresh
 from vault.refreshing.page import Ending, Granted, Page, Settled, Wanted, luck_of
 from vault.seal import seal
@@ -92,7 +95,8 @@ async def end(
     by_id = {one.connection_id: one for one in sorted(ended, key=_id_of)}
     if len(by_id) < len(ended) or endpoints.all_fine(page.endpoint, page.now, len(ended)) is None:
         return {}
-    renewed = [new for one in by_id.values() if (new := _renewed(page, one)) is not None]
+    event_ids = iter(new_ids("evt", len(ended)))
+    renewed = [new for one in by_id.values() if (new := _renewed(page, one, event_ids))]
     if not renewed:
         return {}
     done = await calls.renew_rested(tx, owner, renewed)
@@ -101,17 +105,19 @@ async def end(
     page.endpoint = endpoints.all_fine(page.endpoint, page.now, len(done)) or page.endpoint
     taken = [new for new in renewed if new.connection_id in done]
     for new in taken:
-        page.note_renewed(by_id[new.connection_id], new.generation)
+        page.tidy(by_id[new.connection_id])
     return {new.connection_id: Settled(new.generation) for new in taken}
 
 
-def _renewed(page: Page, one: Ending) -> Renewed | None:
+def _renewed(page: Page, one: Ending, event_ids: Iterator[str]) -> Renewed | None:
     """What a connection becomes by its new tokens, if they are of the ordinary kind."""
     rested, tokens, held, owner_key = one.rested, one.tokens, one.held, one.owner_key
     if rested is None or tokens is None or held is None or owner_key is None:
         return None
     terms, provider = one.outlet.terms, one.outlet.app.provider
     if tokens.scopes != held.tokens.scopes or not can_refresh(provider, tokens):
+        return None
+    if tokens.obtained_at != one.attempt.began_at:
         return None
     generation = rested.generation + 1
     place = page.place
@@ -129,7 +135,6 @@ def _renewed(page: Page, one: Ending) -> Renewed | None:
         sealed=seal(owner_key, context, packed(replace(held, tokens=tokens))),
         generation=generation,
         fence=one.fence,
-        issued_at=times.issued_at,
         access_ends=times.access_ends,
         idle_ends=times.idle_ends,
         consent_ends=times.consent_ends,
@@ -138,6 +143,20 @@ def _renewed(page: Page, one: Ending) -> Renewed | None:
         expected_at=rested.expected_at,
         promised=rested.promised,
         due_at=look.at if look is not None else None,
+        attempt=one.attempt.attempt,
+        event_id=next(event_ids),
+        body=body_of(_refreshed(page, one, generation)),
+    )
+
+
+def _refreshed(page: Page, one: Ending, generation: int) -> News:
+    return News(
+        type="connection.refreshed",
+        integration=page.place.integration,
+        environment=page.place.environment,
+        connection_id=one.connection_id,
+        user_id=one.user_id,
+        generation=generation,
     )
 
 
@@ -157,10 +176,15 @@ def _look(
             used_at=row.used_at,
             hold_until=held_until,
             expected_at=row.expected_at,
-            promise=timedelta(seconds=row.promised),
+            promise=_seconds(row.promised),
         ),
         row.policy,
         now=now,
         luck=luck_of(row.connection_id, generation),
-        noticed=timedelta(seconds=row.noticed) if row.noticed is not None else None,
+        noticed=_seconds(row.noticed) if row.noticed is not None else None,
     )
+
+
+@lru_cache
+def _seconds(number: int) -> timedelta:
+    return timedelta(seconds=number)

@@ -52,13 +52,14 @@ class Rested(Struct, frozen=True):
 
 
 class Renewed(Struct, frozen=True):
-    """The same, when its call brought tokens; what is left of it is to be as it was."""
+    """The same, when its call brought tokens: what it becomes, the use that it has to have still,
+    and what is told of it.
+    """
 
     connection_id: str
     sealed: bytes
     generation: int
     fence: int
-    issued_at: datetime
     access_ends: datetime | None
     idle_ends: datetime | None
     consent_ends: datetime | None
@@ -67,6 +68,9 @@ class Renewed(Struct, frozen=True):
     expected_at: datetime | None
     promised: int
     due_at: datetime | None
+    attempt: str
+    event_id: str
+    body: str
 
 
 class _Id(Struct, frozen=True):
@@ -95,18 +99,12 @@ async def rested(tx: Transaction, connection_ids: Sequence[str]) -> list[Rested]
 
 
 async def renew_rested(tx: Transaction, owner: str, renewed: Sequence[Renewed]) -> set[str]:
-    """Write new tokens of those which the ``owner`` has claimed and nobody has touched since;
-    returns which these are.
+    """Write new tokens of those which the ``owner`` has claimed and nobody has touched since, and
+    tell of it; returns which these are.
     """
     columns = _renew_rested.columns(renewed)
     found = await _renew_rested.all(tx, workspace_id=tx.workspace, owner=owner, **columns)
     return {one.id for one in found}
-
-
-async def forget_holds(tx: Transaction, connection_ids: Sequence[str]) -> None:
-    """What is held no more of the users whose connections these are."""
-    if connection_ids:
-        await _forget_holds.run(tx, workspace_id=tx.workspace, connection_ids=list(connection_ids))
 
 
 async def write_claims(
@@ -148,6 +146,8 @@ async def write_changes(
         await _renew.run(tx, workspace_id=tx.workspace, sealed=tokens, **columns)
     await _put_tokens(tx, [row for row in others if row.connection_id in sealed], sealed)
     await write_lives(tx, others)
+    if sealed:
+        await _forget_holds.run(tx, workspace_id=tx.workspace, connection_ids=list(sealed))
 
 
 async def _put_tokens(
