@@ -110,7 +110,15 @@ OTHERS: Final = [
     Case(policy="active", used=-26 * HOUR),
     Case(provider="killer", policy="active", used=-HOUR, access=200, held=HOUR),
 ]
-MEANWHILE: Final = [Case(meanwhile=one) for one in ("used", "expected", "policy", "promised")]
+# Kept alive for nobody until somebody comes, between the claim and its ending.
+UNUSED: Final = Case(policy="active", provider="idle", idle=HOUR, access=None, issued=-2 * DAY)
+MEANWHILE: Final = [
+    replace(UNUSED, meanwhile="used"),
+    replace(UNUSED, meanwhile="expected"),
+    Case(meanwhile="policy"),
+    Case(meanwhile="promised"),
+    Case(meanwhile="claimed"),
+]
 UNLIKE: Final = [Case(brings=frozenset({one})) for one in ("scopes", "no_refresh_token")]
 
 

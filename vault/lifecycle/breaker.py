@@ -68,14 +68,19 @@ def heard(breaker: Breaker, now: datetime, *, sent_at: datetime, good: bool) -> 
     return closed(now) if good else _opened(breaker, now)
 
 
-def all_good(breaker: Breaker, now: datetime, calls: int) -> Breaker | None:
-    """So many good calls of a closed one at once; ``None`` where they may open it all the same,
-    since there were hardly any before, and most of those were bad.
+def stays_closed(breaker: Breaker, now: datetime) -> bool:
+    """Is it closed, and will no good answer open it? (Where there were hardly any, and most of
+    those bad, a good one more may be the one that makes them enough.)
     """
+    if breaker.opened_at is not None:
+        return False
     window = breaker.window.counted(now, WINDOW, good=True)
-    if breaker.opened_at is not None or window.counts(now, WINDOW).bad_share >= BAD_SHARE:
-        return None
-    return replace(breaker, window=window.counted(now, WINDOW, good=True, calls=calls - 1))
+    return window.counts(now, WINDOW).bad_share < BAD_SHARE
+
+
+def all_good(breaker: Breaker, now: datetime, calls: int) -> Breaker:
+    """So many good calls have ended, while it ``stays_closed``."""
+    return replace(breaker, window=breaker.window.counted(now, WINDOW, good=True, calls=calls))
 
 
 def is_good(outcome: Outcome | None) -> bool:

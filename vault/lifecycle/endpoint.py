@@ -123,16 +123,19 @@ def heard(
     return replace(endpoint, breaker=breaks, rate=paced)
 
 
-def all_fine(endpoint: Endpoint, now: datetime, calls: int) -> Endpoint | None:
-    """So many calls have ended with tokens; ``None``: what that changes, one by one will tell."""
-    if endpoint.standing.why is not None:
-        return None
-    breaks = breaker.all_good(endpoint.breaker, now, calls)
-    if breaks is None:
-        return None
-    stands = standing.all_fine(endpoint.standing, now, calls)
-    paced = rate.succeeded(endpoint.rate, now, calls)
-    return replace(endpoint, standing=stands, rate=paced, breaker=breaks)
+def only_counts(endpoint: Endpoint, now: datetime) -> bool:
+    """Is it open, so that calls which end with tokens change no more than counts?"""
+    return endpoint.standing.why is None and breaker.stays_closed(endpoint.breaker, now)
+
+
+def all_fine(endpoint: Endpoint, now: datetime, calls: int) -> Endpoint:
+    """So many calls have ended with tokens, where it ``only_counts`` them."""
+    return replace(
+        endpoint,
+        standing=standing.all_fine(endpoint.standing, now, calls),
+        rate=rate.succeeded(endpoint.rate, now, calls),
+        breaker=breaker.all_good(endpoint.breaker, now, calls),
+    )
 
 
 def learned(endpoint: Endpoint, what: Experience, now: datetime, *, sent_at: datetime) -> Heard:

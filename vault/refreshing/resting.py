@@ -51,9 +51,10 @@ async def claim(
         return {}
     rested = await calls.rested(tx, list(asked))
     due = [row for row in rested if _is_due(row, asked[row.connection_id], page.now)]
-    if not due:
+    admitted = endpoints.admit_all(page.endpoint, page.now, len(due))
+    if not due or admitted is None:
         return {}
-    page.endpoint = endpoints.admit_all(page.endpoint, page.now, len(due)) or page.endpoint
+    page.endpoint = admitted
     return {row.connection_id: _granted(page, row, owner) for row in due}
 
 
@@ -93,7 +94,7 @@ async def end(
 ) -> dict[str, Settled]:
     """Write the tokens of those that rested and that nobody has touched since, by connection."""
     by_id = {one.connection_id: one for one in sorted(ended, key=_id_of)}
-    if len(by_id) < len(ended) or endpoints.all_fine(page.endpoint, page.now, len(ended)) is None:
+    if len(by_id) < len(ended) or not endpoints.only_counts(page.endpoint, page.now):
         return {}
     event_ids = iter(new_ids("evt", len(ended)))
     renewed = [new for one in by_id.values() if (new := _renewed(page, one, event_ids))]
@@ -102,7 +103,7 @@ async def end(
     done = await calls.renew_rested(tx, owner, renewed)
     if not done:
         return {}
-    page.endpoint = endpoints.all_fine(page.endpoint, page.now, len(done)) or page.endpoint
+    page.endpoint = endpoints.all_fine(page.endpoint, page.now, len(done))
     taken = [new for new in renewed if new.connection_id in done]
     for new in taken:
         page.tidy(by_id[new.connection_id])

@@ -211,7 +211,8 @@ with n as (
            m.generation
       from lives m
     on conflict (workspace_id, connection_id, fence) do update
-       set ended_at = now(), outcome = excluded.outcome, generation = excluded.generation
+       set ended_at = now(), outcome = excluded.outcome, detail = excluded.detail,
+           http_status = excluded.http_status, generation = excluded.generation
 ), told as (
     insert into vault.outbox (workspace_id, event_id, type, body)
     select :workspace_id, m.event_id, 'connection.refreshed', m.body
