@@ -237,6 +237,9 @@ class Bench:
             name,
             self.first,
         )
+        await self.admin.execute(
+            "update vault.connections set scopes = '{before}' where connection_id = $1", name
+        )
         if held_until is not None:
             await self.admin.execute(
                 "update vault.connection_lives set of_user = 'ada' where connection_id = $1", name
@@ -312,7 +315,10 @@ class Bench:
         held = connection_rows.held_from(opened)
         access = held.tokens.access_token
         assert access is not None
-        return [generation, access.reveal(), held.tokens.obtained_at, held.tokens.scopes]
+        scopes = await self.admin.fetchval(
+            "select scopes from vault.connections where connection_id = $1", self.base.connection_id
+        )
+        return [generation, access.reveal(), held.tokens.obtained_at, held.tokens.scopes, scopes]
 
     async def told(self) -> tuple[list[Any], list[str]]:
         name = self.base.connection_id

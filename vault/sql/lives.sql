@@ -171,7 +171,8 @@ update vault.connection_lives l
 -- name: renew_rested
 -- New tokens for lives that rested when they were claimed, with the timeline, the news and what is
 -- held no more; where nothing has changed since of what their next look was reckoned with, neither
--- the claim nor the use. Returns whose they became.
+-- the claim nor the use. (While a claim stands, there is no line for its fence.) Returns whose they
+-- became.
 with n as (
     select n.connection_id, n.sealed, n.generation, n.fence, n.access_ends, n.idle_ends,
            n.consent_ends, n.policy, n.used_at, n.expected_at, n.promised, n.due_at, n.attempt,
@@ -210,9 +211,6 @@ with n as (
     select :workspace_id, m.connection_id, m.fence, :owner, m.attempt, m.issued_at, 'refreshed',
            m.generation
       from lives m
-    on conflict (workspace_id, connection_id, fence) do update
-       set ended_at = now(), outcome = excluded.outcome, detail = excluded.detail,
-           http_status = excluded.http_status, generation = excluded.generation
 ), told as (
     insert into vault.outbox (workspace_id, event_id, type, body)
     select :workspace_id, m.event_id, 'connection.refreshed', m.body
