@@ -65,7 +65,7 @@ STEPS: Final = """
     vault.refreshing.marks
     vault.refreshing.replica vault.refreshing.room
     vault.refreshing.page vault.refreshing.observing vault.refreshing.consents
-    vault.refreshing.lane vault.refreshing
+    vault.refreshing.resting vault.refreshing.lane vault.refreshing
     vault.chain vault.chain.anchors vault.chain.rows vault.chain.sealing vault.chain.verifying
     vault.chain.exporting vault.chain.forgetting
     vault.backup vault.backup.archive vault.backup.tables vault.backup.taking

@@ -65,8 +65,9 @@ async def test_a_claim_is_written_as_it_was_granted(
     after, [call] = step(row.life(), event, Terms(rotation="none"))
     assert after.claim is not None
     assert after.claim.owner == "other"
-    claimed = {row.connection_id: after}
-    await database.run(alive.caller.workspace, lambda tx: calls.write_claims(tx, claimed))
+    assert after.doubt is not None
+    claims, doubts = {row.connection_id: after.claim}, {row.connection_id: after.doubt}
+    await database.run(alive.caller.workspace, lambda tx: calls.write_claims(tx, claims, doubts))
     assert isinstance(call, Call)
     assert call.fence == 10
     assert await _locked(alive, database, row.connection_id) == [

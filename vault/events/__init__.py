@@ -54,6 +54,11 @@ class News(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str | None = None
 
 
+def body_of(news: News) -> str:
+    """As it is written down and sent."""
+    return _bytes(news).decode()
+
+
 async def record(tx: Transaction, news: Sequence[News]) -> None:
     """Put news into the outbox, in the caller's transaction."""
     if not news:
@@ -63,5 +68,5 @@ async def record(tx: Transaction, news: Sequence[News]) -> None:
         workspace_id=tx.workspace,
         event_ids=new_ids("evt", len(news)),
         types=[one.type for one in news],
-        bodies=[_bytes(one).decode() for one in news],
+        bodies=[body_of(one) for one in news],
     )

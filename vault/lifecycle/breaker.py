@@ -68,6 +68,21 @@ def heard(breaker: Breaker, now: datetime, *, sent_at: datetime, good: bool) -> 
     return closed(now) if good else _opened(breaker, now)
 
 
+def stays_closed(breaker: Breaker, now: datetime) -> bool:
+    """Is it closed, and will no good answer open it? (Where there were hardly any, and most of
+    those bad, a good one more may be the one that makes them enough.)
+    """
+    if breaker.opened_at is not None:
+        return False
+    window = breaker.window.counted(now, WINDOW, good=True)
+    return window.counts(now, WINDOW).bad_share < BAD_SHARE
+
+
+def all_good(breaker: Breaker, now: datetime, calls: int) -> Breaker:
+    """So many good calls have ended, while it ``stays_closed``."""
+    return replace(breaker, window=breaker.window.counted(now, WINDOW, good=True, calls=calls))
+
+
 def is_good(outcome: Outcome | None) -> bool:
     """Does this outcome (``None``: tokens) speak for the endpoint?"""
     return outcome not in BAD

@@ -53,22 +53,23 @@ def clocks(
     renewable: bool = True,
 ) -> Clocks:
     """The clocks of a token set that has just come. ``refresh_ends`` is what the reply said."""
-    idle = [at for at in (_idle(terms, issued_at, renewable=renewable),) if at is not None]
-    consent: list[datetime] = []
-    if terms.end is not None:
-        (idle if terms.slides else consent).append(
-            (issued_at if terms.slides else consented_at) + terms.end
-        )
-    if refresh_ends is not None:
-        (idle if _slides(terms) else consent).append(refresh_ends)
+    idle, consent = _idle(terms, issued_at, renewable=renewable), None
+    if terms.end is not None and terms.slides:
+        idle = _earlier(idle, issued_at + terms.end)
+    elif terms.end is not None:
+        consent = consented_at + terms.end
+    if refresh_ends is not None and _slides(terms):
+        idle = _earlier(idle, refresh_ends)
+    elif refresh_ends is not None:
+        consent = _earlier(consent, refresh_ends)
     if terms.by_access_token and access_ends is not None:
-        idle.append(access_ends)
+        idle = _earlier(idle, access_ends)
     return Clocks(
         issued_at=issued_at,
         consented_at=consented_at,
         access_ends=access_ends,
-        idle_ends=min(idle, default=None),
-        consent_ends=min(consent, default=None),
+        idle_ends=idle,
+        consent_ends=consent,
         renewable=renewable,
     )
 
@@ -88,3 +89,7 @@ def _slides(terms: Terms) -> bool:
     consent's (LinkedIn, Google's time-limited grants).
     """
     return terms.slides if terms.slides is not None else terms.rotation != "none"
+
+
+def _earlier(one: datetime | None, other: datetime) -> datetime:
+    return other if one is None else min(one, other)

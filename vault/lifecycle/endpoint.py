@@ -87,6 +87,17 @@ def admit(
     )
 
 
+def admit_all(endpoint: Endpoint, now: datetime, calls: int) -> Endpoint | None:
+    """Ask for so many calls at once, none of them a retry; ``None``: one by one will tell."""
+    if endpoint.standing.why is not None or endpoint.breaker.opened_at is not None:
+        return None
+    taken = rate.take(endpoint.rate, now, calls)
+    if taken.granted < calls:
+        return None
+    budget = retries.earn(endpoint.retries, now, calls)
+    return replace(endpoint, rate=taken.rate, retries=budget)
+
+
 def is_probing(endpoint: Endpoint, now: datetime) -> bool:
     """Is one call under way that may end the waiting of all others at any moment?"""
     probes = (endpoint.standing.probing_until, endpoint.breaker.probing_until)
@@ -110,6 +121,21 @@ def heard(
     elif good:
         paced = rate.succeeded(paced, now)
     return replace(endpoint, breaker=breaks, rate=paced)
+
+
+def only_counts(endpoint: Endpoint, now: datetime) -> bool:
+    """Is it open, so that calls which end with tokens change no more than counts?"""
+    return endpoint.standing.why is None and breaker.stays_closed(endpoint.breaker, now)
+
+
+def all_fine(endpoint: Endpoint, now: datetime, calls: int) -> Endpoint:
+    """So many calls have ended with tokens, where it ``only_counts`` them."""
+    return replace(
+        endpoint,
+        standing=standing.all_fine(endpoint.standing, now, calls),
+        rate=rate.succeeded(endpoint.rate, now, calls),
+        breaker=breaker.all_good(endpoint.breaker, now, calls),
+    )
 
 
 def learned(endpoint: Endpoint, what: Experience, now: datetime, *, sent_at: datetime) -> Heard:

@@ -144,26 +144,19 @@ def _may_look_again(suspicion: Suspicion, event: Claimed, terms: Terms) -> bool:
 
 
 def _calling(life: Life, event: Claimed) -> Step:
-    fence = life.fence + 1
-    until = event.at + takeover.LEASE
-    claim = Claim(
-        fence=fence,
-        generation=life.generation,
-        owner=event.owner,
-        attempt=event.attempt,
-        at=event.at,
-        until=until,
+    claim = takeover.leased(
+        life.fence + 1, life.generation, owner=event.owner, attempt=event.attempt, at=event.at
     )
     again = bool(life.failures or life.doubt or life.suspicion)
     call = Call(
-        fence=fence,
-        generation=life.generation,
-        attempt=event.attempt,
+        fence=claim.fence,
+        generation=claim.generation,
+        attempt=claim.attempt,
         send_by=event.at + takeover.SEND_WITHIN,
-        until=until,
+        until=claim.until,
         again=again,
     )
-    return Step(replace(life, fence=fence, claim=claim, next_try_at=None), (call,))
+    return Step(replace(life, fence=claim.fence, claim=claim, next_try_at=None), (call,))
 
 
 def _released(life: Life, event: Released, _: Terms) -> Step:

@@ -79,10 +79,12 @@ def give_back(rate: Rate, unused: int) -> Rate:
     return replace(rate, level=min(_burst(rate.per_second), rate.level + unused))
 
 
-def succeeded(rate: Rate, now: datetime) -> Rate:
+def succeeded(rate: Rate, now: datetime, answers: int = 1) -> Rate:
     """The endpoint answered."""
     filled = _filled(rate, now)
-    grown = min(rate.ceiling, filled.per_second + GROWTH / max(filled.per_second, 1.0))
+    grown = filled.per_second
+    for _ in range(answers):
+        grown = min(rate.ceiling, grown + GROWTH / max(grown, 1.0))
     return replace(filled, per_second=grown)
 
 

@@ -28,6 +28,8 @@ MARGIN: Final = timedelta(minutes=5)
 # A margin above half of the lifetime would refresh what has just come.
 LIFETIME_BY: Final = 2
 SPREAD_BY: Final = 10
+# How finely chance is dealt out.
+GRAINS: Final = 65_536
 MOST_SPREAD: Final = timedelta(minutes=5)
 # Somebody who talked to an agent yesterday at this hour is likely to do so today.
 USED_LATELY: Final = timedelta(hours=25)
@@ -78,7 +80,7 @@ def next_look(
     """
     if life.claim is not None:
         return claimed_look(life.claim, now)
-    if life.state in ("pending", "needs_reauth", "revoked"):
+    if not life.generation or life.verdict is not None or life.gone:
         return None
     refresh = refresh_at(life, clocks, terms, use, policy, now=now, luck=luck)
     return _sooner(refresh, _notice(clocks, noticed))
@@ -115,15 +117,16 @@ def refresh_at(
     at = max(found.at, clocks.issued_at + terms.min_age)
     for earliest in (_held_off(clocks, terms, use), life.next_try_at):
         at = at if earliest is None else max(at, earliest)
-    return Look(at=at, why="retry" if life.failures and at == life.next_try_at else found.why)
+    if life.failures and at == life.next_try_at:
+        return Look(at=at, why="retry")
+    return found if at == found.at else Look(at=at, why=found.why)
 
 
 def margin(clocks: Clocks, terms: Terms, promise: timedelta) -> timedelta:
     """How long before its end an access token is to be replaced."""
     wanted = max(terms.margin or MARGIN, promise)
-    if clocks.lifetime is None:
-        return wanted
-    return min(wanted, clocks.lifetime / LIFETIME_BY)
+    lifetime = clocks.lifetime
+    return wanted if lifetime is None else min(wanted, lifetime // LIFETIME_BY)
 
 
 def is_expiring(clocks: Clocks, now: datetime) -> bool:
@@ -171,20 +174,21 @@ def _needed_at(policy: Policy, use: Use, now: datetime) -> datetime | None:
 def _ahead_of_the_end(
     clocks: Clocks, terms: Terms, use: Use, luck: float, needed_at: datetime
 ) -> Look | None:
-    if clocks.access_ends is None or clocks.lifetime is None:
+    lifetime = clocks.lifetime
+    if clocks.access_ends is None or lifetime is None:
         return None
     ahead = margin(clocks, terms, use.promise)
-    ahead += _drawn(min(clocks.lifetime / SPREAD_BY, MOST_SPREAD), luck)
+    ahead += _drawn(min(lifetime // SPREAD_BY, MOST_SPREAD), luck)
     return Look(at=max(clocks.access_ends, needed_at) - ahead, why="access")
 
 
 def _keep_alive(clocks: Clocks, terms: Terms, luck: float) -> Look | None:
     if clocks.idle_ends is None:
         return None
-    wait = (clocks.idle_ends - clocks.issued_at) / KEEP_ALIVE_BY
+    wait = (clocks.idle_ends - clocks.issued_at) // KEEP_ALIVE_BY
     if terms.keep_alive is not None:
         wait = min(wait, terms.keep_alive)
-    return Look(at=clocks.issued_at + wait - _drawn(wait / SPREAD_BY, luck), why="keep_alive")
+    return Look(at=clocks.issued_at + wait - _drawn(wait // SPREAD_BY, luck), why="keep_alive")
 
 
 def _held_off(clocks: Clocks, terms: Terms, use: Use) -> datetime | None:
@@ -212,7 +216,7 @@ def _sooner(one: Look | None, other: Look | None) -> Look | None:
 
 def _drawn(span: timedelta, luck: float) -> timedelta:
     """So much of it as chance will have."""
-    return timedelta(seconds=span.total_seconds() * luck)
+    return span * int(luck * GRAINS) // GRAINS
 
 
 def _is_past(end: datetime | None, now: datetime) -> bool:

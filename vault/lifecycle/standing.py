@@ -85,6 +85,12 @@ def learn(standing: Standing, what: Experience, now: datetime, *, sent_at: datet
     return _dead(standing, now)
 
 
+def all_fine(standing: Standing, now: datetime, calls: int) -> Standing:
+    """So many calls brought tokens, while it was open."""
+    window = standing.window.counted(now, WINDOW, good=True, calls=calls)
+    return replace(standing, window=window, fine_at=now)
+
+
 def mended(standing: Standing, now: datetime) -> Learned:
     """The operator changed the integration, or says that it is well."""
     fresh = replace(begun(now), held_until=last_held(standing, now))
@@ -100,8 +106,7 @@ def _fine(standing: Standing, now: datetime) -> Learned:
     if standing.why is not None:
         lifted = replace(begun(now), held_until=last_held(standing, now), fine_at=now)
         return Learned(lifted, "resumed")
-    window = standing.window.counted(now, WINDOW, good=True)
-    return Learned(replace(standing, window=window, fine_at=now))
+    return Learned(all_fine(standing, now, 1))
 
 
 def _refused_client(standing: Standing, now: datetime, sent_at: datetime) -> Learned:

@@ -41,6 +41,18 @@ SETTLE_SHARE: Final = 1 / 3
 AFTER_RESTART: Final = timedelta(seconds=30)
 
 
+def leased(fence: int, generation: int, *, owner: str, attempt: str, at: datetime) -> Claim:
+    """A claim that begins now, of the ``fence`` that is its own."""
+    return Claim(
+        fence=fence,
+        generation=generation,
+        owner=owner,
+        attempt=attempt,
+        at=at,
+        until=at + LEASE,
+    )
+
+
 def belongs_to_holder(
     claim: Claim, since: datetime, terms: Terms, *, now: datetime, seen: bool
 ) -> bool:

@@ -36,13 +36,13 @@ class Window(Struct, frozen=True, kw_only=True):
             return Window(began=now)
         return Window(began=self.began + length, good_before=self.good, bad_before=self.bad)
 
-    def counted(self, now: datetime, length: timedelta, *, good: bool) -> "Window":
-        """One more."""
+    def counted(self, now: datetime, length: timedelta, *, good: bool, calls: int = 1) -> "Window":
+        """One more, or so many."""
         here = self.moved(now, length)
         return Window(
             began=here.began,
-            good=here.good + good,
-            bad=here.bad + (not good),
+            good=here.good + (calls if good else 0),
+            bad=here.bad + (0 if good else calls),
             good_before=here.good_before,
             bad_before=here.bad_before,
         )

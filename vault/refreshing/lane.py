@@ -36,9 +36,9 @@ from vault.lifecycle.machine import step
 from vault.model import new_id, new_ids
 from vault.oauth.app import TokenSet
 from vault.oauth.renewing import can_refresh
+from vault.refreshing import resting
 from vault.refreshing.batches import Batches
 from vault.refreshing.page import (
-    TIDY_EVERY,
     Ending,
     Granted,
     Outlet,
@@ -94,40 +94,49 @@ class Lane:
         begun = time.monotonic()
         found, endpoint = await self._database.run(
             self.place.workspace,
-            lambda tx: self._claimed(tx, wanted),
+            lambda tx: self._claimed(tx, wanted, begun),
             planned_once=True,
             ahead=True,
         )
         self._replica.moves(self.place, endpoint)
-        return [replace(one, begun=begun) if isinstance(one, Granted) else one for one in found]
+        return found
 
     async def _claimed(
-        self, tx: Transaction, wanted: Sequence[Wanted]
+        self, tx: Transaction, wanted: Sequence[Wanted], begun: float
     ) -> tuple[list[Granted | Refused], Endpoint]:
         seen = self._replica.seen
         at = await moment.one(tx)
         self._replica.check(at, seen)
-        page = Page(self.place, wanted[0].outlet, at.now)
+        page = Page(self.place, wanted[0].outlet, at.now, begun=begun)
         page.attempt_ids = iter(new_ids("try", len(wanted)))
         known = await self._endpoint(tx, wanted[0].outlet, at.now)
         self._replica.check_place(self.place, known)
         page.endpoint = replace(known, claims=known.claims + 1)
-        ids = [one.connection_id for one in wanted]
+        results: dict[str, Granted | Refused] = {
+            **await resting.claim(tx, page, wanted, self._replica.id)
+        }
+        if others := [one for one in wanted if one.connection_id not in results]:
+            results |= await self._looked_at(tx, page, others, at)
+        await page.write(tx)
+        return [results[one.connection_id] for one in wanted], page.endpoint
+
+    async def _looked_at(
+        self, tx: Transaction, page: Page, wanted: Sequence[Wanted], at: Moment
+    ) -> dict[str, Granted | Refused]:
+        """The long way: whatever state they are in."""
         asked = [one.connection_id for one in wanted if one.waiting or one.left]
         locked = await rows.lock_lives(tx, asked) if asked else {}
-        if len(asked) < len(ids):
+        if len(asked) < len(wanted):
             others = [one.connection_id for one in wanted if not (one.waiting or one.left)]
             locked |= await rows.lock_due(tx, others)
         more = await calls.refreshable(tx, list(locked))
         leased = any(row.lease_owner not in (None, self._replica.id) for row in locked.values())
         peers = await self._replica.peers_in(tx) if leased else NOBODY
         # Who is waited for comes first, while there is room.
-        results = {
+        return {
             one.connection_id: self._decided(page, one, locked, more, at, peers)
             for one in sorted(wanted, key=lambda one: not one.waiting)
         }
-        await page.write(tx)
-        return [results[one.connection_id] for one in wanted], page.endpoint
 
     def _decided(
         self,
@@ -169,8 +178,8 @@ class Lane:
             page.announce(intents, fresh, stored.user_id)
             page.put(scheduled(fresh, after, one.outlet.terms, at.now))
             return _refused(intents)
-        page.granted[one.connection_id] = after
-        return Granted(begun=0.0, claim=after.claim, due_at=row.due_at, refreshable=stored)
+        page.grant(row, after.claim, after.doubt)
+        return Granted(begun=page.begun, claim=after.claim, due_at=row.due_at, refreshable=stored)
 
     def _spooled(self, life: Life, one: Wanted) -> Refused | None:
         """Whether its holder is gone or not: a call whose answer is in the spool has ended."""
@@ -199,9 +208,13 @@ class Lane:
         at = await moment.one(tx)
         page = Page(self.place, ended[0].outlet, at.now)
         page.endpoint = await self._endpoint(tx, ended[0].outlet, at.now)
-        locked = await rows.lock_lives(tx, [one.connection_id for one in ended])
+        renewed = await resting.end(tx, page, ended, self._replica.id)
+        others = [one.connection_id for one in ended if one.connection_id not in renewed]
+        locked = await rows.lock_lives(tx, others) if others else {}
         results = [
-            await self._settled(tx, page, one, locked.get(one.connection_id)) for one in ended
+            renewed.get(one.connection_id)
+            or await self._settled(tx, page, one, locked.get(one.connection_id))
+            for one in ended
         ]
         await page.write(tx)
         return results
@@ -235,9 +248,7 @@ class Lane:
             await answers.keep_answer(tx, one.connection_id, one.fence, "raw", sealed)
         fresh = row.after(after, times)
         page.announce(intents, fresh, one.user_id)
-        page.attempts.append(_ended_attempt(one, generation))
-        if one.fence % TIDY_EVERY == 0:
-            page.tidied.append(one.connection_id)
+        page.note_ended(one, generation)
         page.put(scheduled(fresh, after, one.outlet.terms, page.now))
         return Settled(generation)
 
@@ -328,21 +339,6 @@ def _event(one: Ending, page: Page) -> AnyEvent:
         luck=random.random(),  # noqa: S311 - spreads load, hides nothing
         retry_after=one.failure.retry_after,
         held=page.endpoint.standing.why == "held",
-    )
-
-
-def _ended_attempt(one: Ending, generation: int) -> Attempt:
-    if one.failure is not None:
-        return replace(
-            one.attempt,
-            outcome=one.failure.outcome,
-            detail=one.failure.detail,
-            http_status=one.failure.status,
-        )
-    if one.tokens is None:
-        return replace(one.attempt, outcome="unused")
-    return replace(
-        one.attempt, outcome="refreshed" if generation else "orphan", generation=generation or None
     )
 
 

@@ -35,7 +35,7 @@ from vault.secret import Secret
 from vault.store import WorkspaceSeal, answers, calls
 from vault.store import refreshing as rows
 from vault.store.answers import Attempt
-from vault.store.calls import Refreshable
+from vault.store.calls import Refreshable, Rested
 from vault.store.refreshing import LifeRow
 
 # What there was no room for comes back over so long a time, and not in one instant.
@@ -92,12 +92,16 @@ class Wanted(Struct, frozen=True, kw_only=True):
 
 
 class Granted(Struct, frozen=True, kw_only=True):
-    """The right to make one call. ``begun``: by the monotonic clock, before the claim was made."""
+    """The right to make one call. ``begun``: by the monotonic clock, before the claim was made.
+
+    ``rested``: what was read of a connection at rest, where the short way claimed it.
+    """
 
     begun: float
     claim: Claim
     due_at: datetime | None
-    refreshable: Refreshable
+    refreshable: Refreshable | Rested
+    rested: Rested | None = None
 
 
 class Refused(Struct, frozen=True, kw_only=True):
@@ -115,6 +119,7 @@ class Ending(Struct, frozen=True, kw_only=True):
 
     ``held``: what was stored before it. ``owner_key``: what seals for its user.
     ``unread``: a yes that we could not read, and in which a new token may be.
+    ``rested``: what the connection was when it was claimed, if it was at rest.
     """
 
     connection_id: str
@@ -127,6 +132,7 @@ class Ending(Struct, frozen=True, kw_only=True):
     tokens: TokenSet | None = None
     failure: Failure | None = None
     unread: Secret | None = None
+    rested: Rested | None = None
 
     def __repr__(self) -> str:
         return f"Ending({self.connection_id}, {self.fence})"
@@ -152,13 +158,15 @@ class Outcome(Struct, frozen=True, kw_only=True):
 class Page:
     """What one transaction has found out and has still to write."""
 
-    def __init__(self, place: Place, outlet: Outlet, now: datetime) -> None:
+    def __init__(self, place: Place, outlet: Outlet, now: datetime, *, begun: float = 0.0) -> None:
         self.place = place
         self.now = now
+        self.begun = begun
         self._provider = outlet.app.provider.id
         self.endpoint: Endpoint = endpoints.begun(now, ceiling=outlet.ceiling)
         self.changed: dict[str, LifeRow] = {}
-        self.granted: dict[str, Life] = {}
+        self.claims: dict[str, Claim] = {}
+        self.doubts: dict[str, datetime] = {}
         self.tokens: dict[str, bytes] = {}
         self.attempts: list[Attempt] = []
         self.news: list[News] = []
@@ -253,6 +261,20 @@ class Page:
         """Less was granted than before."""
         self.news.append(self._news("connection.scope_reduced", row, user_id, None))
 
+    def grant(self, row: LifeRow, claim: Claim, doubt: datetime | None) -> None:
+        self.claims[row.connection_id] = claim
+        if doubt is not None:
+            self.doubts[row.connection_id] = doubt
+
+    def note_ended(self, one: Ending, generation: int) -> None:
+        self.attempts.append(_ended_attempt(one, generation))
+        self.tidy(one)
+
+    def tidy(self, one: Ending) -> None:
+        """Lines of the timeline that are too old go now and then."""
+        if one.fence % TIDY_EVERY == 0:
+            self.tidied.append(one.connection_id)
+
     def _news(self, kind: events.Type, row: LifeRow, user_id: str, reason: str | None) -> News:
         return News(
             type=kind,
@@ -265,7 +287,7 @@ class Page:
         )
 
     async def write(self, tx: Transaction) -> None:
-        await calls.write_claims(tx, self.granted)
+        await calls.write_claims(tx, self.claims, self.doubts)
         await calls.write_changes(tx, list(self.changed.values()), self.tokens)
         await answers.note_attempts(tx, self.attempts)
         _, integration, environment = self.place
@@ -290,16 +312,16 @@ def _look(row: LifeRow, life: Life, times: Clocks, terms: Terms, now: datetime) 
         row.use(),
         row.policy,
         now=now,
-        luck=_luck_of(row),
+        luck=luck_of(row.connection_id, row.generation),
         noticed=timedelta(seconds=row.noticed) if row.noticed is not None else None,
     )
 
 
-def _luck_of(row: LifeRow) -> float:
+def luck_of(connection_id: str, generation: int) -> float:
     """Chance that is the same for one token set however often it is looked at: else each look
     would find that the time has not quite come.
     """
-    return crc32(f"{row.connection_id}/{row.generation}".encode()) / 2**32
+    return crc32(f"{connection_id}/{generation}".encode()) / 2**32
 
 
 def attempt_of(connection_id: str, claim: Claim, outcome: str = "") -> Attempt:
@@ -330,4 +352,20 @@ def unused(
         outlet=outlet,
         held=held,
         owner_key=owner_key,
+        rested=granted.rested,
+    )
+
+
+def _ended_attempt(one: Ending, generation: int) -> Attempt:
+    if one.failure is not None:
+        return replace(
+            one.attempt,
+            outcome=one.failure.outcome,
+            detail=one.failure.detail,
+            http_status=one.failure.status,
+        )
+    if one.tokens is None:
+        return replace(one.attempt, outcome="unused")
+    return replace(
+        one.attempt, outcome="refreshed" if generation else "orphan", generation=generation or None
     )

@@ -52,6 +52,37 @@ select l.connection_id, l.integration, l.environment, l.state, l.generation, l.f
  order by l.connection_id
    for no key update of l skip locked;
 
+-- name: rested
+-- Of those that are due, the ones at rest, with all that a call for them takes; the rest of the
+-- batch is locked by lock_due. In no order, since nobody is waited for. Tokens of another
+-- generation are of before somebody else's commit.
+select l.connection_id, c.user_id, l.generation, t.sealed, k.sealed as user_key, l.fence, l.due_at,
+       l.issued_at, l.consented_at, l.access_ends, l.idle_ends, l.consent_ends, l.policy, l.noticed,
+       l.used_at, l.expected_at, l.promised,
+       greatest(
+           (select max(h.held_until)
+              from vault.holds h
+             where h.workspace_id = :workspace_id and h.user_id = l.of_user
+               and h.held ->> l.connection_id = l.generation::text and h.held_until > now()),
+           case when exists (select from vault.connection_holds o
+                              where o.workspace_id = :workspace_id)
+                then (select max(h.held_until)
+                        from vault.connection_holds h
+                       where h.workspace_id = :workspace_id and h.connection_id = l.connection_id
+                         and h.generation = l.generation and h.held_until > now())
+           end) as held_until
+  from vault.connection_lives l
+  join vault.connections c on c.workspace_id = l.workspace_id and c.connection_id = l.connection_id
+  join vault.connection_tokens t
+    on t.workspace_id = l.workspace_id and t.connection_id = l.connection_id
+   and t.generation = l.generation
+  join vault.user_keys k on k.workspace_id = c.workspace_id and k.user_id = c.user_id
+ where l.workspace_id = :workspace_id and l.connection_id = any(:connection_ids::text[])
+   and l.due_at <= now() and l.renewable and c.refresh_by = 'keyturn'
+   and l.state = 'active' and l.lease_owner is null and l.doubt_since is null
+   and l.last_failure is null and l.next_try_at is null and not l.told
+   for no key update of l skip locked;
+
 -- name: insert
 -- A life begins with its connection.
 insert into vault.connection_lives
@@ -136,6 +167,71 @@ update vault.connection_lives l
        renewable = n.renewable, due_at = n.due_at
   from n
  where l.workspace_id = :workspace_id and l.connection_id = n.connection_id;
+
+-- name: renew_rested
+-- New tokens for lives that rested when they were claimed, with the timeline, the news and what is
+-- held no more; where nothing has changed since of what their next look was reckoned with, neither
+-- the claim nor the use. (While a claim stands, there is no line for its fence.) Returns whose they
+-- became.
+with n as (
+    select n.connection_id, n.sealed, n.generation, n.fence, n.access_ends, n.idle_ends,
+           n.consent_ends, n.policy, n.used_at, n.expected_at, n.promised, n.due_at, n.attempt,
+           n.event_id, n.body
+      from unnest(
+               :connection_id::text[], :sealed::bytea[], :generation::bigint[], :fence::bigint[],
+               :access_ends::timestamptz[], :idle_ends::timestamptz[],
+               :consent_ends::timestamptz[], :policy::text[], :used_at::timestamptz[],
+               :expected_at::timestamptz[], :promised::integer[], :due_at::timestamptz[],
+               :attempt::text[], :event_id::text[], :body::text[])
+           as n(connection_id, sealed, generation, fence, access_ends, idle_ends, consent_ends,
+               policy, used_at, expected_at, promised, due_at, attempt, event_id, body)
+), lives as (
+    update vault.connection_lives l
+       set state = 'active', generation = n.generation, saved = n.fence, lease_owner = null,
+           lease_attempt = null, lease_generation = null, lease_at = null, lease_until = null,
+           orphan = null, issued_at = l.lease_at, access_ends = n.access_ends,
+           idle_ends = n.idle_ends, consent_ends = n.consent_ends, due_at = n.due_at
+      from n
+     where l.workspace_id = :workspace_id and l.connection_id = n.connection_id
+       and l.fence = n.fence and l.lease_owner = :owner and l.generation = n.generation - 1
+       and l.policy = n.policy and l.promised = n.promised
+       and l.used_at is not distinct from n.used_at
+       and l.expected_at is not distinct from n.expected_at
+    returning l.connection_id, l.of_user, l.generation, l.fence, l.issued_at, n.sealed, n.attempt,
+              n.event_id, n.body
+), tokens as (
+    update vault.connection_tokens t
+       set generation = m.generation, sealed = m.sealed
+      from lives m
+     where t.workspace_id = :workspace_id and t.connection_id = m.connection_id
+       and t.generation < m.generation
+), noted as (
+    insert into vault.refresh_attempts
+           (workspace_id, connection_id, fence, owner, attempt, began_at, outcome, generation)
+    select :workspace_id, m.connection_id, m.fence, :owner, m.attempt, m.issued_at, 'refreshed',
+           m.generation
+      from lives m
+), told as (
+    insert into vault.outbox (workspace_id, event_id, type, body)
+    select :workspace_id, m.event_id, 'connection.refreshed', m.body
+      from lives m
+    returning event_id, type
+), sent as (
+    insert into vault.event_deliveries (workspace_id, event_id, endpoint_id)
+    select :workspace_id, o.event_id, e.endpoint_id
+      from told o
+      join vault.event_endpoints e on e.workspace_id = :workspace_id
+     where e.disabled_at is null and (e.types = '{}' or o.type = any(e.types))
+), over as (
+    delete from vault.holds h
+     using lives m
+     where h.workspace_id = :workspace_id and h.user_id = m.of_user and h.held_until <= now()
+), older as (
+    delete from vault.connection_holds
+     where workspace_id = :workspace_id and connection_id = any(:connection_id::text[])
+       and held_until <= now()
+)
+select connection_id as id from lives;
 
 -- name: expect
 -- The nearest that is still to come counts. What is under way is scheduled when it ends.

@@ -4,14 +4,15 @@
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Final, Literal
 
 from msgspec import Struct
 
 from vault.database import Transaction
-from vault.lifecycle.life import Life
-from vault.lifecycle.schedule import claimed_look
-from vault.sql import Nothing, Query, column
+from vault.lifecycle.life import Claim
+from vault.lifecycle.schedule import Policy, claimed_look
+from vault.sql import Nothing, Query
 from vault.store.refreshing import LifeRow, write_lives
 
 
@@ -27,7 +28,58 @@ class Refreshable(Struct, frozen=True):
     user_key: bytes
 
 
+class Rested(Struct, frozen=True):
+    """A connection at rest, with what a call for it takes, and what its next look follows from."""
+
+    connection_id: str
+    user_id: str
+    generation: int
+    sealed: bytes
+    user_key: bytes
+    fence: int
+    due_at: datetime | None
+    issued_at: datetime | None
+    consented_at: datetime | None
+    access_ends: datetime | None
+    idle_ends: datetime | None
+    consent_ends: datetime | None
+    policy: Policy
+    noticed: int | None
+    used_at: datetime | None
+    expected_at: datetime | None
+    promised: int
+    held_until: datetime | None
+
+
+class Renewed(Struct, frozen=True):
+    """The same, when its call brought tokens: what it becomes, the use that it has to have still,
+    and what is told of it.
+    """
+
+    connection_id: str
+    sealed: bytes
+    generation: int
+    fence: int
+    access_ends: datetime | None
+    idle_ends: datetime | None
+    consent_ends: datetime | None
+    policy: Policy
+    used_at: datetime | None
+    expected_at: datetime | None
+    promised: int
+    due_at: datetime | None
+    attempt: str
+    event_id: str
+    body: str
+
+
+class _Id(Struct, frozen=True):
+    id: str
+
+
 _refreshable: Final = Query("connections", "refreshable", Refreshable)
+_rested: Final = Query("lives", "rested", Rested)
+_renew_rested: Final = Query("lives", "renew_rested", _Id)
 _claim: Final = Query("lives", "claim", Nothing)
 _renew: Final = Query("lives", "renew", Nothing)
 _replace_tokens: Final = Query("connections", "replace_tokens", Nothing)
@@ -41,12 +93,30 @@ async def refreshable(tx: Transaction, connection_ids: Sequence[str]) -> dict[st
     return {row.connection_id: row for row in rows}
 
 
-async def write_claims(tx: Transaction, granted: Mapping[str, Life]) -> None:
-    """Write the claims that one transaction has granted; by connection."""
-    claims = [life.claim for life in granted.values() if life.claim is not None]
-    if not claims:
+async def rested(tx: Transaction, connection_ids: Sequence[str]) -> list[Rested]:
+    """Lock those that are due and at rest, and that nobody else is just looking at."""
+    return await _rested.all(tx, workspace_id=tx.workspace, connection_ids=list(connection_ids))
+
+
+async def renew_rested(tx: Transaction, owner: str, renewed: Sequence[Renewed]) -> set[str]:
+    """Write new tokens of those which the ``owner`` has claimed and nobody has touched since, and
+    tell of it; returns which these are.
+    """
+    columns = _renew_rested.columns(renewed)
+    found = await _renew_rested.all(tx, workspace_id=tx.workspace, owner=owner, **columns)
+    return {one.id for one in found}
+
+
+async def write_claims(
+    tx: Transaction, granted: Mapping[str, Claim], doubts: Mapping[str, datetime]
+) -> None:
+    """Write the claims that one transaction has granted, and since when there is a doubt; by
+    connection.
+    """
+    if not granted:
         return
-    one = claims[0]  # all are of one owner and of one moment
+    claims = granted.values()
+    one = next(iter(claims))  # all are of one owner and of one moment
     await _claim.run(
         tx,
         workspace_id=tx.workspace,
@@ -57,7 +127,7 @@ async def write_claims(tx: Transaction, granted: Mapping[str, Life]) -> None:
         connection_id=list(granted),
         fence=[claim.fence for claim in claims],
         attempt=[claim.attempt for claim in claims],
-        doubt_since=column([life.doubt for life in granted.values()]),
+        doubt_since=[doubts.get(one) for one in granted] if doubts else [],
     )
 
 

@@ -1,0 +1,191 @@
+"""The short way of an ordinary refresh: a connection at rest is claimed, its call brings tokens.
+
+* It is short for ``vault.lifecycle.machine``, whose word on such a life is known: a lease with the
+  next fence; then the next generation, and rest again. A property test holds the two together.
+* It steps aside where anything is out of the ordinary, and leaves a connection to the long way in
+  the same transaction. At a claim: somebody waits, there is trouble, a notice is due, the endpoint
+  may not have room for all. At an ending: no tokens, other scopes, nothing to renew them with, or
+  anything that has changed since the claim.
+* What it reckons with is read under the claim's lock. When tokens are written, fence, owner,
+  generation and use are compared with it once more, in the statement that sets them.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from functools import lru_cache
+from operator import attrgetter
+from typing import Final
+
+from msgspec.structs import replace
+
+from vault.database import Transaction
+from vault.events import News, body_of
+from vault.lifecycle import endpoint as endpoints
+from vault.lifecycle.clocks import Clocks, clocks
+from vault.lifecycle.life import Life
+from vault.lifecycle.schedule import Look, Use, next_look
+from vault.lifecycle.takeover import leased
+from vault.lifecycle.terms import Terms
+from vault.model import new_ids
+from vault.oauth.renewing import can_refresh
+from vault.refreshing.page import Ending, Granted, Page, Settled, Wanted, luck_of
+from vault.seal import seal
+from vault.store import calls
+from vault.store.calls import Renewed, Rested
+from vault.store.connections import packed, tokens_context
+
+# Of a life, the schedule wants to know no more than that it rests.
+AT_REST: Final = Life(generation=1)
+_id_of: Final = attrgetter("connection_id")
+
+
+# Claims
+
+
+async def claim(
+    tx: Transaction, page: Page, wanted: Sequence[Wanted], owner: str
+) -> dict[str, Granted]:
+    """Claim those that rest, by connection; who is missing has still to be looked at."""
+    asked = {one.connection_id: one.outlet.terms for one in wanted if _is_swept(one)}
+    if not asked or endpoints.admit_all(page.endpoint, page.now, len(wanted)) is None:
+        return {}
+    rested = await calls.rested(tx, list(asked))
+    due = [row for row in rested if _is_due(row, asked[row.connection_id], page.now)]
+    admitted = endpoints.admit_all(page.endpoint, page.now, len(due))
+    if not due or admitted is None:
+        return {}
+    page.endpoint = admitted
+    return {row.connection_id: _granted(page, row, owner) for row in due}
+
+
+def _is_swept(one: Wanted) -> bool:
+    """Does nobody wait for it, dead or alive?"""
+    return not (one.waiting or one.left)
+
+
+def _granted(page: Page, row: Rested, owner: str) -> Granted:
+    claim = leased(
+        row.fence + 1, row.generation, owner=owner, attempt=next(page.attempt_ids), at=page.now
+    )
+    page.claims[row.connection_id] = claim
+    return Granted(begun=page.begun, claim=claim, due_at=row.due_at, refreshable=row, rested=row)
+
+
+def _is_due(row: Rested, terms: Terms, now: datetime) -> bool:
+    """Is it a refresh that is to be seen to now, and neither a notice nor nothing at all?"""
+    if row.issued_at is None or row.consented_at is None:
+        return False
+    times = Clocks(
+        issued_at=row.issued_at,
+        consented_at=row.consented_at,
+        access_ends=row.access_ends,
+        idle_ends=row.idle_ends,
+        consent_ends=row.consent_ends,
+    )
+    look = _look(row, row.generation, times, terms, now, held_until=row.held_until)
+    return look is not None and look.at <= now and look.why != "notice"
+
+
+# Endings
+
+
+async def end(
+    tx: Transaction, page: Page, ended: Sequence[Ending], owner: str
+) -> dict[str, Settled]:
+    """Write the tokens of those that rested and that nobody has touched since, by connection."""
+    by_id = {one.connection_id: one for one in sorted(ended, key=_id_of)}
+    if len(by_id) < len(ended) or not endpoints.only_counts(page.endpoint, page.now):
+        return {}
+    event_ids = iter(new_ids("evt", len(ended)))
+    renewed = [new for one in by_id.values() if (new := _renewed(page, one, event_ids))]
+    if not renewed:
+        return {}
+    done = await calls.renew_rested(tx, owner, renewed)
+    if not done:
+        return {}
+    page.endpoint = endpoints.all_fine(page.endpoint, page.now, len(done))
+    taken = [new for new in renewed if new.connection_id in done]
+    for new in taken:
+        page.tidy(by_id[new.connection_id])
+    return {new.connection_id: Settled(new.generation) for new in taken}
+
+
+def _renewed(page: Page, one: Ending, event_ids: Iterator[str]) -> Renewed | None:
+    """What a connection becomes by its new tokens, if they are of the ordinary kind."""
+    rested, tokens, held, owner_key = one.rested, one.tokens, one.held, one.owner_key
+    if rested is None or tokens is None or held is None or owner_key is None:
+        return None
+    terms, provider = one.outlet.terms, one.outlet.app.provider
+    if tokens.scopes != held.tokens.scopes or not can_refresh(provider, tokens):
+        return None
+    if tokens.obtained_at != one.attempt.began_at:
+        return None
+    generation = rested.generation + 1
+    place = page.place
+    context = tokens_context(place.workspace, one.connection_id, generation, place.environment)
+    times = clocks(
+        terms,
+        issued_at=tokens.obtained_at,
+        consented_at=rested.consented_at or tokens.obtained_at,
+        access_ends=tokens.expires_at,
+        refresh_ends=tokens.refresh_expires_at,
+    )
+    look = _look(rested, generation, times, terms, page.now)
+    return Renewed(
+        connection_id=one.connection_id,
+        sealed=seal(owner_key, context, packed(replace(held, tokens=tokens))),
+        generation=generation,
+        fence=one.fence,
+        access_ends=times.access_ends,
+        idle_ends=times.idle_ends,
+        consent_ends=times.consent_ends,
+        policy=rested.policy,
+        used_at=rested.used_at,
+        expected_at=rested.expected_at,
+        promised=rested.promised,
+        due_at=look.at if look is not None else None,
+        attempt=one.attempt.attempt,
+        event_id=next(event_ids),
+        body=body_of(_refreshed(page, one, generation)),
+    )
+
+
+def _refreshed(page: Page, one: Ending, generation: int) -> News:
+    return News(
+        type="connection.refreshed",
+        integration=page.place.integration,
+        environment=page.place.environment,
+        connection_id=one.connection_id,
+        user_id=one.user_id,
+        generation=generation,
+    )
+
+
+def _look(
+    row: Rested,
+    generation: int,
+    times: Clocks,
+    terms: Terms,
+    now: datetime,
+    held_until: datetime | None = None,
+) -> Look | None:
+    return next_look(
+        AT_REST,
+        times,
+        terms,
+        Use(
+            used_at=row.used_at,
+            hold_until=held_until,
+            expected_at=row.expected_at,
+            promise=_seconds(row.promised),
+        ),
+        row.policy,
+        now=now,
+        luck=luck_of(row.connection_id, generation),
+        noticed=_seconds(row.noticed) if row.noticed is not None else None,
+    )
+
+
+@lru_cache
+def _seconds(number: int) -> timedelta:
+    return timedelta(seconds=number)
