@@ -12,16 +12,18 @@ from vault.egress.messages import Timeouts
 class Journey:
     """One call under way: where it may connect, and whether it may have been heard.
 
-    Within it the call has its time, and ``deadlines`` those of all that are under way.
+    Within it the call has its time, after which it is a ``TimeoutError``; ``deadlines`` are those of
+    all that are under way.
     """
 
-    __slots__ = ("_deadlines", "addresses", "deadline", "limits", "loop", "sent")
+    __slots__ = ("_deadlines", "_timeout", "addresses", "deadline", "limits", "loop", "sent")
 
     def __init__(self, limits: Timeouts, deadlines: Deadlines) -> None:
         self.addresses: tuple[Address, ...] = ()
         self.limits = limits
         self.loop = asyncio.get_running_loop()
-        self.deadline = Deadline(self.loop, total=limits.total, read=limits.read)
+        self._timeout = asyncio.timeout(None)
+        self.deadline = Deadline(self.loop, self._late, total=limits.total, read=limits.read)
         self.sent = False
         self._deadlines = deadlines
 
@@ -30,9 +32,13 @@ class Journey:
         self.sent = True
         self.deadline.heard()
 
+    def _late(self) -> None:
+        if not self._timeout.expired():
+            self._timeout.reschedule(0)
+
     async def __aenter__(self) -> Self:
         self._deadlines.add(self.deadline)
-        await self.deadline.__aenter__()
+        await self._timeout.__aenter__()
         return self
 
     async def __aexit__(
@@ -42,6 +48,6 @@ class Journey:
         trace: TracebackType | None,
     ) -> None:
         try:
-            await self.deadline.__aexit__(kind, error, trace)
+            await self._timeout.__aexit__(kind, error, trace)
         finally:
             self._deadlines.discard(self.deadline)
