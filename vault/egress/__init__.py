@@ -80,6 +80,7 @@ __all__ = [
     "Request",
     "Resolver",
     "Socket",
+    "Then",
     "Timeouts",
     "Upload",
     "VettedUrl",
@@ -307,9 +308,7 @@ class Egress:
             raise EgressDenied(f"{url.place}: this address may not be called.")
         return addresses
 
-    def _known(
-        self, lane: "_Lane", purpose: Purpose, url: VettedUrl
-    ) -> tuple[Address, ...] | None:
+    def _known(self, lane: "_Lane", purpose: Purpose, url: VettedUrl) -> tuple[Address, ...] | None:
         """The same at once; ``None`` where something has to be looked up, or is refused."""
         now = asyncio.get_running_loop().time()
         literal = url.address

@@ -11,7 +11,7 @@ from typing import NamedTuple, final
 
 from vault.egress.address import VettedUrl
 from vault.egress.deadline import Deadline, Deadlines
-from vault.egress.failures import ended_as
+from vault.egress.failures import ended_as, explained
 from vault.egress.messages import Outgoing, Reply, Timeouts
 from vault.egress.pool import Host, Pool
 from vault.egress.wire import Connection, Exchange
@@ -46,13 +46,21 @@ class Errand:
         """Send it; from now on it may have been heard, and ``then`` hears how it ends."""
         assert self._way is not None
         self._deadlines.add(self._deadline)
-        self._way.connection.send(outgoing, self._deadline, self._ended)
+        try:
+            self._way.connection.send(outgoing, self._deadline, self._ended)
+        except Exception as error:  # noqa: BLE001 - it is told, as if it had come later
+            asyncio.get_running_loop().call_soon(self._broke, error)
 
     def give_up(self) -> None:
         """Nobody wants to hear of it any more."""
         if (way := self._left()) is not None:
             way.connection.give_up()
             way.pool.give_back(way.host, way.connection)
+
+    def _broke(self, error: Exception) -> None:
+        if (way := self._left()) is not None:
+            way.pool.give_back(way.host, way.connection)
+            self._then(explained(error, way.url, sent=True))
 
     def _late(self) -> None:
         if self._way is not None:

@@ -12,7 +12,7 @@ from vault.egress.messages import Timeouts
 class Journey:
     """One call under way: where it may connect, and whether it may have been heard.
 
-    Within it the call has its time, after which it is a ``TimeoutError``; ``deadlines`` are those of
+    Within it the call has its time, after which it is a ``TimeoutError``; ``deadlines``: those of
     all that are under way.
     """
 

@@ -88,6 +88,23 @@ def token_set(
     )
 
 
+def renewed(
+    app: App, reply: Reply, tokens: TokenSet, *, now: datetime, more: MoreTokens | None = None
+) -> TokenSet:
+    """What a refresh made of these tokens, or of ``more``, a further one; or raise ``NoToken``.
+
+    A yes that cannot be read is told along: a new token may be in it.
+    """
+    try:
+        if more is not None:
+            return extra_token(app, reply, more, now=now, former=tokens)
+        return token_set(app, reply, now=now, former=tokens, kind="refresh").tokens
+    except NoToken as error:
+        if succeeded(reply.status) and error.failure.outcome == "ambiguous":
+            raise NoToken(error.failure, unread=Secret(reply.body)) from None
+        raise
+
+
 def extra_token(
     app: App, reply: Reply, more: MoreTokens, *, now: datetime, former: TokenSet
 ) -> TokenSet:
