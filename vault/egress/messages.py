@@ -122,10 +122,8 @@ class Outgoing(Struct, frozen=True):
 def written(request: Request, url: VettedUrl, *, often: bool = False) -> Outgoing:
     """Check a request, and write it down; ``often``: there will be more with this very head."""
     body = _allowed(request)
-    if often and not _may_be_secret(request, url):
-        head = _kept_head(request.method, url.head, request.headers)
-    else:
-        head = _head(request.method, url.head, request.headers)
+    write = _kept_head if often and not _may_be_secret(request, url) else _head
+    head = write(request.method, url.head, request.headers)
     if body is None and request.method in WITHOUT_BODY:
         data = head + b"\r\n"
     else:
@@ -136,7 +134,7 @@ def written(request: Request, url: VettedUrl, *, often: bool = False) -> Outgoin
 
 def _may_be_secret(request: Request, url: VettedUrl) -> bool:
     """May there be something in its head that nobody keeps?"""
-    return b"?" in url.head or any(type(value) is not str for _, value in request.headers)
+    return b"?" in url.head or any(isinstance(value, Secret) for _, value in request.headers)
 
 
 def _head(method: str, start: bytes, headers: tuple[tuple[str, str | Secret], ...]) -> bytes:
