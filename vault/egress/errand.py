@@ -30,26 +30,25 @@ class Way(NamedTuple):
 
 
 @final
-class Errand:
-    """One such call, from its sending on."""
+class Errand(Deadline):
+    """One such call, from its sending on; and its time."""
 
-    __slots__ = ("_deadline", "_deadlines", "_then", "_way")
+    __slots__ = ("_deadlines", "_then", "_way")
 
     def __init__(self, way: Way, limits: Timeouts, deadlines: Deadlines, then: Then) -> None:
-        loop = asyncio.get_running_loop()
+        super().__init__(asyncio.get_running_loop(), total=limits.total, read=limits.read)
         self._way: Way | None = way
-        self._deadline = Deadline(loop, self._late, total=limits.total, read=limits.read)
         self._deadlines = deadlines
         self._then = then
 
     def send(self, outgoing: Outgoing) -> None:
         """Send it; from now on it may have been heard, and ``then`` hears how it ends."""
         assert self._way is not None
-        self._deadlines.add(self._deadline)
+        self._deadlines.add(self)
         try:
-            self._way.connection.send(outgoing, self._deadline, self._ended)
+            self._way.connection.send(outgoing, self, self._ended)
         except Exception as error:  # noqa: BLE001 - it is told, as if it had come later
-            asyncio.get_running_loop().call_soon(self._broke, error)
+            self._loop.call_soon(self._broke, error)
 
     def give_up(self) -> None:
         """Nobody wants to hear of it any more."""
@@ -57,14 +56,15 @@ class Errand:
             way.connection.give_up()
             way.pool.give_back(way.host, way.connection)
 
+    def end(self) -> None:
+        """It took too long."""
+        if self._way is not None:
+            self._way.connection.give_up(TimeoutError())
+
     def _broke(self, error: Exception) -> None:
         if (way := self._left()) is not None:
             way.pool.give_back(way.host, way.connection)
             self._then(explained(error, way.url, sent=True))
-
-    def _late(self) -> None:
-        if self._way is not None:
-            self._way.connection.give_up(TimeoutError())
 
     def _ended(self, exchange: Exchange) -> None:
         if (way := self._left()) is not None:
@@ -74,5 +74,5 @@ class Errand:
     def _left(self) -> Way | None:
         """Where it was, if it was not over yet; it is now."""
         way, self._way = self._way, None
-        self._deadlines.discard(self._deadline)
+        self._deadlines.discard(self)
         return way

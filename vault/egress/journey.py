@@ -9,6 +9,20 @@ from vault.egress.deadline import Deadline, Deadlines
 from vault.egress.messages import Timeouts
 
 
+class _OfTask(Deadline):
+    """Ends what a task does."""
+
+    __slots__ = ("timeout",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limits: Timeouts) -> None:
+        super().__init__(loop, total=limits.total, read=limits.read)
+        self.timeout = asyncio.timeout(None)
+
+    def end(self) -> None:
+        if not self.timeout.expired():
+            self.timeout.reschedule(0)
+
+
 class Journey:
     """One call under way: where it may connect, and whether it may have been heard.
 
@@ -16,14 +30,13 @@ class Journey:
     all that are under way.
     """
 
-    __slots__ = ("_deadlines", "_timeout", "addresses", "deadline", "limits", "loop", "sent")
+    __slots__ = ("_deadlines", "addresses", "deadline", "limits", "loop", "sent")
 
     def __init__(self, limits: Timeouts, deadlines: Deadlines) -> None:
         self.addresses: tuple[Address, ...] = ()
         self.limits = limits
         self.loop = asyncio.get_running_loop()
-        self._timeout = asyncio.timeout(None)
-        self.deadline = Deadline(self.loop, self._late, total=limits.total, read=limits.read)
+        self.deadline = _OfTask(self.loop, limits)
         self.sent = False
         self._deadlines = deadlines
 
@@ -32,13 +45,9 @@ class Journey:
         self.sent = True
         self.deadline.heard()
 
-    def _late(self) -> None:
-        if not self._timeout.expired():
-            self._timeout.reschedule(0)
-
     async def __aenter__(self) -> Self:
         self._deadlines.add(self.deadline)
-        await self._timeout.__aenter__()
+        await self.deadline.timeout.__aenter__()
         return self
 
     async def __aexit__(
@@ -48,6 +57,6 @@ class Journey:
         trace: TracebackType | None,
     ) -> None:
         try:
-            await self._timeout.__aexit__(kind, error, trace)
+            await self.deadline.timeout.__aexit__(kind, error, trace)
         finally:
             self._deadlines.discard(self.deadline)

@@ -149,7 +149,7 @@ def _head(method: str, start: bytes, headers: tuple[tuple[str, str | Secret], ..
     return b"".join(parts)
 
 
-_kept_head: Final = lru_cache(64)(_head)
+_kept_head: Final = lru_cache(256)(_head)
 
 
 def checked(request: Request) -> tuple[list[tuple[str, bytes]], bytes | None]:

@@ -134,6 +134,7 @@ class Caller:
             self._keeper.cancel(call.kept)
         elif call.errand is not None:
             call.errand.give_up()
+            call.errand = None
             call.lane.calls -= 1
             call.then(call, asyncio.CancelledError())
         elif call.task is not None:  # once it has begun, so that it can tell of its end
@@ -250,9 +251,10 @@ class Caller:
         )
 
     def _stored(self, call: Call, settled: Settled | BaseException) -> None:
+        call.kept = None
+        call.then(call, settled)
         if self.observe is not nobody and not isinstance(settled, BaseException):
             self.observe(observed(call.end, call.granted, call.seconds))
-        call.then(call, settled)
 
 
 def _context(place: Place, granted: Granted) -> SealContext:

@@ -196,6 +196,13 @@ class Flight(Guest):
 
     def _called(self, call: Call, settled: Settled | BaseException) -> None:
         self._call = None
+        try:
+            self._gone_on(call, settled)
+        except Exception as error:  # noqa: BLE001 - whoever waits is told
+            self._land(error)
+
+    def _gone_on(self, call: Call, settled: Settled | BaseException) -> None:
+        """One call has ended; the first of those that were asked for."""
         if isinstance(settled, BaseException):
             self._land(settled)
         elif call.end.tokens is None:
