@@ -32,7 +32,8 @@ STEPS: Final = """
     vault.sql vault.migrations
     vault.egress.address vault.egress.names vault.egress.deadline vault.egress.unpacking
     vault.egress.messages vault.egress.journey vault.egress.wire vault.egress.pool
-    vault.egress.failures vault.egress.sessions vault.egress.streams vault.egress.sockets
+    vault.egress.failures vault.egress.errand vault.egress.sessions vault.egress.streams
+    vault.egress.sockets
     vault.egress vault.egress.certificates
     vault.providers.schema vault.providers.check vault.providers.derived
     vault.providers.failures vault.providers
@@ -61,11 +62,12 @@ STEPS: Final = """
     vault.authenticate
     vault.keyring.announcing vault.keyring.rotations vault.keyring.roots
     vault.keyring.workspaces vault.keyring.verifying
-    vault.refreshing.alarm vault.refreshing.batches vault.refreshing.spool vault.refreshing.folder
+    vault.refreshing.batches vault.refreshing.spool vault.refreshing.folder
     vault.refreshing.marks
     vault.refreshing.replica vault.refreshing.room
     vault.refreshing.page vault.refreshing.observing vault.refreshing.consents
-    vault.refreshing.resting vault.refreshing.lane vault.refreshing
+    vault.refreshing.resting vault.refreshing.lane vault.refreshing.outlets
+    vault.refreshing.keeping vault.refreshing.calling vault.refreshing.flight vault.refreshing
     vault.chain vault.chain.anchors vault.chain.rows vault.chain.sealing vault.chain.verifying
     vault.chain.exporting vault.chain.forgetting
     vault.backup vault.backup.archive vault.backup.tables vault.backup.taking

@@ -39,6 +39,7 @@ from vault.providers import Catalogue
 from vault.secret import Secret
 from vault.store.refreshing import endpoint_from
 from vault.store.sealed_rows import GuestKinds
+from vault.tracing import UNTRACED, Tracing
 from vault.vault import Vault
 from vault.vault.explaining import Explanation
 from vault.vault.refreshing import Fresh
@@ -105,6 +106,7 @@ async def opened(  # noqa: PLR0913 - what replicas of one test differ in
     spool: Path | None = None,
     key_dir: Path | None = None,
     sealed_by_guests: GuestKinds = SEALED,
+    tracing: Tracing = UNTRACED,
 ) -> Vault:
     """Open one replica's vault."""
     application = address(postgres, name, "keyturn_app")
@@ -112,7 +114,7 @@ async def opened(  # noqa: PLR0913 - what replicas of one test differ in
     return await Vault.open(
         await Database.open(application, size=size, statement_cache=200),
         root or open_root_key(root_key_file.as_uri()),
-        egress=Egress(allow=parse_allow("127.0.0.1", development=True)),
+        egress=Egress(allow=parse_allow("127.0.0.1", development=True), tracing=tracing),
         catalogue=Catalogue(folder / "providers"),
         worker=await Database.open(worker, size=1, statement_cache=10),
         spool_dir=spool or folder / "spool",

@@ -1,6 +1,6 @@
 """A wire between us and a provider, which can be cut at any point of a request.
 
-* One request a connection: what is done to one is done to no other.
+* A connection is kept for the next request, as providers do it, unless ``keeps`` says otherwise.
 * ``cut`` says where. Before ``not_answered`` the provider has never seen the request; from there on
   it has done what was asked for, and we cannot know.
 """
@@ -32,6 +32,8 @@ SEEN: Final[dict[Cut, bool]] = {
 # In which of ten requests a provider is down that is so in ``down`` of them; spread, so that no run
 # of them is all good.
 _FLAPS: Final = (0, 5, 9, 1, 6, 2, 4, 7, 3, 8)
+_LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length: (\d+)")
+_CLOSE: Final = re.compile(rb"(?i)\r\nconnection: [^\r]*")
 _DOWN: Final = b"HTTP/1.1 503 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -50,6 +52,7 @@ class Wire:
         self.asked = 0  # for tokens
         self.cut: Cut | None = None
         self.down = 0  # in so many of ten requests for tokens
+        self.keeps = True
 
     @property
     def base(self) -> str:
@@ -83,27 +86,36 @@ class Wire:
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             with contextlib.suppress(asyncio.IncompleteReadError, OSError):
-                await self._one(reader, writer)
+                while await self._one(reader, writer):
+                    pass
         finally:
             writer.transport.abort()
 
-    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Pass on one request; will there be more on this connection?"""
         if self.cut == "reset_at_once":
-            return
+            return False
         request = await _request(reader)
+        if self.cut == "reset_at_once":
+            return False
         self.asked += request.startswith(b"POST /oauth/token")
         if self.cut == "lost_on_the_way":
-            return
+            return False
+        stays = False
         if _FLAPS[self.asked % len(_FLAPS)] < self.down:
             writer.write(_DOWN)
         else:
             answer = await self._passed_on(request)
+            if self.keeps and self.cut is None and _LENGTH.search(answer):
+                stays, answer = True, _CLOSE.sub(b"", answer, count=1)
             head = answer.index(b"\r\n\r\n") + 4
             said = {"not_answered": 0, "in_the_head": 12, "in_the_body": (head + len(answer)) // 2}
             writer.write(answer[: said.get(self.cut or "", len(answer))])
         await writer.drain()
-        writer.close()
-        await writer.wait_closed()
+        if not stays:
+            writer.close()
+            await writer.wait_closed()
+        return stays
 
     async def _passed_on(self, request: bytes) -> bytes:
         self.heard.append(request)
@@ -117,9 +129,9 @@ class Wire:
 
 async def _request(reader: asyncio.StreamReader) -> bytes:
     head = await reader.readuntil(b"\r\n\r\n")
-    length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+    length = _LENGTH.search(head)
     body = await reader.readexactly(int(length[1]) if length else 0)
-    kept = re.sub(rb"(?i)\r\nconnection: [^\r]*", b"", head)
+    kept = _CLOSE.sub(b"", head)
     return kept[:-2] + b"Connection: close\r\n\r\n" + body
 
 

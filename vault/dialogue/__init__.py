@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from vault.dialogue.clients import attempt, first_attempt, with_secrets
 from vault.dialogue.metadata import Metadata
-from vault.egress import Egress, Reply, Request
+from vault.egress import Egress, Errand, Reply, Request, Then
 from vault.errors import (
     CredentialRefused,
     Invalid,
@@ -38,7 +38,7 @@ from vault.oauth.callbacks import callback_values, check_issuer, issuer_of
 from vault.oauth.filling import asked_scopes, filling, with_query
 from vault.oauth.reading import Read
 from vault.oauth.renewing import OWN_GRANTS, check_age, further_tokens
-from vault.oauth.replies import SERVER_ERROR, UNAUTHORIZED, Failure, NoToken, failure_of, succeeded
+from vault.oauth.replies import SERVER_ERROR, UNAUTHORIZED, Failure, failure_of
 from vault.oauth.revoking import Revoked, given_back
 from vault.oauth.typed import typed_tokens
 from vault.providers.schema import Identity, OAuth1, Provider
@@ -324,17 +324,26 @@ class Dialogue:
         async def ask(secret: Secret | None) -> TokenSet:
             request = requests.refresh_request(app, attempt(now, secret), tokens, name=name)
             reply = await self._call(request)
-            try:
-                if more is not None:
-                    return reading.extra_token(app, reply, more, now=now, former=tokens)
-                read = reading.token_set(app, reply, now=now, former=tokens, kind="refresh")
-            except NoToken as error:
-                if succeeded(reply.status) and error.failure.outcome == "ambiguous":
-                    raise NoToken(error.failure, unread=Secret(reply.body)) from None
-                raise
-            return read.tokens
+            return reading.renewed(app, reply, tokens, now=now, more=more)
 
         return await with_secrets(app, ask)
+
+    def begin_refresh(
+        self, app: App, tokens: TokenSet, *, now: datetime, then: Then
+    ) -> Errand | None:
+        """Begin to renew the access token; ``then`` hears the reply, for ``reading.renewed``.
+
+        The short way of ``refresh``, for a client of one secret whose request can leave at once.
+        ``None``: it was not sent. Then ``refresh`` is the way, which also says why not.
+        """
+        if len(app.client_secrets) > 1 or app.provider.mode in OWN_GRANTS:
+            return None
+        try:
+            check_age(app.provider, tokens, now)
+            request = requests.refresh_request(app, first_attempt(app, now), tokens)
+        except VaultError:
+            return None
+        return self._egress.begin("provider", request, then)
 
     async def revoke(self, app: App, tokens: TokenSet, *, now: datetime) -> tuple[Revoked, ...]:
         """Give the tokens back; empty where the provider takes none. Raises for no failure."""

@@ -39,6 +39,7 @@ from vault.egress.address import (
     vet,
 )
 from vault.egress.deadline import Deadlines
+from vault.egress.errand import Errand, Then, Way
 from vault.egress.failures import explained
 from vault.egress.journey import Journey
 from vault.egress.messages import (
@@ -54,18 +55,11 @@ from vault.egress.messages import (
     written,
 )
 from vault.egress.names import Endpoint, Names, OwnServices, Resolver
-from vault.egress.pool import Place, Pool
+from vault.egress.pool import REPEATABLE, Place, Pool
 from vault.egress.sessions import steering
 from vault.egress.sockets import Closed, Dial, Socket, SocketLane
 from vault.egress.streams import Answer, StreamLane, Upload, outbound
-from vault.egress.wire import Overflow
-from vault.errors import (
-    EgressDenied,
-    Misconfigured,
-    TooLarge,
-    Unreachable,
-    VaultError,
-)
+from vault.errors import EgressDenied, Misconfigured, Unreachable, VaultError
 from vault.tracing import UNTRACED, Tracing
 
 __all__ = [
@@ -80,11 +74,13 @@ __all__ = [
     "Dial",
     "Egress",
     "Endpoint",
+    "Errand",
     "Purpose",
     "Reply",
     "Request",
     "Resolver",
     "Socket",
+    "Then",
     "Timeouts",
     "Upload",
     "VettedUrl",
@@ -145,27 +141,71 @@ class Egress:
 
     async def call(self, purpose: Purpose, request: Request) -> Reply:
         """Send one request, and return the answer whatever its status is."""
+        if self.tracing is UNTRACED:
+            return await self._called(purpose, request)
         with self.tracing.span(f"call {purpose}", purpose=purpose, provider=request.peer) as span:
             reply = await self._called(purpose, request)
             span.note("status", reply.status)
             return reply
 
+    def begin(self, purpose: Purpose, request: Request, then: Then) -> Errand | None:
+        """Send one request over a connection that is at hand, and let ``then`` hear how it ends.
+
+        The short way of ``call``, for what is never sent twice: no task, no wait but the one for
+        the answer. ``None``: nothing was sent, since something would have to be waited for (a
+        look-up, a connection, room), or raised. Then ``call`` is the way.
+        """
+        lane = self._lanes.get(purpose)
+        if lane is None or self._closed or request.method in REPEATABLE:
+            return None
+        try:
+            url = self.vet_url(purpose, request.url)
+            outgoing = written(request, url, often=purpose == "provider")
+        except VaultError:
+            return None
+        addresses = self._known(lane, purpose, url)
+        if addresses is None:
+            return None
+        taken = lane.pool.take(self._place(url, request), addresses)
+        if taken is None:
+            return None
+        errand = Errand(Way(url, lane.pool, *taken), request.timeout, self._deadlines, then)
+        errand.send(outgoing)
+        return errand
+
     async def _called(self, purpose: Purpose, request: Request) -> Reply:
+        heard: asyncio.Future[Reply | VaultError] = asyncio.get_running_loop().create_future()
+
+        def then(end: Reply | VaultError) -> None:
+            if not heard.done():
+                heard.set_result(end)
+
+        errand = self.begin(purpose, request, then)
+        if errand is None:
+            return await self._travelled(purpose, request)
+        try:
+            end = await heard
+        except BaseException:
+            errand.give_up()
+            raise
+        if isinstance(end, VaultError):
+            raise end
+        return end
+
+    async def _travelled(self, purpose: Purpose, request: Request) -> Reply:
+        """The long way: whatever has to be looked up, connected or waited for."""
         url = self.vet_url(purpose, request.url)
         outgoing = written(request, url)
-        place = Place(url.host, url.port, None if url.plain else request.tls or self._tls)
         journey = Journey(request.timeout, self._deadlines)
         failure: VaultError
         try:
             async with journey:
                 lane = await self._lane_to(purpose, url, journey)
+                place = self._place(url, request)
                 answer = await lane.pool.exchange(place, outgoing, journey)
-                return Reply(status=answer.status, headers=tuple(answer.headers), body=answer.body)
+                return Reply(status=answer.status, headers=answer.headers, body=answer.body)
         except VaultError:
             raise
-        except Overflow:
-            limit = request.max_bytes
-            failure = TooLarge(f"{url.place}: the answer is larger than {limit} bytes.")
         except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold the request
             failure = explained(error, url, sent=journey.sent)
         raise failure  # out here: not even its context leads to what went wrong
@@ -243,6 +283,9 @@ class Egress:
             await lane.aclose()
         self._own.close()
 
+    def _place(self, url: VettedUrl, request: Request) -> Place:
+        return Place(url.host, url.port, None if url.plain else request.tls or self._tls)
+
     def _lane(self, purpose: Purpose) -> "_Lane":
         if self._closed:
             raise Unreachable("The service is shutting down.", sent=False)
@@ -264,6 +307,15 @@ class Egress:
         if await self._own.are_at(url, addresses, until):
             raise EgressDenied(f"{url.place}: this address may not be called.")
         return addresses
+
+    def _known(self, lane: "_Lane", purpose: Purpose, url: VettedUrl) -> tuple[Address, ...] | None:
+        """The same at once; ``None`` where something has to be looked up, or is refused."""
+        now = asyncio.get_running_loop().time()
+        literal = url.address
+        addresses = (literal,) if literal else lane.names.known(url.host, now)
+        if addresses is None or not self._permitted(purpose, url, addresses):
+            return None
+        return addresses if self._own.are_surely_elsewhere(url, addresses, now) else None
 
     def _permitted(self, purpose: Purpose, url: VettedUrl, addresses: tuple[Address, ...]) -> bool:
         """May all of them be called? The rules never change, so a yes is remembered: it is for

@@ -8,8 +8,7 @@
 """
 
 import asyncio
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 # Who meets a deadline so much too late was not awake for it; then he has so long to read.
 ASLEEP: Final = 1.0
@@ -38,7 +37,7 @@ class Deadlines:
 
     def end(self) -> None:
         """Let everything be over now."""
-        for deadline in self._under_way:
+        for deadline in tuple(self._under_way):  # who is over may be gone from it at once
             deadline.end()
         if self._timer is not None:
             self._timer.cancel()
@@ -52,7 +51,7 @@ class Deadlines:
     def _ring(self) -> None:
         self._timer = None
         now = asyncio.get_running_loop().time()
-        for deadline in self._under_way:
+        for deadline in tuple(self._under_way):
             deadline.look(now)
         if self._under_way:
             soonest = min(deadline.next_look for deadline in self._under_way)
@@ -60,17 +59,16 @@ class Deadlines:
 
 
 class Deadline:
-    """The end of one call, in seconds from its making. Within it a late call is ``TimeoutError``.
+    """The end of one call, in seconds from its making; whose it is says what is done then.
 
     ``read``: how long the answer, or its next piece, may take from ``heard`` on.
     ``next_look``: before then it need not be looked at.
     """
 
-    __slots__ = ("_due", "_loop", "_read", "_slept", "_timeout", "_total_at", "next_look")
+    __slots__ = ("_due", "_loop", "_read", "_slept", "_total_at", "next_look")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, total: float, read: float) -> None:
         self._loop = loop
-        self._timeout = asyncio.timeout(None)
         self._read = read
         now = loop.time()
         self._due = self._total_at = now + total
@@ -92,18 +90,5 @@ class Deadline:
         self.next_look = min(self._due, now + self._read)
 
     def end(self) -> None:
-        """Let it be over now."""
-        if not self._timeout.expired():
-            self._timeout.reschedule(0)
-
-    async def __aenter__(self) -> Self:
-        await self._timeout.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self._timeout.__aexit__(kind, error, trace)
+        """Let it be over now; it may be already."""
+        raise NotImplementedError

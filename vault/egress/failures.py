@@ -10,16 +10,29 @@ import zlib
 import aiohttp
 
 from vault.egress.address import VettedUrl
-from vault.egress.wire import Lost, NotHttp
-from vault.errors import Unreachable, UpstreamFailed, VaultError
+from vault.egress.messages import Reply
+from vault.egress.wire import Exchange, Lost, NotHttp, Overflow
+from vault.errors import TooLarge, Unreachable, UpstreamFailed, VaultError
 
 
-def explained(error: Exception, url: VettedUrl, *, sent: bool) -> VaultError:
+def ended_as(exchange: Exchange, url: VettedUrl) -> Reply | VaultError:
+    """What an exchange came to: its answer, or what is raised in its stead."""
+    error = exchange.error
+    if error is None:
+        return Reply(status=exchange.status, headers=exchange.headers, body=exchange.body)
+    if isinstance(error, VaultError):
+        return error
+    return explained(error, url, sent=True)
+
+
+def explained(error: Exception, url: VettedUrl, *, sent: bool) -> VaultError:  # noqa: PLR0911 - one a kind
     """Say what happened, and whether the request may have been heard."""
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
         return Unreachable(f"{url.place}: no trusted TLS connection.", sent=sent)
     if isinstance(error, TimeoutError):
         return Unreachable(f"{url.place}: no answer in time.", sent=sent)
+    if isinstance(error, Overflow):
+        return TooLarge(f"{url.place}: the answer is larger than {error.limit} bytes.")
     if isinstance(error, NotHttp | aiohttp.ClientResponseError | zlib.error):
         return UpstreamFailed(f"{url.place}: the answer is not HTTP that can be read.")
     if isinstance(error, aiohttp.ClientPayloadError) or (isinstance(error, Lost) and error.heard):

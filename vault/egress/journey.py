@@ -9,10 +9,25 @@ from vault.egress.deadline import Deadline, Deadlines
 from vault.egress.messages import Timeouts
 
 
+class _OfTask(Deadline):
+    """Ends what a task does."""
+
+    __slots__ = ("timeout",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limits: Timeouts) -> None:
+        super().__init__(loop, total=limits.total, read=limits.read)
+        self.timeout = asyncio.timeout(None)
+
+    def end(self) -> None:
+        if not self.timeout.expired():
+            self.timeout.reschedule(0)
+
+
 class Journey:
     """One call under way: where it may connect, and whether it may have been heard.
 
-    Within it the call has its time, and ``deadlines`` those of all that are under way.
+    Within it the call has its time, after which it is a ``TimeoutError``; ``deadlines``: those of
+    all that are under way.
     """
 
     __slots__ = ("_deadlines", "addresses", "deadline", "limits", "loop", "sent")
@@ -21,7 +36,7 @@ class Journey:
         self.addresses: tuple[Address, ...] = ()
         self.limits = limits
         self.loop = asyncio.get_running_loop()
-        self.deadline = Deadline(self.loop, total=limits.total, read=limits.read)
+        self.deadline = _OfTask(self.loop, limits)
         self.sent = False
         self._deadlines = deadlines
 
@@ -32,7 +47,7 @@ class Journey:
 
     async def __aenter__(self) -> Self:
         self._deadlines.add(self.deadline)
-        await self.deadline.__aenter__()
+        await self.deadline.timeout.__aenter__()
         return self
 
     async def __aexit__(
@@ -42,6 +57,6 @@ class Journey:
         trace: TracebackType | None,
     ) -> None:
         try:
-            await self.deadline.__aexit__(kind, error, trace)
+            await self.deadline.timeout.__aexit__(kind, error, trace)
         finally:
             self._deadlines.discard(self.deadline)

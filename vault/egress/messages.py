@@ -119,37 +119,60 @@ class Outgoing(Struct, frozen=True):
         return [("method", self.method)]
 
 
-def written(request: Request, url: VettedUrl) -> Outgoing:
-    """Check a request, and write all of it down."""
-    headers, body = checked(request)
-    parts = [request.method.encode(), b" ", url.head]
+def written(request: Request, url: VettedUrl, *, often: bool = False) -> Outgoing:
+    """Check a request, and write it down; ``often``: there will be more with this very head."""
+    body = _allowed(request)
+    write = _kept_head if often and not _may_be_secret(request, url) else _head
+    head = write(request.method, url.head, request.headers)
+    if body is None and request.method in WITHOUT_BODY:
+        data = head + b"\r\n"
+    else:
+        body = body or b""
+        data = b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
+    return Outgoing(request.method, data, request.max_bytes)
+
+
+def _may_be_secret(request: Request, url: VettedUrl) -> bool:
+    """May there be something in its head that nobody keeps?"""
+    return b"?" in url.head or any(isinstance(value, Secret) for _, value in request.headers)
+
+
+def _head(method: str, start: bytes, headers: tuple[tuple[str, str | Secret], ...]) -> bytes:
+    """All that comes before the length of the body."""
+    parts = [method.encode(), b" ", start]
     given = set()
     for name, value in headers:
         lower, line = _header_name(name)
         given.add(lower)
-        parts += (line, value, b"\r\n")
+        parts += (line, _header_value(name, value), b"\r\n")
     parts += [line for name, line in UNLESS_GIVEN.items() if name not in given]
-    if body is not None or request.method not in WITHOUT_BODY:
-        parts.append(b"Content-Length: %d\r\n" % len(body or b""))
-    parts += (b"\r\n", body or b"")
-    return Outgoing(request.method, b"".join(parts), request.max_bytes)
+    return b"".join(parts)
+
+
+_kept_head: Final = lru_cache(256)(_head)
 
 
 def checked(request: Request) -> tuple[list[tuple[str, bytes]], bytes | None]:
     """Return the headers and the body that the caller wants to send, if he may."""
+    body = _allowed(request)
+    headers = []
+    for name, value in request.headers:
+        _header_name(name)
+        headers.append((name, _header_value(name, value)))
+    return headers, body
+
+
+def _allowed(request: Request) -> bytes | None:
+    """The body, if everything but the headers is as it may be."""
     if request.method not in METHODS:
         raise EgressDenied(f"The method must be one of {', '.join(sorted(METHODS))}.")
     tls = request.tls
     if tls is not None and not (tls.verify_mode is ssl.CERT_REQUIRED and tls.check_hostname):
         raise EgressDenied("The TLS context must verify the other side.")
-    headers = []
-    for name, value in request.headers:
-        _header_name(name)
-        headers.append((name, _header_value(name, value)))
     body = request.body.reveal_bytes() if isinstance(request.body, Secret) else request.body
     if body is not None and len(body) > MAX_REQUEST:
         raise TooLarge(f"The request's body is larger than {MAX_REQUEST} bytes.")
-    return headers, body
+    return body
 
 
 @lru_cache(256)

@@ -10,6 +10,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
@@ -47,6 +48,8 @@ class Names:
         ``TimeoutError`` if they are not known by then, by the loop's clock.
         """
         now = asyncio.get_running_loop().time()
+        if known := self.known(host, now):
+            return known
         expires, task = self._known.get(host, (now, None))
         if task is None or expires <= now:
             task = asyncio.create_task(self._look_up(host))
@@ -63,6 +66,13 @@ class Names:
         if not found and self._known.get(host, (0, None))[1] is task:
             del self._known[host]
         return found
+
+    def known(self, host: str, now: float) -> tuple[Address, ...] | None:
+        """Its addresses, where they need not be looked up; ``now`` by the loop's clock."""
+        expires, task = self._known.get(host, (now, None))
+        if task is None or expires <= now or not task.done() or task.cancelled():
+            return None
+        return task.result() or None
 
     async def _look_up(self, host: str) -> tuple[Address, ...]:
         try:
@@ -111,6 +121,23 @@ class OwnServices:
                 return True
         return False
 
+    def are_surely_elsewhere(
+        self, url: VettedUrl, addresses: Sequence[Address], now: float
+    ) -> bool:
+        """Is none of ours there? Said at once, or not said: then ``are_at`` has to be asked."""
+        for endpoint in self._endpoints:
+            if endpoint.port not in (None, url.port):
+                continue
+            if endpoint.host == url.host or endpoint.host in WILDCARDS:
+                return False
+            literal = _as_address(endpoint.host)
+            found = (literal,) if literal else self._names.known(endpoint.host, now)
+            if found is None or any(
+                not faces(ours).isdisjoint(faces(theirs)) for ours in found for theirs in addresses
+            ):
+                return False
+        return True
+
     async def _where(self, host: str, until: float) -> frozenset[Address]:
         if (literal := _as_address(host)) is not None:
             return faces(literal)
@@ -128,6 +155,7 @@ class OwnServices:
         self._names.close()
 
 
+@lru_cache(256)
 def _as_address(text: str) -> Address | None:
     try:
         return ip_address(text)

@@ -11,7 +11,9 @@
 import asyncio
 import socket
 import ssl
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Final, NamedTuple
 
@@ -38,14 +40,48 @@ class Place(NamedTuple):
     tls: ssl.SSLContext | None
 
 
-class _Host:
+class Gate:
+    """So many are in at a time; first come, first served. Where one is free, nobody waits."""
+
+    __slots__ = ("_line", "free")
+
+    def __init__(self, most: int) -> None:
+        self.free = most
+        self._line: deque[asyncio.Future[None]] = deque()
+
+    async def enter(self) -> None:
+        if self.free:
+            self.free -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._line.append(turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.cancelled():
+                with suppress(ValueError):
+                    self._line.remove(turn)
+            else:
+                self.leave()  # it was its turn in the same moment
+            raise
+
+    def leave(self) -> None:
+        while self._line:
+            turn = self._line.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self.free += 1
+
+
+class Host:
     """One place: who uses it or waits for it, and what is kept."""
 
     __slots__ = ("idle", "place", "room", "users")
 
     def __init__(self, place: Place, most: int) -> None:
         self.place = place
-        self.room = asyncio.Semaphore(most)
+        self.room = Gate(most)
         self.users = 0
         self.idle: list[Connection] = []
 
@@ -55,50 +91,69 @@ class Pool:
 
     def __init__(self, max_connections: int, max_per_host: int) -> None:
         self._loop = asyncio.get_running_loop()
-        self._room = asyncio.Semaphore(max_connections)
-        self._users = 0
-        self._max_connections = max_connections
+        self._room = Gate(max_connections)
         self._max_per_host = max_per_host
-        self._hosts: dict[Place, _Host] = {}
+        self._hosts: dict[Place, Host] = {}
         self._tidying: asyncio.TimerHandle | None = None
 
     async def exchange(self, place: Place, outgoing: Outgoing, journey: Journey) -> Exchange:
         """Send a request to one of the journey's addresses, and read the answer."""
         host = self._hosts.get(place)
         if host is None:
-            host = self._hosts[place] = _Host(place, self._max_per_host)
-        crowded = host.users >= self._max_per_host or self._users >= self._max_connections
+            host = self._hosts[place] = Host(place, self._max_per_host)
         host.users += 1
-        self._users += 1
         until = self._loop.time() + journey.limits.wait
         try:
-            if crowded:
+            if host.room.free and self._room.free:
+                await self._enter(host)
+            else:
                 async with asyncio.timeout_at(until):
                     await self._enter(host)
-            else:
-                await self._enter(host)
             try:
                 return await self._exchanged(host, outgoing, journey, until)
             finally:
-                self._room.release()
-                host.room.release()
+                self._room.leave()
+                host.room.leave()
         finally:
-            host.users -= 1
-            self._users -= 1
-            if not host.users and not host.idle:
-                del self._hosts[place]
+            self._leave(host)
 
-    async def _enter(self, host: _Host) -> None:
+    def take(self, place: Place, addresses: Sequence[Address]) -> tuple[Host, Connection] | None:
+        """A connection that is kept for one of these addresses, if it and room for it are there."""
+        host = self._hosts.get(place)
+        if host is None or not host.idle or not host.room.free or not self._room.free:
+            return None
+        connection = self._kept(host, addresses)
+        if connection is None:
+            return None
+        host.users += 1
+        host.room.free -= 1
+        self._room.free -= 1
+        return host, connection
+
+    def give_back(self, host: Host, connection: Connection) -> None:
+        """What was taken is of use to others again, if it is open."""
+        if connection.open:
+            self._keep(connection, host)
+        self._room.leave()
+        host.room.leave()
+        self._leave(host)
+
+    def _leave(self, host: Host) -> None:
+        host.users -= 1
+        if not host.users and not host.idle:
+            del self._hosts[host.place]
+
+    async def _enter(self, host: Host) -> None:
         """Take a place among the host's, and then one among all; first come, first served."""
-        await host.room.acquire()
+        await host.room.enter()
         try:
-            await self._room.acquire()
+            await self._room.enter()
         except BaseException:
-            host.room.release()
+            host.room.leave()
             raise
 
     async def _exchanged(
-        self, host: _Host, outgoing: Outgoing, journey: Journey, until: float
+        self, host: Host, outgoing: Outgoing, journey: Journey, until: float
     ) -> Exchange:
         connection = self._kept(host, journey.addresses)
         if connection is not None:
@@ -112,7 +167,7 @@ class Pool:
         return await self._over(connection, host, outgoing, journey)
 
     async def _over(
-        self, connection: Connection, host: _Host, outgoing: Outgoing, journey: Journey
+        self, connection: Connection, host: Host, outgoing: Outgoing, journey: Journey
     ) -> Exchange:
         if not connection.open:
             raise Lost(heard=False)
@@ -122,7 +177,7 @@ class Pool:
             self._keep(connection, host)
         return exchange
 
-    def _kept(self, host: _Host, addresses: Sequence[Address]) -> Connection | None:
+    def _kept(self, host: Host, addresses: Sequence[Address]) -> Connection | None:
         since = self._loop.time() - KEEP_ALIVE
         while host.idle:
             connection = host.idle.pop()
@@ -132,7 +187,7 @@ class Pool:
             connection.close()
         return None
 
-    def _keep(self, connection: Connection, host: _Host) -> None:
+    def _keep(self, connection: Connection, host: Host) -> None:
         connection.idle_since = self._loop.time()
         host.idle.append(connection)
         if self._tidying is None:

@@ -12,6 +12,7 @@ Why there is a client of our own beside aiohttp: docs/decisions/0022-own-http-cl
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from typing import Final, cast
 
 import httptools
@@ -36,6 +37,10 @@ class NotHttp(Exception):
 class Overflow(Exception):
     """The body is larger than it may be."""
 
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+
 
 class Lost(Exception):
     """The connection ended before the answer did. ``heard``: but after it had begun."""
@@ -46,33 +51,34 @@ class Lost(Exception):
 
 
 class Exchange:
-    """One answer as it comes; llhttp calls the methods that begin with ``on_``."""
+    """One answer as it comes; llhttp calls the methods that begin with ``on_``.
+
+    ``done``: all of it came, or ``error`` says why no more of it is waited for.
+    """
 
     __slots__ = (
         "_deadline",
         "_ends_with_connection",
-        "_framing",
         "_line",
         "_outgoing",
         "_parser",
         "_pieces",
+        "_raw",
         "_received",
         "_stays",
         "_unpacking",
-        "answered",
         "body",
-        "headers",
+        "done",
+        "error",
         "heard",
         "reusable",
         "status",
     )
 
-    def __init__(
-        self, answered: asyncio.Future[None], outgoing: Outgoing, deadline: Deadline
-    ) -> None:
-        self.answered = answered
+    def __init__(self, outgoing: Outgoing, deadline: Deadline) -> None:
+        self.done = False
+        self.error: Exception | None = None
         self.status = 0
-        self.headers: list[tuple[str, str]] = []
         self.body = b""
         self.heard = False
         self.reusable = False
@@ -83,9 +89,14 @@ class Exchange:
         self._line = 0
         self._unpacking: Unpacking | None = None  # there is one as soon as the head has ended
         self._pieces: list[bytes] = []
-        self._framing: dict[bytes, str] = {}
+        self._raw: list[tuple[bytes, bytes]] = []
         self._ends_with_connection = False
         self._stays = False
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """As text; what is none is kept, and nothing fails for it."""
+        return tuple([(name.decode("ascii"), _text(value)) for name, value in self._raw])
 
     def feed(self, data: bytes) -> None:
         """A piece of the answer came."""
@@ -97,7 +108,7 @@ class Exchange:
             # What one of the methods below raised; the parser's error leads to it.
             reason = error.__context__
             self.fail(reason if isinstance(reason, Exception) else NotHttp())
-        if not self.answered.done():
+        if not self.done:
             self._more_follows(data)
 
     def _more_follows(self, data: bytes) -> None:
@@ -115,7 +126,7 @@ class Exchange:
 
     def ended(self) -> None:
         """The other side closed the connection in good order: of some answers that is the end."""
-        if self._ends_with_connection and not self.answered.done():
+        if self._ends_with_connection and not self.done:
             try:
                 self._finish()
             except VaultError as error:
@@ -125,8 +136,8 @@ class Exchange:
     def fail(self, error: Exception) -> None:
         """No more is expected; unless all has come already, this is why."""
         self.reusable = False
-        if not self.answered.done():
-            self.answered.set_exception(error)
+        if not self.done:
+            self.done, self.error = True, error
 
     def over(self) -> None:
         """Nobody waits any more. (The parser knows us, and we it; Python would look for that.)"""
@@ -135,10 +146,9 @@ class Exchange:
     # Called by the parser
 
     def on_message_begin(self) -> None:
-        if self.answered.done():
+        if self.done:
             raise NotHttp  # a second answer, to what nobody asked
-        self.headers = []
-        self._framing = {}
+        self._raw = []
 
     def on_status(self, reason: bytes) -> None:
         if len(reason) > MAX_HEADER:
@@ -147,26 +157,20 @@ class Exchange:
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._unpacking is not None:
             return  # a trailer, which nobody wants
-        if len(self.headers) == MAX_HEADERS or len(name) + len(value) > MAX_HEADER:
+        if len(self._raw) == MAX_HEADERS or len(name) + len(value) > MAX_HEADER:
             raise NotHttp
-        # What is no text is kept, and nothing fails for it.
-        text = value.decode("utf-8", "surrogateescape")
-        self.headers.append((name.decode("ascii"), text))
-        if (lower := name.lower()) in SAYING_HOW:
-            if lower in self._framing:
-                raise NotHttp  # which of them others believe, nobody knows
-            self._framing[lower] = text
+        self._raw.append((name, value))
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
+        framing, limit = _framing(self._raw), self._outgoing.max_bytes
         self.status = self._parser.get_status_code()
         if self.status < OK:
             return  # interim: the answer follows
-        framing, limit = self._framing, self._outgoing.max_bytes
         self._unpacking = Unpacking(framing.get(b"content-encoding", ""), limit)
         if self._outgoing.method == "HEAD":
             # The parser cannot know that no body follows, whatever is announced.
-            self.answered.set_result(None)
+            self.done = True
             return
         self._stays = self._parser.should_keep_alive()
         length, coding = framing.get(b"content-length"), framing.get(b"transfer-encoding")
@@ -174,18 +178,18 @@ class Exchange:
             raise NotHttp  # nobody asked for it (RFC 9112 section 6.1)
         self._ends_with_connection = length is None and coding is None
         if length is not None and int(length) > limit:
-            raise Overflow
+            raise Overflow(limit)
 
     def on_body(self, data: bytes) -> None:
-        if self._unpacking is None or self.answered.done():
+        if self._unpacking is None or self.done:
             return
         piece = self._unpacking.add(data)
         if piece is None:
-            raise Overflow
+            raise Overflow(self._outgoing.max_bytes)
         self._pieces.append(piece)
 
     def on_message_complete(self) -> None:
-        if not self.answered.done():
+        if not self.done:
             self._finish()
 
     def _finish(self) -> None:
@@ -194,13 +198,28 @@ class Exchange:
         self._unpacking.end()
         self.body = b"".join(self._pieces)
         self.reusable = self._stays
-        self.answered.set_result(None)
+        self.done = True
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")
+
+
+def _framing(headers: list[tuple[bytes, bytes]]) -> dict[bytes, str]:
+    """Those that say how the answer is framed; which of two others believe, nobody knows."""
+    found: dict[bytes, str] = {}
+    for name, value in headers:
+        if (lower := name.lower()) in SAYING_HOW:
+            if lower in found:
+                raise NotHttp
+            found[lower] = _text(value)
+    return found
 
 
 class Connection(asyncio.Protocol):
     """One connection to one address."""
 
-    __slots__ = ("_exchange", "_loop", "_transport", "address", "idle_since", "open")
+    __slots__ = ("_ended", "_exchange", "_loop", "_transport", "address", "idle_since", "open")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, address: Address) -> None:
         self._loop = loop
@@ -209,24 +228,61 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
+        self._ended: Callable[[Exchange], None] | None = None
+
+    def send(
+        self, outgoing: Outgoing, deadline: Deadline, ended: Callable[[Exchange], None]
+    ) -> None:
+        """Send, and tell of the answer as soon as it is ``done``; not of one that is given up."""
+        assert self._transport is not None
+        self._exchange, self._ended = Exchange(outgoing, deadline), ended
+        try:
+            self._transport.write(outgoing.data)
+        except BaseException:
+            self.give_up()
+            raise
 
     async def exchange(self, outgoing: Outgoing, deadline: Deadline) -> Exchange:
         """Send, and read the answer; raises ``Lost``, ``NotHttp`` or ``Overflow`` among others."""
-        transport = self._transport
-        assert transport is not None
-        exchange = self._exchange = Exchange(self._loop.create_future(), outgoing, deadline)
+        answered: asyncio.Future[Exchange] = self._loop.create_future()
+
+        def ended(exchange: Exchange) -> None:
+            if not answered.done():
+                answered.set_result(exchange)
+
+        self.send(outgoing, deadline, ended)
         try:
-            transport.write(outgoing.data)
-            await exchange.answered
+            exchange = await answered
         except BaseException:
-            self.close()
+            self.give_up()
             raise
-        finally:
-            self._exchange = None
-            exchange.over()
-        if not exchange.reusable or transport.get_write_buffer_size():
-            self.close()
+        if exchange.error is not None:
+            raise exchange.error
         return exchange
+
+    def give_up(self, error: Exception | None = None) -> None:
+        """Wait for the answer no longer; with an ``error`` it is told that this is why."""
+        if self._exchange is None:
+            self.close()
+        elif error is not None:
+            self._exchange.fail(error)
+            self._settle(self._exchange)
+        else:
+            self._exchange.over()
+            self._exchange = self._ended = None
+            self.close()
+
+    def _settle(self, exchange: Exchange) -> None:
+        """If no more is to come, say so; the connection is free, or closed."""
+        if not exchange.done:
+            return
+        assert self._transport is not None
+        ended, self._exchange, self._ended = self._ended, None, None
+        exchange.over()
+        if not exchange.reusable or self._transport.get_write_buffer_size():
+            self.close()
+        if ended is not None:
+            ended(exchange)
 
     def close(self) -> None:
         """Let nobody use it any more; what is under way ends."""
@@ -245,11 +301,13 @@ class Connection(asyncio.Protocol):
             self.close()  # nobody can say what that would be the answer to
         else:
             self._exchange.feed(data)
+            self._settle(self._exchange)
 
     def eof_received(self) -> None:
         self.open = False
         if self._exchange is not None:
             self._exchange.ended()
+            self._settle(self._exchange)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.open = False
@@ -261,3 +319,4 @@ class Connection(asyncio.Protocol):
             self._exchange.fail(error)
         else:
             self._exchange.fail(Lost(heard=self._exchange.heard))
+        self._settle(self._exchange)

@@ -17,7 +17,10 @@ def at(document: object, path: str) -> Any:  # noqa: ANN401 - any JSON
     """What stands at this path."""
     if path == ".":
         return document
-    for key in _keys(path):
+    keys = _keys(path)
+    if len(keys) == 1 and isinstance(document, dict):  # as most stand
+        return document.get(path)
+    for key in keys:
         if isinstance(document, dict):
             document = document.get(key)
         elif isinstance(document, list) and _POSITION.fullmatch(key):

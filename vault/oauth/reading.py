@@ -66,6 +66,24 @@ def token_set(
     ``former``: what it adds to; ``kind`` says whether that was refreshed. ``asserted``: we sent an
     assertion, which a server whose clock differs refuses as dead.
     """
+    tokens, document, root = _tokens(app, reply, now, former, kind, asserted=asserted)
+    return Read(
+        tokens=tokens,
+        document=_joined(document, root),
+        id_token=token_of(root.get("id_token")) or token_of(document.get("id_token")),
+    )
+
+
+def _tokens(
+    app: App,
+    reply: Reply,
+    now: datetime,
+    former: TokenSet | None,
+    kind: Kind,
+    *,
+    asserted: bool = False,
+) -> tuple[TokenSet, Document, Document]:
+    """The tokens, the whole reply, and the part of it that they stand in."""
     provider = app.provider
     document = said_yes(provider, reply, now=now, asserted=asserted)
     roots = provider.reply.roots if kind == "first" else provider.reply.refresh_roots
@@ -81,11 +99,24 @@ def token_set(
     tokens = _merged(provider, fresh, former)
     if more or extras:
         tokens = replace(tokens, more={**tokens.more, **more}, extras={**tokens.extras, **extras})
-    return Read(
-        tokens=tokens,
-        document=_joined(document, root),
-        id_token=token_of(root.get("id_token")) or token_of(document.get("id_token")),
-    )
+    return tokens, document, root
+
+
+def renewed(
+    app: App, reply: Reply, tokens: TokenSet, *, now: datetime, more: MoreTokens | None = None
+) -> TokenSet:
+    """What a refresh made of these tokens, or of ``more``, a further one; or raise ``NoToken``.
+
+    A yes that cannot be read is told along: a new token may be in it.
+    """
+    try:
+        if more is not None:
+            return extra_token(app, reply, more, now=now, former=tokens)
+        return _tokens(app, reply, now, tokens, "refresh")[0]
+    except NoToken as error:
+        if succeeded(reply.status) and error.failure.outcome == "ambiguous":
+            raise NoToken(error.failure, unread=Secret(reply.body)) from None
+        raise
 
 
 def extra_token(

@@ -206,6 +206,8 @@ def seconds_of(value: object, longest: int = MAX_LIFETIME) -> tuple[int | None, 
     """A lifetime in seconds, and whether what was said makes no sense."""
     if value is None:
         return None, False
+    if type(value) is int and 0 < value <= longest:  # as most say it
+        return value, False
     seconds = math.nan
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         seconds = float(value)

@@ -3,12 +3,15 @@
 * Alone, a piece of work waits for nobody. Under load a transaction carries many, which costs each a
   part of what it would cost alone. What is in no hurry waits ``GATHER`` for others to come.
 * A batch that fails is done again piece by piece, so that one cannot spoil the others.
+* Whoever has added something is told what came of it, as soon as that is known, and exactly once.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, TypeVar
+
+import structlog
 
 I = TypeVar("I")  # noqa: E741 - what goes in
 O = TypeVar("O")  # noqa: E741 - what comes out
@@ -17,34 +20,51 @@ MOST: Final = 100
 # Seconds. An answer is no later for it than a slow disk would make it.
 GATHER: Final = 0.025
 
+_log: Final = structlog.get_logger("keyturn.refreshing")
+
 
 class Batches(Generic[I, O]):
     """One kind of work, one batch at a time. ``work`` gives a result for each item, in order."""
 
     def __init__(self, work: Callable[[Sequence[I]], Awaitable[Sequence[O]]]) -> None:
         self._work = work
-        self._waiting: deque[tuple[I, asyncio.Future[O]]] = deque()
+        self._waiting: deque[tuple[I, Callable[[O | Exception], None]]] = deque()
+        self._untold = 0
         self._running: asyncio.Task[None] | None = None
         self._hurry = False
         self._enough: asyncio.Future[None] | None = None
 
     @property
     def idle(self) -> bool:
-        return self._running is None
+        """Has everybody been told?"""
+        return not self._untold
 
-    def put(self, item: I, *, hurry: bool = True) -> asyncio.Future[O]:
-        """Have this done with the next batch. Who cancels what is returned just does not hear.
+    def add(self, item: I, heard: Callable[[O | Exception], None], *, hurry: bool = True) -> None:
+        """Have this done with the next batch; ``heard`` is told the result, or why there is none.
 
         One that is in a ``hurry`` takes along all that has gathered.
         """
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[O] = loop.create_future()
-        self._waiting.append((item, done))
+        self._untold += 1
+        self._waiting.append((item, heard))
         self._hurry = self._hurry or hurry or len(self._waiting) >= MOST
         if self._running is None:
-            self._running = loop.create_task(self._run())
+            self._running = asyncio.get_running_loop().create_task(self._run())
         elif self._hurry and self._enough is not None and not self._enough.done():
             self._enough.set_result(None)
+
+    def put(self, item: I, *, hurry: bool = True) -> asyncio.Future[O]:
+        """The same, for whoever awaits. Who cancels what is returned just does not hear."""
+        done: asyncio.Future[O] = asyncio.get_running_loop().create_future()
+
+        def heard(result: O | Exception) -> None:
+            if done.done():
+                return
+            if isinstance(result, Exception):
+                done.set_exception(result)
+            else:
+                done.set_result(result)
+
+        self.add(item, heard, hurry=hurry)
         return done
 
     async def do(self, item: I) -> O:
@@ -63,19 +83,25 @@ class Batches(Generic[I, O]):
         finally:
             self._running = None
 
-    async def _one(self, batch: list[tuple[I, asyncio.Future[O]]]) -> None:
+    async def _one(self, batch: list[tuple[I, Callable[[O | Exception], None]]]) -> None:
         try:
             results = await self._work([item for item, _ in batch])
         except Exception as error:  # noqa: BLE001 - it belongs to those who wait
             if len(batch) == 1:
-                _fail(batch[0][1], error)
+                self._tell(batch[0][1], error)
                 return
             for one in batch:
                 await self._one([one])
             return
-        for (_, done), result in zip(batch, results, strict=True):
-            if not done.done():
-                done.set_result(result)
+        for (_, heard), result in zip(batch, results, strict=True):
+            self._tell(heard, result)
+
+    def _tell(self, heard: Callable[[O | Exception], None], result: O | Exception) -> None:
+        self._untold -= 1
+        try:
+            heard(result)
+        except Exception as error:  # noqa: BLE001 - whose it is, the others are told all the same
+            _log.error("refresh_broke", exc_info=error)
 
 
 async def done_or_late(future: asyncio.Future[O], seconds: float) -> None:
@@ -94,8 +120,3 @@ async def done_or_late(future: asyncio.Future[O], seconds: float) -> None:
     finally:
         timer.cancel()
         future.remove_done_callback(wake)
-
-
-def _fail(done: asyncio.Future[O], error: Exception) -> None:
-    if not done.done():
-        done.set_exception(error)

@@ -28,3 +28,7 @@ def observed(ending: Ending, granted: Granted, seconds: float) -> Observed:
         seconds=seconds,
         late_by=max(0.0, (granted.claim.at - due).total_seconds()) if due else 0.0,
     )
+
+
+def nobody(_: Observed) -> None:
+    """Counts nothing, and so need not be told."""

@@ -7,7 +7,6 @@
 * Less than ``vault.egress`` opens connections: who is let in and has claimed can send at once.
 """
 
-import asyncio
 from collections import Counter, OrderedDict, deque
 from typing import Final, Literal
 
@@ -23,31 +22,19 @@ SHARED: Final[dict[Kind, int]] = {"waited_for": SLOTS // 4, "due": FOR_DUE // 4}
 
 
 class Guest:
-    """Somebody who wants in, and within ``async with`` is in."""
+    """Somebody who wants in. ``let_in`` is called when there is room; perhaps at once."""
 
-    __slots__ = ("_room", "kind", "let_in", "name", "waits", "workspace")
+    __slots__ = ("inside", "kind", "waits", "workspace")
 
-    def __init__(self, room: "Room", workspace: str, name: str, kind: Kind) -> None:
-        self._room = room
+    def __init__(self, workspace: str, kind: Kind) -> None:
         self.workspace = workspace
-        self.name = name
         self.kind: Kind = kind
         self.waits = False
-        self.let_in: asyncio.Future[None] | None = None  # of who has to wait
+        self.inside = False
 
-    async def __aenter__(self) -> None:
-        if self._room.admit(self):
-            return
-        self.let_in = asyncio.get_running_loop().create_future()
-        try:
-            self._room.come(self)
-            await self.let_in
-        except BaseException:
-            self._room.go(self)
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._room.go(self)
+    def let_in(self) -> None:
+        """There is room."""
+        raise NotImplementedError
 
 
 class Room:
@@ -60,40 +47,34 @@ class Room:
             "waited_for": OrderedDict(),
             "due": OrderedDict(),
         }
-        self._due: dict[tuple[str, str], Guest] = {}  # who waits, and nobody for them
-
-    def place(self, workspace: str, name: str, *, waited_for: bool) -> Guest:
-        """Be in, as soon as there is room."""
-        return Guest(self, workspace, name, "waited_for" if waited_for else "due")
-
-    def admit(self, guest: Guest) -> bool:
-        """Let somebody in at once, where nobody waits and there is room."""
-        waits = self._lines["waited_for"] or self._lines["due"]
-        if waits or self._is_full(guest.kind):
-            return False
-        if self._inside[guest.kind, guest.workspace] >= ALONE[guest.kind]:
-            return False
-        self._enter(guest)
-        return True
 
     def come(self, guest: Guest) -> None:
-        """Stand in line."""
-        self._queue(guest)
-        self._let_in()
+        """Be let in: at once, where nobody waits and there is room; else stand in line."""
+        lines = self._lines
+        alone = not lines["waited_for"] and not lines["due"]
+        within = self._inside[guest.kind, guest.workspace] < ALONE[guest.kind]
+        if alone and within and not self._is_full(guest.kind):
+            self._enter(guest)
+        else:
+            self._queue(guest)
+            self._let_in()
 
     def go(self, guest: Guest) -> None:
         """Leave the line or the room, and let others in."""
         if guest.waits:
             self._leave_line(guest)
-        else:
+        elif guest.inside:
+            guest.inside = False
             self._inside[guest.kind, guest.workspace] -= 1
             self._number[guest.kind] -= 1
-        self._let_in()
+        else:
+            return
+        if self._lines["waited_for"] or self._lines["due"]:
+            self._let_in()
 
-    def hurry(self, workspace: str, name: str) -> None:
+    def hurry(self, guest: Guest) -> None:
         """Somebody waits for this one now."""
-        guest = self._due.get((workspace, name))
-        if guest is not None:
+        if guest.waits and guest.kind == "due":
             self._leave_line(guest)
             guest.kind = "waited_for"
             self._queue(guest)
@@ -102,8 +83,6 @@ class Room:
     def _queue(self, guest: Guest) -> None:
         guest.waits = True
         self._lines[guest.kind].setdefault(guest.workspace, deque()).append(guest)
-        if guest.kind == "due":
-            self._due[guest.workspace, guest.name] = guest
 
     def _leave_line(self, guest: Guest) -> None:
         lines = self._lines[guest.kind]
@@ -112,8 +91,6 @@ class Room:
         guest.waits = False
         if not line:
             del lines[guest.workspace]
-        if self._due.get((guest.workspace, guest.name)) is guest:
-            del self._due[guest.workspace, guest.name]
 
     def _let_in(self) -> None:
         while (guest := self._next("waited_for") or self._next("due")) is not None:
@@ -121,13 +98,12 @@ class Room:
             if guest.workspace in self._lines[guest.kind]:
                 self._lines[guest.kind].move_to_end(guest.workspace)
             self._enter(guest)
-            # Else it has just gone away, and gives its place back.
-            if guest.let_in is not None and not guest.let_in.done():
-                guest.let_in.set_result(None)
 
     def _enter(self, guest: Guest) -> None:
         self._inside[guest.kind, guest.workspace] += 1
         self._number[guest.kind] += 1
+        guest.inside = True
+        guest.let_in()
 
     def _is_full(self, kind: Kind) -> bool:
         due = self._number["due"]

@@ -316,6 +316,22 @@ class Store:
         context = user_key_context(workspace, user_id)
         return Owner(self, workspace, await self.open(workspace, context, sealed_user_key))
 
+    def open_at_hand(
+        self,
+        sealing: WorkspaceSeal,
+        user_id: str,
+        sealed_user_key: bytes,
+        context: Context,
+        sealed: bytes,
+    ) -> tuple[bytes, SealingKey] | None:
+        """The same at once, where the key of now has sealed both; else ``None``."""
+        now = sealing.key
+        if not (sealed_user_key.startswith(now.head) and sealed.startswith(now.head)):
+            return None
+        user_context = user_key_context(sealing.workspace, user_id)
+        owner_key = now.for_user(open_sealed(now, user_context, sealed_user_key))
+        return open_sealed(owner_key, context, sealed), owner_key
+
     async def open_and_key(
         self,
         sealing: WorkspaceSeal,

@@ -1,0 +1,282 @@
+"""Calls that go out at once, over a connection that is at hand: beside those that wait for one.
+
+The long way and the short way of a call are held against each other: whatever a server says, and
+however it says it, both come to the same.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.framing import CLOSED, FRAMES, REFUSED
+from support.loopback import OK, Listener, ask, calling, listening, saying
+
+from vault.egress import Egress, Endpoint, Purpose, Reply, Request, Timeouts
+from vault.egress.messages import MAX_REPLY
+from vault.errors import Unreachable, VaultError
+
+QUICK = Timeouts(total=0.4)
+
+End = tuple[object, ...]
+
+
+def url(server: Listener) -> str:
+    return f"http://127.0.0.1:{server.port}/"
+
+
+async def until_closed(server: Listener) -> None:
+    async with asyncio.timeout(3):
+        while server.open:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.005)
+
+
+class Scripted:
+    """Answers each request with what it is told to say next; with ``OK`` unless it is told."""
+
+    def __init__(self) -> None:
+        self.next: Sequence[bytes] = [OK]
+
+    async def __call__(self, writer: asyncio.StreamWriter) -> None:
+        pieces, self.next = self.next, [OK]
+        await saying(*pieces)(writer)
+
+
+def end_of(end: Reply | VaultError) -> End:
+    """All that whoever called gets to see."""
+    if isinstance(end, Reply):
+        return end.status, end.headers, end.body
+    sent = getattr(end, "sent", None)
+    return type(end), end.message, sent, end.__cause__, end.__context__
+
+
+def request(server: Listener, **more: object) -> Request:
+    return Request(method="POST", url=url(server), body=b"form", timeout=QUICK, **more)  # type: ignore[arg-type] # one of its fields
+
+
+async def by_the_long_way(server: Listener, one: Request) -> End:
+    """Over a connection that has to be made first."""
+    async with calling() as egress:
+        assert egress.begin("tool", one, lambda _: None) is None
+        try:
+            return end_of(await egress.call("tool", one))
+        except VaultError as error:
+            return end_of(error)
+
+
+async def begun(egress: Egress, one: Request, purpose: Purpose = "tool") -> Reply | VaultError:
+    """At once, or not at all."""
+    heard: asyncio.Future[Reply | VaultError] = asyncio.get_running_loop().create_future()
+    errand = egress.begin(purpose, one, heard.set_result)
+    assert errand is not None
+    assert not heard.done(), "it is told of its end by the loop, and never before it is begun"
+    return await heard
+
+
+async def by_the_short_way(server: Listener, one: Request, script: Scripted) -> End:
+    async with calling() as egress:
+        pieces, script.next = script.next, [OK]
+        assert (await ask(egress, url(server), method="POST")).body == b"ok"
+        script.next = pieces
+        end = end_of(await begun(egress, one))
+        # It is over: the next one finds a connection that is as it should be.
+        script.next = [OK]
+        assert (await ask(egress, url(server), method="POST")).body == b"ok"
+        return end
+
+
+async def both_come_to_the_same(pieces: Sequence[bytes], limit: int = MAX_REPLY) -> End:
+    script = Scripted()
+    async with listening(script) as server:
+        one = request(server, max_bytes=limit)
+        script.next = pieces
+        long = await by_the_long_way(server, one)
+        script.next = pieces
+        assert await by_the_short_way(server, one, script) == long
+        return long
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+async def test_an_answer_is_the_same_by_both_ways(frame: str) -> None:
+    status, _, body = await both_come_to_the_same(FRAMES[frame][0])
+    assert (status, body) == (200, b"body")
+
+
+@pytest.mark.parametrize("answer", REFUSED)
+async def test_what_is_no_answer_is_refused_by_both_ways(answer: str) -> None:
+    kind, *_ = await both_come_to_the_same(REFUSED[answer])
+    assert isinstance(kind, type)
+
+
+def test_whatever_is_said_in_whatever_pieces_comes_to_the_same_by_both_ways() -> None:
+    whole = [b"".join(pieces) for pieces in [*(one for one, _ in FRAMES.values()), [OK]]]
+
+    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(
+        said=st.sampled_from(whole),
+        kept=st.floats(0, 1),
+        flipped=st.none() | st.tuples(st.floats(0, 0.999), st.integers(0, 255)),
+        cuts=st.integers(0, 4),
+        closes=st.booleans(),
+        limit=st.sampled_from([3, 4, MAX_REPLY]),
+        seed=st.integers(0, 1_000),
+    )
+    def check(
+        said: bytes,
+        kept: float,
+        flipped: tuple[float, int] | None,
+        cuts: int,
+        closes: bool,  # noqa: FBT001 - drawn
+        limit: int,
+        seed: int,
+    ) -> None:
+        data = bytearray(said[: max(1, round(kept * len(said)))])
+        if flipped is not None:
+            data[int(flipped[0] * len(data))] = flipped[1]
+        chance = random.Random(seed)  # noqa: S311 - nobody guesses
+        places = sorted(chance.randrange(1, len(data) + 1) for _ in range(cuts))
+        ends = [0, *places, len(data)]
+        pieces = [bytes(data[a:b]) for a, b in pairwise(ends) if b > a]
+        asyncio.run(both_come_to_the_same([*pieces, *([CLOSED] if closes else [])], limit))
+
+    check()
+
+
+@asynccontextmanager
+async def warm(server: Listener, **options: object) -> AsyncIterator[Egress]:
+    """One connection is kept."""
+    async with calling(**options) as egress:  # type: ignore[arg-type] # options of an Egress
+        await ask(egress, url(server), method="POST")
+        yield egress
+
+
+async def test_nothing_leaves_where_something_would_have_to_be_waited_for_or_is_refused() -> None:
+    def nobody(_: object) -> None:
+        raise AssertionError
+
+    async with listening(saying(OK, after=0.1)) as server, warm(server, max_per_host=1) as egress:
+        fine = request(server)
+        for purpose, one in (
+            ("provider", fine),  # another purpose has its own connections
+            ("tool", Request(method="PUT", url=url(server))),  # it may be sent twice
+            ("tool", Request(method="POST", url="http://10.0.0.1/")),
+            ("tool", request(server, headers=(("Host", "example.com"),))),
+            ("tool", Request(method="POST", url=url(server).replace("http", "ftp"))),
+        ):
+            assert egress.begin(purpose, one, nobody) is None  # type: ignore[arg-type] # a purpose
+        assert len(server.heard) == 1
+        occupying = asyncio.create_task(egress.call("tool", fine))
+        await asyncio.sleep(0)
+        assert egress.begin("tool", fine, nobody) is None, "there is no room"
+        assert (await occupying).body == b"ok"
+        assert isinstance(await begun(egress, fine), Reply)
+        await egress.aclose()
+        assert egress.begin("tool", fine, nobody) is None
+        assert len(server.heard) == 3
+
+
+async def test_a_service_of_our_own_is_out_of_reach_of_a_connection_that_is_kept() -> None:
+    """What may be called was decided for this very call, and not when the connection was made."""
+    table = {"ours.example": ["127.0.0.2"], "theirs.example": ["127.0.0.1"]}
+    async with listening(saying(OK)) as server:
+        ours = Endpoint("ours.example", server.port)
+        allow = "127.0.0.1, theirs.example"
+        async with calling(allow, table, forbidden=[ours]) as egress:
+            one = Request(method="POST", url=f"http://theirs.example:{server.port}/", timeout=QUICK)
+            await egress.call("tool", one)
+            assert isinstance(await begun(egress, one), Reply)
+        table["ours.example"] = ["127.0.0.1"]
+        async with calling(allow, table, forbidden=[ours]) as egress:
+            with pytest.raises(VaultError, match="may not be called"):
+                await egress.call("tool", one)
+            assert egress.begin("tool", one, lambda _: None) is None
+
+
+async def test_names_that_have_to_be_looked_up_again_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vault.egress.names.NAMES_LAST", 0.2)
+    table = {"theirs.example": ["127.0.0.1"]}
+    async with listening(saying(OK)) as server, calling("theirs.example", table) as egress:
+        one = Request(method="POST", url=f"http://theirs.example:{server.port}/", timeout=QUICK)
+        await egress.call("tool", one)
+        assert isinstance(await begun(egress, one), Reply)
+        table["theirs.example"] = ["127.0.0.3"]
+        await asyncio.sleep(0.25)
+        assert egress.begin("tool", one, lambda _: None) is None
+        with pytest.raises(Unreachable):
+            await egress.call("tool", one)
+
+
+async def test_who_gives_up_hears_no_more_and_the_connection_is_closed() -> None:
+    async with listening(saying(OK, after=0.05)) as server, warm(server, max_per_host=1) as egress:
+        heard: list[object] = []
+        errand = egress.begin("tool", request(server), heard.append)
+        assert errand is not None
+        errand.give_up()
+        errand.give_up()
+        await until_closed(server)
+        await asyncio.sleep(0.1)
+        assert heard == []
+        assert (await ask(egress, url(server), method="POST")).body == b"ok", "its place is free"
+        assert server.accepted == 2
+
+
+async def test_who_cancels_a_call_closes_its_connection_too() -> None:
+    async with listening(saying(OK, after=0.05)) as server, warm(server) as egress:
+        task = asyncio.create_task(egress.call("tool", request(server)))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until_closed(server)
+
+
+async def test_an_answer_that_is_late_is_told_to_be_and_so_is_one_that_is_waited_for_in_vain() -> (
+    None
+):
+    script = Scripted()
+    async with listening(script) as server, warm(server) as egress:
+        script.next = [OK[:-1]]
+        end = await begun(egress, request(server))
+        assert end_of(end) == (
+            Unreachable,
+            f"127.0.0.1:{server.port}: no answer in time.",
+            True,
+            None,
+            None,
+        )
+        await until_closed(server)
+
+
+async def test_who_closes_ends_what_is_under_way() -> None:
+    async with listening(saying(OK, after=0.05)) as server, calling() as egress:
+        await asyncio.gather(*(ask(egress, url(server), method="POST") for _ in range(20)))
+        heard: list[Reply | VaultError] = []
+        for _ in range(20):
+            assert egress.begin("tool", request(server), heard.append) is not None
+        await egress.aclose()
+        assert {type(one) for one in heard} == {Unreachable}
+        assert len(heard) == 20
+        await until_closed(server)
+
+
+async def test_one_that_is_told_may_begin_another_on_the_same_connection() -> None:
+    async with listening(saying(OK)) as server, warm(server) as egress:
+        over = asyncio.Event()
+        left = 5
+
+        def then(end: Reply | VaultError) -> None:
+            nonlocal left
+            assert isinstance(end, Reply)
+            left -= 1
+            if left:
+                assert egress.begin("tool", request(server), then) is not None
+            else:
+                over.set()
+
+        then(await begun(egress, request(server)))
+        await asyncio.wait_for(over.wait(), 5)
+        assert (server.accepted, len(server.heard)) == (1, 6)
