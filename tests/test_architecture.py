@@ -94,7 +94,8 @@ STEPS: Final = """
     broker.tools.pushing
     broker.runtimes.elevenlabs broker.conversation broker.conversations
     broker.sealed_rows broker.delivery
-    broker.mint broker.mint.batches broker.mint.quick broker.mint.reads broker.grants
+    broker.mint broker.mint.batches broker.mint.looking broker.mint.quick broker.mint.reads
+    broker.grants
     broker.readiness
     broker.gateway.limits broker.gateway.renewal_rules broker.gateway.renewals
     broker.gateway.headers broker.gateway.calls broker.gateway.tool_calls

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-import msgspec
 from msgspec import Struct
 
 from broker.agents import Agents
@@ -32,97 +31,13 @@ from broker.conversation import (
 )
 from broker.conversations import Bearers, NewConversation, Times
 from broker.mint import Minting, Scene
-from broker.mint.batches import Batches, Homes, KeyRow, by_place, columns
+from broker.mint.batches import Batches, Homes, columns
+from broker.mint.looking import LookRow, Question, by_place, look
 from vault import access
 from vault.model import Caller, new_id
 from vault.sql import Query
-from vault.store.surveys import UserRow
 from vault.vault import Vault
 from vault.vault.looks import Settled
-
-
-class Question(NamedTuple):
-    """What the first statement is asked, in the order of its parameters."""
-
-    hashes: bytes
-    user_ids: str
-    environments: str
-    agent_ids: str
-
-
-class LookRow(KeyRow, frozen=True):
-    """All that one mint has to know, as one moment has it; connections in arrays of one order."""
-
-    environment: str
-    generation: int
-    profile: bytes
-    user_key: bytes
-    key_id: bytes
-    version: int
-    wrapped: bytes
-    root_key_id: str
-    index_key: bytes
-    agent_generation: int | None
-    agent_sealed: bytes | None
-    has_upstream: bool
-    now: datetime
-    key_unnoticed: bool
-    connection_ids: list[str]
-    integrations: list[str]
-    connection_environments: list[str]
-    providers: list[str]
-    scope_lists: list[str | None]
-    states: list[str]
-    settled: list[bool]
-    generations: list[int]
-    issued: list[datetime | None]
-    ends: list[datetime | None]
-    token_generations: list[int | None]
-    tokens: list[bytes | None]
-    unnoticed: list[bool]
-
-    def user(self) -> UserRow:
-        return UserRow(
-            generation=self.generation,
-            profile=self.profile,
-            user_key=self.user_key,
-            key_id=self.key_id,
-            version=self.version,
-            wrapped=self.wrapped,
-            root_key_id=self.root_key_id,
-            index_key=self.index_key,
-            now=self.now,
-            connection_ids=self.connection_ids,
-            integrations=self.integrations,
-            environments=self.connection_environments,
-            states=self.states,
-        )
-
-    def tokens_of(self, connection_id: str) -> Settled | None:
-        """What one connection holds; ``None`` unless that is good as it is."""
-        place = self.connection_ids.index(connection_id)
-        issued_at, generation = self.issued[place], self.token_generations[place]
-        sealed, scopes = self.tokens[place], self.scope_lists[place]
-        if not self.settled[place] or issued_at is None or generation is None or sealed is None:
-            return None
-        return Settled(
-            connection_id=connection_id,
-            integration=self.integrations[place],
-            environment=self.connection_environments[place],
-            provider=self.providers[place],
-            scopes=None if scopes is None else _scopes_from(scopes),
-            generation=self.generations[place],
-            issued_at=issued_at,
-            access_ends=self.ends[place],
-            tokens_generation=generation,
-            sealed=sealed,
-        )
-
-    def unnoticed_of(self, used: Sequence[Settled]) -> bool:
-        """Is it some time since it was noted that the key, or one of these, is in use?"""
-        return self.key_unnoticed or any(
-            self.unnoticed[self.connection_ids.index(one.connection_id)] for one in used
-        )
 
 
 class WrittenRow(Struct, frozen=True):
@@ -167,9 +82,7 @@ class Changed(Exception):
     """What was looked at is not so any more."""
 
 
-_look: Final = Query("batches", "look", LookRow, package="broker")
 _write: Final = Query("batches", "write", WrittenRow, package="broker")
-_scopes_from: Final = msgspec.json.Decoder(list[str]).decode
 
 
 class Quick:
@@ -246,7 +159,7 @@ class Quick:
     # The two statements
 
     async def _look(self, questions: Sequence[Question]) -> list[LookRow | None]:
-        rows = await self._vault.look_up_for_guest(_look, **columns(Question._fields, questions))
+        rows = await self._vault.look_up_for_guest(look, **columns(Question._fields, questions))
         return by_place(rows, len(questions))
 
     async def _write(self, deeds: Sequence[Deed]) -> list[Times | None]:
@@ -275,7 +188,7 @@ def _settled(scene: Scene, row: LookRow) -> list[Settled] | None:
     for one in scene.survey.connections.values():
         if is_asked_for(one.integration, scene.profile, scene.wanted):
             tokens = row.tokens_of(one.connection_id)
-            if tokens is None or not tokens.lasts(min_ttl, row.now):
+            if tokens is None or not tokens.lasts(min_ttl, scene.survey.now):
                 return None
             found.append(tokens)
     return found
