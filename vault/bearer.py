@@ -104,7 +104,9 @@ def fingerprint(pepper: bytes, bearer: str | Secret) -> bytes:
 
 
 def _checksum(body: str) -> str:
-    return _base62(zlib.crc32(body.encode("ascii")), _CHECKSUM_LENGTH)
+    first, four = divmod(zlib.crc32(body.encode("ascii")), _FOUR)
+    second, third = divmod(four, len(_PAIRS))
+    return _PAIRS[first] + _PAIRS[second] + _PAIRS[third]
 
 
 def _base62(number: int, length: int) -> str:
