@@ -11,15 +11,19 @@ from functools import cached_property, lru_cache
 from typing import Final, NamedTuple
 
 import msgspec
-from msgspec import Struct
 
+from broker.conversation import Delivery
+from broker.profile import Profile, Runtime
+from vault.lifecycle.handout import MOST_OF_LIFETIME
 from vault.model import Caller, KeyId, Scope, WorkspaceId
 from vault.sql import Query
-from vault.store.surveys import UserRow
+from vault.store.surveys import UserRow, UserSeals
 from vault.vault.looks import Settled
+from vault.vault.surveys import SealedTokens
 
 WORDS: Final = 6  # of a life
 NOWHERE: Final = "-"
+SECOND: Final = 1_000_000  # microseconds
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -52,6 +56,13 @@ class Lives(NamedTuple):
     ends: Sequence[str]
 
 
+class GoodOnes(NamedTuple):
+    """Tokens that can be handed out; ``late``: which of them last less long than was asked for."""
+
+    tokens: list[SealedTokens]
+    late: tuple[bool, ...]
+
+
 class Rights(NamedTuple):
     """What a key may do."""
 
@@ -60,7 +71,7 @@ class Rights(NamedTuple):
     expires_at: datetime | None
 
 
-class LookRow(Struct, frozen=True, dict=True):
+class LookRow(UserSeals, frozen=True, dict=True):
     """All that one mint has to know, as one moment has it."""
 
     place: int
@@ -70,14 +81,6 @@ class LookRow(Struct, frozen=True, dict=True):
     rights: str
     key_unnoticed: bool
     environment: str
-    generation: int
-    profile: bytes
-    user_key: bytes
-    key_id: bytes
-    version: int
-    wrapped: bytes
-    root_key_id: str
-    index_key: bytes
     agent_generation: int | None
     agent_sealed: bytes | None
     has_upstream: bool
@@ -103,6 +106,18 @@ class LookRow(Struct, frozen=True, dict=True):
             expires_at=rights.expires_at,
             request_id=request_id,
         )
+
+    def is_ours_alone(
+        self, environment: str, runtime: Runtime, delivery: Delivery, profile: Profile | None
+    ) -> bool:
+        """Does nobody have to be asked, and no other key be fetched?"""
+        if self.environment != environment:
+            return False
+        if runtime == "elevenlabs":
+            return delivery == "relay" and self.has_upstream
+        if runtime == "livekit":
+            return False  # its project signs, which the long way knows
+        return profile is None or profile.public_key is None or delivery != "sealed"
 
     @cached_property
     def stands(self) -> Lives:
@@ -166,6 +181,39 @@ class LookRow(Struct, frozen=True, dict=True):
             tokens_generation=held[0],
             sealed=held[1],
         )
+
+    def good_ones(self, numbers: Sequence[int], min_ttl: int) -> GoodOnes | None:
+        """The tokens of these connections, if all can be handed out as they are: what
+        ``Settled.lasts`` says, in whole microseconds.
+        """
+        stands, sealed, places = self.stands, self.sealed, places_from(self.shape)
+        tokens, late = [], []
+        for number in numbers:
+            connection_id, issued, ends = (
+                stands.ids[number],
+                stands.issued[number],
+                stands.ends[number],
+            )
+            held = sealed.get(connection_id)
+            if held is None or issued == NOWHERE:
+                return None
+            is_late = False
+            if ends != NOWHERE:
+                left = int(ends) - self.now
+                is_late = left < min_ttl * SECOND
+                if (
+                    left <= min_ttl * SECOND
+                    and left <= (int(ends) - int(issued)) * MOST_OF_LIFETIME
+                ):
+                    return None
+            tokens.append(SealedTokens(connection_id, held[0], places[number].environment, held[1]))
+            late.append(is_late)
+        return GoodOnes(tokens, tuple(late))
+
+    def is_unnoticed(self, numbers: Sequence[int]) -> bool:
+        """Is it some time since it was noted that the key, or one of these, is in use?"""
+        noticed = self.stands.noticed
+        return self.key_unnoticed or NOWHERE in [noticed[number] for number in numbers]
 
     def unnoticed_of(self, used: Sequence[Settled]) -> bool:
         """Is it some time since it was noted that the key, or one of these, is in use?"""

@@ -2,9 +2,9 @@
 
 -- name: look
 -- crosses workspaces: each row finds only what the living key belongs to whose whole hash it brings
-select place, workspace_id, api_key_id, hash, rights, key_unnoticed, environment, generation, profile,
-       user_key, key_id, version, wrapped, root_key_id, index_key, agent_generation, agent_sealed,
-       has_upstream, now, connection_ids, shape, lives, token_ids, tokens
+select generation, profile, user_key, key_id, version, wrapped, root_key_id, index_key, place,
+       workspace_id, api_key_id, hash, rights, key_unnoticed, environment, agent_generation,
+       agent_sealed, has_upstream, now, connection_ids, shape, lives, token_ids, tokens
   from vault.mint_find(:hashes, :user_ids, :environments, :agent_ids);
 
 -- name: write

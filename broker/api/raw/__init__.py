@@ -78,21 +78,22 @@ class RawMint:
             done = None if once else await self._quickly(scope, headers, wanted)
             if done is None:
                 caller = await self._door.caller(ASGIConnection[Any, Any, Any, Any](scope))
-                done = caller, await self._broker.minting.mint(caller, wanted, once)
+                done = caller, _written(await self._broker.minting.mint(caller, wanted, once))
         except (VaultError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
         scope["path_template"] = PATH
         scope["state"]["caller"] = done[0]
-        return _encode(ConversationMade.of(done[1]))
+        return done[1]
 
     async def _quickly(
         self, scope: Scope, headers: Headers, wanted: Wanted
-    ) -> tuple[Caller, Minted] | None:
+    ) -> tuple[Caller, bytes] | None:
         """What the short way makes of it; ``None`` where it is not for it."""
         key_hash = self._door.key_hash(headers)
         if key_hash is None:
             return None
-        return await self._broker.quick.mint(key_hash, scope["state"]["request_id"], wanted)
+        request_id = scope["state"]["request_id"]
+        return await self._broker.quick.answer(key_hash, request_id, wanted, _written)
 
     def _once(self, headers: Headers, body: bytes) -> Once | None:
         key = headers.get(b"idempotency-key")
@@ -103,6 +104,10 @@ class RawMint:
             key_hash=self._vault.fingerprint(f"{place}\n{key.decode()}"),
             fingerprint=self._vault.fingerprint(place.encode() + b"\n" + body),
         )
+
+
+def _written(made: Minted) -> bytes:
+    return _encode(ConversationMade.of(made))
 
 
 def _asked(scope: HTTPScope) -> Headers | None:
