@@ -24,6 +24,8 @@ from vault.vault.surveys import SealedTokens
 WORDS: Final = 6  # of a life
 NOWHERE: Final = "-"
 SECOND: Final = 1_000_000  # microseconds
+_NO_LIFE: Final = (NOWHERE, "0", "pending", NOWHERE, NOWHERE, NOWHERE)
+_NO_TOKENS: Final = ("0", b"")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -45,15 +47,21 @@ class Place(NamedTuple):
     scopes: list[str] | None
 
 
-class Lives(NamedTuple):
-    """How the connections stand: columns in the order of the places."""
+class Life(NamedTuple):
+    """How one connection stands, in the words of the statement."""
 
-    ids: Sequence[str]
-    generations: Sequence[str]
-    states: Sequence[str]
-    noticed: Sequence[str]
-    issued: Sequence[str]
-    ends: Sequence[str]
+    connection_id: str
+    generation: str
+    state: str
+    noticed: str
+    issued: str
+    ends: str
+    tokens_generation: str
+    sealed: bytes  # of no bytes where there are no tokens
+
+    @property
+    def is_settled(self) -> bool:
+        return self.state == "active" and self.issued != NOWHERE and bool(self.sealed)
 
 
 class GoodOnes(NamedTuple):
@@ -120,23 +128,16 @@ class LookRow(UserSeals, frozen=True, dict=True):
         return profile is None or profile.public_key is None or delivery != "sealed"
 
     @cached_property
-    def stands(self) -> Lives:
-        """How the connections stand."""
-        words = self.lives.split(" ")
+    def stands(self) -> list[Life]:
+        """How the connections stand, in the order of their places."""
+        words, held = self.lives.split(" "), self.token_ids.split(" ")
+        columns = [words[number::WORDS] for number in range(WORDS)]
+        lives = {life[0]: life for life in zip(*columns, strict=False)}
+        tokens = dict(zip(held[::2], zip(held[1::2], self.tokens, strict=False), strict=False))
         ids = self.connection_ids.split(" ") if self.connection_ids else []
-        names = words[::WORDS]
-        columns = [words[number::WORDS] for number in range(1, WORDS)]
-        if names != ids:
-            order = [names.index(one) for one in ids]
-            columns = [[column[place] for place in order] for column in columns]
-        return Lives(ids, *columns)
-
-    @cached_property
-    def sealed(self) -> dict[str, tuple[int, bytes]]:
-        """By connection the generation of its tokens, and these."""
-        words = self.token_ids.split(" ")
-        numbers = map(int, words[1::2])
-        return dict(zip(words[::2], zip(numbers, self.tokens, strict=True), strict=False))
+        return [
+            Life._make((*lives.get(one, _NO_LIFE), *tokens.get(one, _NO_TOKENS))) for one in ids
+        ]
 
     def user(self) -> UserRow:
         """The user as a survey reads one."""
@@ -151,76 +152,55 @@ class LookRow(UserSeals, frozen=True, dict=True):
             root_key_id=self.root_key_id,
             index_key=self.index_key,
             now=moment(self.now),
-            connection_ids=list(self.stands.ids),
+            connection_ids=[one.connection_id for one in self.stands],
             integrations=[one.integration for one in places],
             environments=[one.environment for one in places],
-            states=list(self.stands.states),
+            states=[one.state for one in self.stands],
         )
 
     def tokens_of(self, connection_id: str) -> Settled | None:
         """What one connection holds; ``None`` unless that is good as it is."""
-        stands = self.stands
-        number = stands.ids.index(connection_id)
-        held, issued, ends = (
-            self.sealed.get(connection_id),
-            stands.issued[number],
-            stands.ends[number],
-        )
-        if stands.states[number] != "active" or held is None or issued == NOWHERE:
+        number = [one.connection_id for one in self.stands].index(connection_id)
+        one, place = self.stands[number], places_from(self.shape)[number]
+        if not one.is_settled:
             return None
-        place = places_from(self.shape)[number]
         return Settled(
             connection_id=connection_id,
             integration=place.integration,
             environment=place.environment,
             provider=place.provider,
             scopes=place.scopes,
-            generation=int(stands.generations[number]),
-            issued_at=moment(int(issued)),
-            access_ends=None if ends == NOWHERE else moment(int(ends)),
-            tokens_generation=held[0],
-            sealed=held[1],
+            generation=int(one.generation),
+            issued_at=moment(int(one.issued)),
+            access_ends=None if one.ends == NOWHERE else moment(int(one.ends)),
+            tokens_generation=int(one.tokens_generation),
+            sealed=one.sealed,
         )
 
-    def good_ones(self, numbers: Sequence[int], min_ttl: int) -> GoodOnes | None:
-        """The tokens of these connections, if all can be handed out as they are: what
-        ``Settled.lasts`` says, in whole microseconds.
+    def good_ones(self, every: Sequence[tuple[Life, Place]], min_ttl: int) -> GoodOnes | None:
+        """Their tokens, if all can be handed out as they are: what ``Settled.lasts`` says, in whole
+        microseconds.
         """
-        stands, sealed, places = self.stands, self.sealed, places_from(self.shape)
-        tokens, late = [], []
-        for number in numbers:
-            connection_id, issued, ends = (
-                stands.ids[number],
-                stands.issued[number],
-                stands.ends[number],
-            )
-            held = sealed.get(connection_id)
-            if held is None or issued == NOWHERE:
+        tokens, late, enough = [], [], min_ttl * SECOND
+        for one, place in every:
+            if not one.is_settled:
                 return None
-            is_late = False
-            if ends != NOWHERE:
-                left = int(ends) - self.now
-                is_late = left < min_ttl * SECOND
-                if (
-                    left <= min_ttl * SECOND
-                    and left <= (int(ends) - int(issued)) * MOST_OF_LIFETIME
-                ):
-                    return None
-            tokens.append(SealedTokens(connection_id, held[0], places[number].environment, held[1]))
-            late.append(is_late)
+            left = enough if one.ends == NOWHERE else int(one.ends) - self.now
+            most = one.ends == NOWHERE or left > enough
+            if not most and left <= (int(one.ends) - int(one.issued)) * MOST_OF_LIFETIME:
+                return None
+            late.append(left < enough)
+            tokens.append(
+                SealedTokens(
+                    one.connection_id, int(one.tokens_generation), place.environment, one.sealed
+                )
+            )
         return GoodOnes(tokens, tuple(late))
 
-    def is_unnoticed(self, numbers: Sequence[int]) -> bool:
+    def unnoticed_of(self, connection_ids: Sequence[str]) -> bool:
         """Is it some time since it was noted that the key, or one of these, is in use?"""
-        noticed = self.stands.noticed
-        return self.key_unnoticed or NOWHERE in [noticed[number] for number in numbers]
-
-    def unnoticed_of(self, used: Sequence[Settled]) -> bool:
-        """Is it some time since it was noted that the key, or one of these, is in use?"""
-        stands = self.stands
-        return self.key_unnoticed or any(
-            stands.noticed[stands.ids.index(one.connection_id)] == NOWHERE for one in used
-        )
+        unnoticed = [one.connection_id for one in self.stands if one.noticed == NOWHERE]
+        return self.key_unnoticed or not set(unnoticed).isdisjoint(connection_ids)
 
 
 look: Final = Query("batches", "look", LookRow, package="broker")
@@ -235,7 +215,7 @@ def by_place(rows: Sequence[LookRow], count: int) -> list[LookRow | None]:
 
 
 def moment(microseconds: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=microseconds)
+    return _EPOCH + timedelta(0, 0, microseconds)
 
 
 # Of one key, and of one kind of users, they say the same each time.

@@ -107,7 +107,12 @@ class Patterns:
         """What comes for such a user."""
         key = (
             *(row.workspace_id, row.rights, row.environment, row.has_upstream, row.shape),
-            *(tuple(row.stands.states), id(profile), wanted.environment, wanted.agent_id),
+            *(
+                tuple([one.state for one in row.stands]),
+                id(profile),
+                wanted.environment,
+                wanted.agent_id,
+            ),
             *(wanted.runtime, wanted.channel, wanted.delivery, wanted.branch_id),
             *(wanted.integrations, wanted.min_ttl, wanted.on_missing, wanted.armed),
         )
@@ -135,7 +140,7 @@ class Patterns:
                     connection_id=str(number),
                     integration=place.integration,
                     environment=place.environment,
-                    pending=row.stands.states[number] == "pending",
+                    pending=row.stands[number].state == "pending",
                 )
                 for number, place in enumerate(places)
             ],
@@ -148,7 +153,7 @@ class Patterns:
         )
         for number in asked:
             bare = await self._vault.has_bare_header(places[number].provider)
-            if not bare or row.stands.states[number] != "active":
+            if not bare or row.stands[number].state != "active":
                 return None
         variables = profile.variables.items() if profile else ()
         return Course(

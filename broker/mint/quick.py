@@ -37,6 +37,7 @@ from broker.mint.looking import (
     NOWHERE,
     SECOND,
     GoodOnes,
+    Life,
     LookRow,
     Question,
     by_place,
@@ -145,8 +146,11 @@ class Quick:
         """
         _, caller, wanted, row, profile = one
         course = await self._patterns.course(caller, wanted, row, profile)
-        good = None if course is None else row.good_ones(course.asked, course.min_ttl)
-        if course is None or good is None:
+        if course is None:
+            return None
+        stands = [row.stands[number] for number in course.asked]
+        good = row.good_ones(list(zip(stands, course.places, strict=True)), course.min_ttl)
+        if good is None:
             return None
         opened = await self._vault.opened(caller, wanted.user_id, row, good.tokens)
         if not (course.looking or all(map(_can_be_carried, opened.tokens))):
@@ -162,8 +166,8 @@ class Quick:
         if course.delivery == "sealed":
             issued = redeemable(issued)
         conversation_id = new_id("kcv")
-        values = _values(one, course, opened, conversation_id, issued)
-        deed = self._deed_by(one, course, pattern, opened, conversation_id, issued)
+        values = _values(one, stands, opened, conversation_id, issued)
+        deed = self._deed_by(one, course, pattern, stands, opened, conversation_id, issued)
         times = await self._writes.ask(caller.workspace, deed)
         if times is None:
             raise Changed
@@ -175,12 +179,13 @@ class Quick:
         one: _One,
         course: Course,
         pattern: Pattern,
+        stands: Sequence[Life],
         opened: Opened,
         conversation_id: str,
         issued: Issued,
     ) -> Deed:
         key_hash, caller, wanted, row, _ = one
-        ids = [row.stands.ids[number] for number in course.asked]
+        ids = [life.connection_id for life in stands]
         given = packed(wanted.dynamic_variables) if wanted.dynamic_variables else b""
         kept = pattern.kept.filled([*map(str.encode, ids), given])
         context = conversations.context(caller.workspace, conversation_id)
@@ -210,8 +215,8 @@ class Quick:
             request_ids=caller.request_id,
             looking=course.looking,
             token_ids=" ".join(ids),
-            token_generations=" ".join([row.stands.generations[number] for number in course.asked]),
-            unnoticed=row.is_unnoticed(course.asked),
+            token_generations=" ".join([life.generation for life in stands]),
+            unnoticed=row.unnoticed_of(ids),
         )
 
     # The usual way
@@ -226,7 +231,12 @@ class Quick:
         settled = _settled(scene, row)
         if settled is None:
             return None
-        return await self._made(scene, key_hash, settled, unnoticed=row.unnoticed_of(settled))
+        return await self._made(
+            scene,
+            key_hash,
+            settled,
+            unnoticed=row.unnoticed_of([life.connection_id for life in settled]),
+        )
 
     async def _made(
         self, scene: Scene, key_hash: bytes, settled: Sequence[Settled], *, unnoticed: bool
@@ -342,21 +352,19 @@ def _told(course: Course, wanted: Wanted, opened: Opened, good: GoodOnes) -> Tol
 
 
 def _values(
-    one: _One, course: Course, opened: Opened, conversation_id: str, issued: Issued
+    one: _One, stands: Sequence[Life], opened: Opened, conversation_id: str, issued: Issued
 ) -> list[bytes]:
     """What goes into an answer's gaps, in their order; the two times are not known yet."""
-    wanted, row, profile = one.wanted, one.row, opened.profile
+    wanted, now, profile = one.wanted, one.row.now, opened.profile
     values = [conversation_id.encode(), json(wanted.user_id)[1:-1], b"", b"", *worded(issued)]
-    values.append(block(wanted.dynamic_variables))
-    values.append(json(profile.name))
+    values += (block(wanted.dynamic_variables), json(profile.name))
     values += map(json, profile.attributes.values())
-    stands = row.stands
-    for number, tokens in zip(course.asked, opened.tokens, strict=True):
-        ends = stands.ends[number]
-        values += (json(tokens.access_token)[1:-1], stands.generations[number].encode())
-        if ends == NOWHERE:
+    for life, tokens in zip(stands, opened.tokens, strict=True):
+        values += (json(tokens.access_token)[1:-1], life.generation.encode())
+        if life.ends == NOWHERE:
             values += (b"null", b"null")
         else:
-            values += (json(moment(int(ends))), b"%d" % ((int(ends) - row.now) // SECOND))
+            ends = int(life.ends)
+            values += (json(moment(ends)), b"%d" % ((ends - now) // SECOND))
         values += [json(extra)[1:-1] for extra in tokens.extras.values()]
     return values

@@ -370,7 +370,8 @@ class Store:
     ) -> Profile:
         """Open a user's profile, where the user's key has just been read with it."""
         context = profile_context(workspace, UserId(user_id), generation)
-        return _profile_from(await owner.open(context, sealed))
+        opened = owner.open_at_hand(context, sealed)
+        return _profile_from(await owner.open(context, sealed) if opened is None else opened)
 
     async def user(self, workspace: WorkspaceId, user_id: UserId) -> User | None:
         row = await self._user_row(workspace, user_id)
