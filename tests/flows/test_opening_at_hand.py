@@ -96,7 +96,7 @@ class Sealed(Struct, frozen=True):
 
 def at_hand(store: Store, workspace: WorkspaceId, rows: Sealed, place: Context) -> object:
     try:
-        return store.open_at_hand(workspace, "ada", rows.user_key, place, rows.tokens)
+        return store.open_owned_at_hand(workspace, "ada", rows.user_key, place, rows.tokens)
     except VaultError as error:
         return type(error), str(error)
 
