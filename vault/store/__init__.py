@@ -327,7 +327,7 @@ class Store:
         owner.key(key)  # mostly it is the one that his values are sealed with, too
         return owner
 
-    def open_at_hand(
+    def open_owned_at_hand(
         self,
         workspace: WorkspaceId,
         user_id: str,

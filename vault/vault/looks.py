@@ -112,7 +112,9 @@ class Looks(Surveys):
         context = rows.tokens_context(
             caller.workspace, one.connection_id, one.tokens_generation, one.environment
         )
-        found = self._store.open_at_hand(caller.workspace, user_id, user_key, context, one.sealed)
+        found = self._store.open_owned_at_hand(
+            caller.workspace, user_id, user_key, context, one.sealed
+        )
         if found is None:
             owner = await self._store.owner(caller.workspace, user_id, user_key)
             found = await owner.open(context, one.sealed)
