@@ -48,7 +48,7 @@ class Broker:
         self.minting = Minting(
             vault, delivering, self.signing, self.agents, self.upstreams, self.projects
         )
-        self.quick = Quick(vault, self.minting, self.agents, batch=mint_batch)
+        self.quick = Quick(vault, self.minting, self.agents, delivering, batch=mint_batch)
         self.reads = Reads(vault, batch=mint_batch)
         self.grants = Grants(vault, delivering, self.upstreams)
         self.readiness = Readiness(vault, self.agents)

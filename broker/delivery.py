@@ -115,6 +115,12 @@ def revealed(values: Mapping[str, Value]) -> dict[str, Scalar]:
     return {name: one.reveal() if type(one) is Secret else one for name, one in values.items()}
 
 
+def worded(issued: Issued) -> tuple[bytes, bytes]:
+    """Bearer and ticket as they go out; of no bytes where there is none."""
+    bearer_, ticket = issued.bearer, issued.ticket
+    return bearer_.reveal_bytes() if bearer_ else b"", ticket.reveal_bytes() if ticket else b""
+
+
 class Delivering:
     """Reads values for conversations."""
 

@@ -96,7 +96,8 @@ STEPS: Final = """
     broker.tools.pushing
     broker.runtimes.elevenlabs broker.conversation broker.conversations
     broker.sealed_rows broker.delivery
-    broker.mint broker.mint.batches broker.mint.quick broker.mint.reads broker.grants
+    broker.mint.scenes broker.mint broker.mint.batches broker.mint.looking broker.mint.writing
+    broker.mint.stencils broker.mint.patterns broker.mint.quick broker.mint.reads broker.grants
     broker.readiness
     broker.gateway.limits broker.gateway.renewal_rules broker.gateway.renewals
     broker.gateway.headers broker.gateway.calls broker.gateway.tool_calls

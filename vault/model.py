@@ -64,6 +64,9 @@ _CROCKFORD: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 # Two digits at a time.
 _PAIRS: Final = tuple(one + other for one in _CROCKFORD for other in _CROCKFORD)
 _PLACES: Final = tuple(range(120, -1, -10))
+_MOMENT_PLACES: Final = _PLACES[-5:]
+# A digit for each byte, and each as often as the others.
+_CHANCE: Final = (_CROCKFORD * 8).encode()
 
 
 class _Ulids:
@@ -75,20 +78,43 @@ class _Ulids:
 
     def next(self, count: int = 1) -> int:
         """The first of as many in a row."""
-        value = int(time.time() * 1000) << 80 | int.from_bytes(os.urandom(10), "big")
+        moment = int(time.time() * 1000) << 80
         with self._lock:
-            if value <= self._last:  # of the same millisecond, or a clock that was set back
+            if moment > self._last:
+                value = moment | int.from_bytes(os.urandom(10), "big")
+            else:  # of the same millisecond, or a clock that was set back
                 value = self._last + 1 + int.from_bytes(os.urandom(4), "big")
             self._last = value + count - 1
         return value
 
 
+class _Moments:
+    """The digits of the present millisecond, which are the same ones for many."""
+
+    def __init__(self) -> None:
+        self._now = (0, "")
+
+    def digits(self) -> str:
+        moment = int(time.time() * 1000)
+        known, digits = self._now
+        if moment != known:
+            digits = "".join([_PAIRS[moment >> place & 1023] for place in _MOMENT_PLACES])
+            self._now = (moment, digits)
+        return digits
+
+
 _next_ulid: Final = _Ulids().next
+_moment: Final = _Moments().digits
 
 
 def new_id(prefix: str) -> str:
     """Make an id that sorts by when it was made; those of one process exactly so."""
     return f"{prefix}_{_digits(_next_ulid())}"
+
+
+def chance_id(prefix: str) -> str:
+    """The same for a third of the time, but those of one millisecond follow by chance alone."""
+    return f"{prefix}_{_moment()}{os.urandom(16).translate(_CHANCE).decode()}"
 
 
 def new_ids(prefix: str, count: int) -> list[str]:

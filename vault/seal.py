@@ -61,6 +61,7 @@ _BODY_AT = _NONCE_AT + NONCE_SIZE
 _MIN_SIZE = _BODY_AT + TAG_SIZE
 OVERHEAD: Final = _MIN_SIZE
 
+_ZEROS = bytes(2 * KEY_SIZE)
 _SHA256 = SHA256()
 _u32 = Packing(">I").pack
 _u64 = Packing(">Q").pack
@@ -144,10 +145,10 @@ class SealingKey:
     def for_user(self, user_key: bytes) -> "SealingKey":
         """Return the key of this user's rows: without the user's own key they cannot be opened."""
         _check_size("user key", user_key, KEY_SIZE)
-        both = KeyMaterial(2 * KEY_SIZE)
-        both[:KEY_SIZE] = self._owner
-        both[KEY_SIZE:] = user_key
-        return SealingKey(self.key_id, _derive(both, b"keyturn/usr/1"))
+        both = self._owner + user_key
+        owner = _derive(both, b"keyturn/usr/1")
+        both[:] = _ZEROS  # here and not by its last holder: a user's key is made for every request
+        return SealingKey(self.key_id, owner)
 
     def record_keys(self, salt: bytes) -> tuple[bytes, bytes]:
         """Return the record's key and its commitment.

@@ -15,11 +15,10 @@ from typing import Any, Final
 import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, ReceiveMessage, Scope, Send
-from prometheus_client import Counter, Histogram
 
 from broker.logs import clean
 from broker.metrics import Metrics
-from vault.model import new_id
+from vault.model import chance_id
 
 HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
@@ -27,6 +26,7 @@ HEADERS: Final = (
 )
 NO_STORE: Final = (b"cache-control", b"no-store")
 
+_HTTP: Final = ScopeType.HTTP
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
 _log = structlog.get_logger("keyturn.access")
@@ -39,57 +39,41 @@ class Gate:
     def __init__(self, metrics: Metrics) -> None:
         self.draining = False
         self._passing = 0
-        self._metrics = metrics
+        self._count = metrics.requests.ended
         metrics.in_flight.set_function(lambda: self._passing)
-        self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def before(self, app: ASGIApp) -> ASGIApp:
         """Return the application with the gate in front of it."""
 
         async def gated(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == ScopeType.HTTP:
-                await self._pass(app, scope, receive, send)
-            else:
+            if scope["type"] != _HTTP:
                 await app(scope, receive, send)
+                return
+            started, status = time.perf_counter(), 500
+            state = scope.setdefault("state", {})
+            request_id = state["request_id"] = _request_id(scope)
+
+            async def noticing_who_leaves() -> ReceiveMessage:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    state["hung_up"] = True
+                return message
+
+            def send_with_headers(message: Message) -> Awaitable[None]:
+                nonlocal status
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                    message["headers"] = self._with_ours(message["headers"], request_id)
+                return send(message)
+
+            self._passing += 1
+            try:
+                await app(scope, noticing_who_leaves, send_with_headers)
+            finally:
+                self._passing -= 1
+                self._record(scope, status, time.perf_counter() - started, request_id)
 
         return gated
-
-    async def _pass(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
-        started = time.perf_counter()
-        status = 500
-
-        async def noticing_who_leaves() -> ReceiveMessage:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                scope["state"]["hung_up"] = True
-            return message
-
-        def send_with_headers(message: Message) -> Awaitable[None]:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = self._with_ours(message["headers"], request_id)
-            return send(message)
-
-        self._passing += 1
-        try:
-            await app(scope, noticing_who_leaves, send_with_headers)
-        finally:
-            self._passing -= 1
-            self._record(scope, status, time.perf_counter() - started, request_id)
-
-    def _counters(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
-        """Kept: to find one by its labels costs more than to count."""
-        known = self._known.get((route, method, status))
-        if known is None:
-            known = (
-                self._metrics.requests.labels(route, method, str(status)),
-                self._metrics.seconds.labels(route, method),
-            )
-            self._known[route, method, status] = known
-        return known
 
     def _with_ours(
         self, given: Iterable[tuple[bytes, bytes]], request_id: str
@@ -104,9 +88,7 @@ class Gate:
 
     def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
         route, method = route_of(scope), method_of(scope)
-        counter, timer = self._counters(route, method, status)
-        counter.inc()
-        timer.observe(seconds)
+        self._count(route, method, status, seconds)
         if not _lines.isEnabledFor(logging.INFO):
             return
         caller: Any = scope["state"].get("caller")
@@ -129,7 +111,7 @@ def _request_id(scope: Scope) -> str:
             # It is logged, stored and sent back: what looks like a key is not taken.
             if clean(given) == given:
                 return given
-    return new_id("req")
+    return chance_id("req")
 
 
 def route_of(scope: Scope) -> str:

@@ -4,7 +4,7 @@ import base64
 import binascii
 import hmac
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from litestar.connection import ASGIConnection, Request
@@ -56,7 +56,6 @@ RuntimeKey = Annotated[
 
 _JSON = re.compile(r"(?i)application/(\w+\+)?json\b")
 _LINES = re.compile(r"(?i)application/(x-ndjson|ndjson|jsonl|json-lines)\b")
-_KEY_HEADERS = (b"authorization", b"xi-api-key")
 _SPACE = " \t"  # what HTTP calls white space; a no-break space is part of what was sent
 _CURSOR = re.compile(r"[ -~]{1,255}")
 
@@ -82,18 +81,16 @@ class Door:
             return None
         return await held_of(request, self._broker, header_of(request, RUNTIME_KEY))
 
-    def key_hash(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    def key_hash(self, headers: Mapping[bytes, bytes]) -> bytes | None:
         """The keyed hash of the one API key that is plainly there; who it is, nobody knows yet."""
-        offered = [one for one in headers if one[0] in _KEY_HEADERS]
-        if len(offered) != 1:
-            return None
-        [(name, value)] = offered
-        text = value.decode("latin-1")
-        if name == b"authorization":
-            scheme, _, text = text.partition(" ")
-            if scheme.lower() != "bearer":
+        offered, key = headers.get(b"authorization"), headers.get(b"xi-api-key")
+        if offered is not None:
+            if key is not None or offered[:7].lower() != b"bearer ":
                 return None
-        text = text.strip(_SPACE)
+            key = offered[7:]
+        if key is None:
+            return None
+        text = key.decode("latin-1").strip(_SPACE)
         return self._vault.fingerprint(text) if bearer.kind_of(text) == "api_key" else None
 
     def refuse_without_operator(self) -> None:

@@ -15,7 +15,6 @@ from datetime import timedelta
 from typing import Final
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from broker import conversations
@@ -25,11 +24,8 @@ from broker.conversation import (
     CONNECTABLE,
     START_WITHIN,
     Conversation,
-    Delivery,
-    Kept,
     Minted,
     Prepared,
-    Ready,
     Wanted,
     as_conversation,
     chosen_delivery,
@@ -43,13 +39,13 @@ from broker.delivery import (
     Issued,
     issue,
     person_of,
-    reached_by,
     redeemable,
     revealed,
     shown,
     usable,
     without_secrets,
 )
+from broker.mint.scenes import Found, Scene, promised
 from broker.profile import Profile, Runtime
 from broker.runtimes import elevenlabs
 from broker.runtimes.elevenlabs import Place, Start
@@ -59,7 +55,7 @@ from broker.runtimes.signing import SigningKeys
 from broker.upstreams import Upstreams
 from broker.upstreams.livekit import Projects
 from broker.upstreams.rows import Kind, UpstreamRow, every_in
-from broker.variables import Plan, Reason, Value, plan, refuse_collisions
+from broker.variables import Reason, Value, plan, refuse_collisions
 from vault import access, idempotency
 from vault.database import Transaction
 from vault.errors import (
@@ -81,53 +77,7 @@ from vault.vault.surveys import Survey
 UPSTREAMS: Final[dict[Runtime, Kind]] = {"elevenlabs": "elevenlabs", "livekit": "livekit"}
 
 # Makes a new conversation durable, with the hashes of what opens it.
-Write = Callable[[NewConversation, Bearers], Awaitable[Times | None]]
-
-
-class Scene(Struct, frozen=True, kw_only=True):
-    """Who asks for what; ``itself``: the conversation that it is for."""
-
-    caller: Caller
-    itself: Caller
-    wanted: Wanted
-    environment: str
-    runtime: Runtime
-    delivery: Delivery
-    profile: Profile | None
-    survey: Survey
-    upstream: UpstreamRow | None
-
-    def __repr__(self) -> str:
-        return f"Scene({self.itself.actor_id})"
-
-    @property
-    def looking(self) -> bool:
-        """Is nothing of a token needed now?"""
-        return self.delivery in ("relay", "handle") or not self.wanted.armed
-
-
-class Found(Struct, frozen=True, kw_only=True):
-    """What there is for it: the plan, and the connections that can be used, by integration."""
-
-    plan: Plan
-    fresh: Mapping[str, Fresh]
-
-    def ready(self) -> tuple[Ready, ...]:
-        names = self.plan.layout().by_integration
-        return tuple(
-            Ready(
-                integration=integration,
-                generation=one.generation,
-                expires_at=one.expires_at,
-                expires_in=one.expires_in,
-                degraded=one.degraded,
-                stale=one.stale,
-                refresh_required=one.refresh_required,
-                variables=names.get(integration, ()),
-            )
-            for integration, one in self.fresh.items()
-            if integration in self.plan.connections
-        )
+Write = Callable[[NewConversation, Issued], Awaitable[Times | None]]
 
 
 class Minting:
@@ -349,7 +299,7 @@ class Minting:
             start, issued = await self._started(scene, values, issued)
         upstream_id = start.conversation_id if start else None
         new = self._new(scene, found, upstream_id)
-        times = await write(new, self._delivering.bearers(issued))
+        times = await write(new, issued)
         if times is None:  # somebody has begun with what was answered before
             start, issued = None, Issued()
         known = times or earlier
@@ -429,17 +379,8 @@ class Minting:
 
     def _new(self, scene: Scene, found: Found, upstream_id: str | None) -> NewConversation:
         """What is written down of it."""
-        itself, wanted, survey = scene.itself, scene.wanted, scene.survey
-        reached = reached_by(survey, found.plan)
-        kept = Kept(
-            agent_id=wanted.agent_id,
-            environment=scene.environment,
-            plan=found.plan,
-            profile=scene.profile,
-            reached=reached,
-            given=dict(wanted.dynamic_variables),
-            min_ttl=min_ttl_of(wanted, scene.profile),
-        )
+        itself, wanted = scene.itself, scene.wanted
+        kept = promised(scene, found)
         context = conversations.context(itself.workspace, itself.actor_id)
         return NewConversation(
             conversation_id=itself.actor_id,
@@ -451,9 +392,11 @@ class Minting:
             delivery=scene.delivery,
             branch_id=wanted.branch_id,
             key_id=scene.caller.actor_id,
-            connection_ids=[one.connection_id for one in reached],
+            connection_ids=[one.connection_id for one in kept.reached],
             handed=[] if scene.looking else [one.connection_id for one in found.fresh.values()],
-            kept=self._vault.seal_owned(itself, survey.owner, context, conversations.packed(kept)),
+            kept=self._vault.seal_owned(
+                itself, scene.survey.owner, context, conversations.packed(kept)
+            ),
             armed=wanted.armed,
             upstream_id=upstream_id,
             lasts=wanted.lasts,
@@ -462,7 +405,8 @@ class Minting:
     def _writing(self, scene: Scene, once: Once | None) -> Write:
         """In a transaction of its own; ``None`` where an earlier one has been begun with."""
 
-        async def write(new: NewConversation, bearers: Bearers) -> Times | None:
+        async def write(new: NewConversation, issued: Issued) -> Times | None:
+            bearers = self._delivering.bearers(issued)
             return await self._vault.within(scene.caller, lambda tx: work(tx, new, bearers))
 
         async def work(tx: Transaction, new: NewConversation, bearers: Bearers) -> Times | None:

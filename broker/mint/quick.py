@@ -9,18 +9,17 @@
 * ``None`` is no refusal. What has to be refreshed, waited for, asked of an upstream or linked, what
   changed meanwhile, and whoever is not let in, goes the long way, which has the last word. Nothing
   has happened by then.
+* Nearly all users of an agent look alike, but for values: ``patterns`` knows how, and puts them in.
 * What is made of the rows is ``Minting``'s, for both ways; ``tests/flows/test_mint_quick.py`` holds
   the two against each other.
 """
 
 import hmac
 from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from datetime import timedelta
+from typing import NamedTuple
 
-import msgspec
-from msgspec import Struct
-
+from broker import conversations
 from broker.agents import Agents
 from broker.conversation import (
     START_WITHIN,
@@ -30,163 +29,97 @@ from broker.conversation import (
     is_asked_for,
     min_ttl_of,
 )
-from broker.conversations import Bearers, NewConversation, Times
-from broker.mint import Minting, Scene
-from broker.mint.batches import Batches, Homes, KeyRow, by_place, columns
+from broker.conversations import Bearers, NewConversation, Times, packed
+from broker.delivery import Delivering, Issued, issue, redeemable, worded
+from broker.mint import Minting
+from broker.mint.batches import Batches, Homes, columns
+from broker.mint.looking import (
+    NOWHERE,
+    SECOND,
+    GoodOnes,
+    Life,
+    LookRow,
+    Question,
+    by_place,
+    look,
+    moment,
+)
+from broker.mint.patterns import Course, Pattern, Patterns, Told, Written, block, json
+from broker.mint.scenes import Scene
+from broker.mint.writing import Deed, write
+from broker.profile import Profile
+from broker.variables import refuse_collisions
 from vault import access
+from vault.egress import is_header_value
 from vault.model import Caller, new_id
-from vault.sql import Query
-from vault.store.surveys import UserRow
+from vault.store.connections import BareTokens
 from vault.vault import Vault
 from vault.vault.looks import Settled
-
-
-class Question(NamedTuple):
-    """What the first statement is asked, in the order of its parameters."""
-
-    hashes: bytes
-    user_ids: str
-    environments: str
-    agent_ids: str
-
-
-class LookRow(KeyRow, frozen=True):
-    """All that one mint has to know, as one moment has it; connections in arrays of one order."""
-
-    environment: str
-    generation: int
-    profile: bytes
-    user_key: bytes
-    key_id: bytes
-    version: int
-    wrapped: bytes
-    root_key_id: str
-    index_key: bytes
-    agent_generation: int | None
-    agent_sealed: bytes | None
-    has_upstream: bool
-    now: datetime
-    key_unnoticed: bool
-    connection_ids: list[str]
-    integrations: list[str]
-    connection_environments: list[str]
-    providers: list[str]
-    scope_lists: list[str | None]
-    states: list[str]
-    settled: list[bool]
-    generations: list[int]
-    issued: list[datetime | None]
-    ends: list[datetime | None]
-    token_generations: list[int | None]
-    tokens: list[bytes | None]
-    unnoticed: list[bool]
-
-    def user(self) -> UserRow:
-        return UserRow(
-            generation=self.generation,
-            profile=self.profile,
-            user_key=self.user_key,
-            key_id=self.key_id,
-            version=self.version,
-            wrapped=self.wrapped,
-            root_key_id=self.root_key_id,
-            index_key=self.index_key,
-            now=self.now,
-            connection_ids=self.connection_ids,
-            integrations=self.integrations,
-            environments=self.connection_environments,
-            states=self.states,
-        )
-
-    def tokens_of(self, connection_id: str) -> Settled | None:
-        """What one connection holds; ``None`` unless that is good as it is."""
-        place = self.connection_ids.index(connection_id)
-        issued_at, generation = self.issued[place], self.token_generations[place]
-        sealed, scopes = self.tokens[place], self.scope_lists[place]
-        if not self.settled[place] or issued_at is None or generation is None or sealed is None:
-            return None
-        return Settled(
-            connection_id=connection_id,
-            integration=self.integrations[place],
-            environment=self.connection_environments[place],
-            provider=self.providers[place],
-            scopes=None if scopes is None else _scopes_from(scopes),
-            generation=self.generations[place],
-            issued_at=issued_at,
-            access_ends=self.ends[place],
-            tokens_generation=generation,
-            sealed=sealed,
-        )
-
-    def unnoticed_of(self, used: Sequence[Settled]) -> bool:
-        """Is it some time since it was noted that the key, or one of these, is in use?"""
-        return self.key_unnoticed or any(
-            self.unnoticed[self.connection_ids.index(one.connection_id)] for one in used
-        )
-
-
-class WrittenRow(Struct, frozen=True):
-    conversation_id: str
-    created_at: datetime
-    start_by: datetime
-    expires_at: datetime
-
-
-class Deed(NamedTuple):
-    """What the second statement is told to write, in the order of its parameters."""
-
-    hashes: bytes
-    workspace_ids: str
-    conversation_ids: str
-    event_ids: str
-    user_ids: str
-    user_refs: str
-    agent_ids: str
-    environments: str
-    runtimes: str
-    channels: str
-    deliveries: str
-    branch_ids: str
-    reached: str
-    kept: bytes
-    armed: bool
-    bearer_kinds: str | None
-    bearer_hashes: bytes | None
-    ticket_hashes: bytes | None
-    start_within: int
-    lasts: int
-    promised: int
-    request_ids: str
-    looking: bool
-    token_ids: str
-    token_generations: str
-    unnoticed: bool
+from vault.vault.surveys import Opened
 
 
 class Changed(Exception):
     """What was looked at is not so any more."""
 
 
-_look: Final = Query("batches", "look", LookRow, package="broker")
-_write: Final = Query("batches", "write", WrittenRow, package="broker")
-_scopes_from: Final = msgspec.json.Decoder(list[str]).decode
+class _One(NamedTuple):
+    """One who mints, and what was found."""
+
+    key_hash: bytes
+    caller: Caller
+    wanted: Wanted
+    row: LookRow
+    profile: Profile | None
 
 
 class Quick:
     """The short way to a conversation."""
 
-    def __init__(self, vault: Vault, minting: Minting, agents: Agents, *, batch: int) -> None:
+    def __init__(
+        self, vault: Vault, minting: Minting, agents: Agents, delivering: Delivering, *, batch: int
+    ) -> None:
         self._vault = vault
         self._minting = minting
         self._agents = agents
+        self._delivering = delivering
+        self._patterns = Patterns(vault, minting)
         self._looks = Batches(self._look, batch)
         self._writes = Batches(self._write, batch)
         self._homes = Homes()
 
+    async def answer(
+        self, key_hash: bytes, request_id: str, wanted: Wanted, written: Written
+    ) -> tuple[Caller, bytes] | None:
+        """Make a conversation for the holder of this key, and write the answer; ``None``: that
+        takes the long way. ``written`` is the same function each time.
+        """
+        one = await self._looked(key_hash, request_id, wanted)
+        if one is None:
+            return None
+        try:
+            answer = await self._by_pattern(one, written)
+            if answer is None:
+                made = await self._usually(one)
+                answer = None if made is None else written(made)
+        except Changed:
+            return None
+        return None if answer is None else (one.caller, answer)
+
     async def mint(
         self, key_hash: bytes, request_id: str, wanted: Wanted
     ) -> tuple[Caller, Minted] | None:
-        """Make a conversation for the holder of this key; ``None``: that takes the long way."""
+        """The same without a pattern, and before it is written."""
+        one = await self._looked(key_hash, request_id, wanted)
+        if one is None:
+            return None
+        try:
+            made = await self._usually(one)
+        except Changed:
+            return None
+        return None if made is None else (one.caller, made)
+
+    async def _looked(self, key_hash: bytes, request_id: str, wanted: Wanted) -> _One | None:
+        """What there is, and for whom; ``None`` where that is for the long way to say."""
         if wanted.connect_links:
             return None
         asked = Question(key_hash, wanted.user_id, wanted.environment or "", wanted.agent_id)
@@ -196,28 +129,114 @@ class Quick:
         self._homes.remember(key_hash, row.workspace_id)
         caller = row.caller(request_id)
         access.permit(caller, "conversation.mint")
-        scene = await self._scene(caller, wanted, row)
-        if not _is_ours_alone(scene, row):
-            return None
-        settled = _settled(scene, row)
-        if settled is None:
-            return None
-        try:
-            return caller, await self._made(
-                scene, key_hash, settled, unnoticed=row.unnoticed_of(settled)
-            )
-        except Changed:
-            return None
-
-    async def _scene(self, caller: Caller, wanted: Wanted, row: LookRow) -> Scene:
-        environment = environment_of(caller, wanted.environment)
         profile = None
         if row.agent_sealed is not None and row.agent_generation is not None:
             profile = await self._agents.profile_of(
                 caller, wanted.agent_id, row.agent_generation, row.agent_sealed
             )
+        return _One(key_hash, caller, wanted, row, profile)
+
+    # By a pattern
+
+    async def _by_pattern(self, one: _One, written: Written) -> bytes | None:
+        """For users who are as many others are: open what is theirs, and put it into the gaps.
+
+        It steps aside, and nothing has happened, where there is no pattern, and where a token is
+        not good as it is, or not what a header can carry.
+        """
+        _, caller, wanted, row, profile = one
+        course = await self._patterns.course(caller, wanted, row, profile)
+        if course is None:
+            return None
+        stands = [row.stands[number] for number in course.asked]
+        good = row.good_ones(list(zip(stands, course.places, strict=True)), course.min_ttl)
+        if good is None:
+            return None
+        opened = await self._vault.opened(caller, wanted.user_id, row, good.tokens)
+        if not (course.looking or all(map(_can_be_carried, opened.tokens))):
+            return None
+        told = _told(course, wanted, opened, good)
+        pattern = course.patterns.get(told) or await self._patterns.pattern(
+            course, caller, wanted, opened, told, written
+        )
+        if pattern is None:
+            return None
+        refuse_collisions(pattern.plan, wanted.dynamic_variables)
+        issued = issue(course.delivery, armed=wanted.armed)
+        if course.delivery == "sealed":
+            issued = redeemable(issued)
+        conversation_id = new_id("kcv")
+        values = _values(one, stands, opened, conversation_id, issued)
+        deed = self._deed_by(one, course, pattern, stands, opened, conversation_id, issued)
+        times = await self._writes.ask(caller.workspace, deed)
+        if times is None:
+            raise Changed
+        values[2:4] = json(times.start_by), json(times.expires_at)
+        return pattern.answer.filled(values)
+
+    def _deed_by(
+        self,
+        one: _One,
+        course: Course,
+        pattern: Pattern,
+        stands: Sequence[Life],
+        opened: Opened,
+        conversation_id: str,
+        issued: Issued,
+    ) -> Deed:
+        key_hash, caller, wanted, row, _ = one
+        ids = [life.connection_id for life in stands]
+        given = packed(wanted.dynamic_variables) if wanted.dynamic_variables else b""
+        kept = pattern.kept.filled([*map(str.encode, ids), given])
+        context = conversations.context(caller.workspace, conversation_id)
+        bearers = self._delivering.bearers(issued)
+        return Deed(
+            hashes=key_hash,
+            workspace_ids=caller.workspace,
+            conversation_ids=conversation_id,
+            event_ids=_event_of(conversation_id),
+            user_ids=wanted.user_id,
+            user_refs=opened.user_ref,
+            agent_ids=wanted.agent_id,
+            environments=course.environment,
+            runtimes=course.runtime,
+            channels=wanted.channel,
+            deliveries=course.delivery,
+            branch_ids=wanted.branch_id,
+            reached=" ".join([ids[number] for number in pattern.reached]),
+            kept=self._vault.seal_owned(caller, opened.owner, context, kept),
+            armed=wanted.armed,
+            bearer_kinds=bearers.kind,
+            bearer_hashes=bearers.bearer,
+            ticket_hashes=bearers.ticket,
+            start_within=START_WITHIN,
+            lasts=wanted.lasts,
+            promised=course.min_ttl,
+            request_ids=caller.request_id,
+            looking=course.looking,
+            token_ids=" ".join(ids),
+            token_generations=" ".join([life.generation for life in stands]),
+            unnoticed=row.unnoticed_of(ids),
+        )
+
+    # The usual way
+
+    async def _usually(self, one: _One) -> Minted | None:
+        key_hash, caller, wanted, row, profile = one
+        environment = environment_of(caller, wanted.environment)
         survey = await self._vault.surveyed(caller, wanted.user_id, environment, row.user())
-        return self._minting.scene(caller, wanted, new_id("kcv"), environment, profile, survey, {})
+        scene = self._minting.scene(caller, wanted, new_id("kcv"), environment, profile, survey, {})
+        if not row.is_ours_alone(scene.environment, scene.runtime, scene.delivery, profile):
+            return None
+        settled = _settled(scene, row)
+        if settled is None:
+            return None
+        return await self._made(
+            scene,
+            key_hash,
+            settled,
+            unnoticed=row.unnoticed_of([life.connection_id for life in settled]),
+        )
 
     async def _made(
         self, scene: Scene, key_hash: bytes, settled: Sequence[Settled], *, unnoticed: bool
@@ -234,7 +253,8 @@ class Quick:
         )
         found = self._minting.planned(scene, {one.integration: one for one in fresh}, {})
 
-        async def write(new: NewConversation, bearers: Bearers) -> Times:
+        async def write(new: NewConversation, issued: Issued) -> Times:
+            bearers = self._delivering.bearers(issued)
             deed = _deed(scene, key_hash, new, bearers, settled, unnoticed=unnoticed)
             times = await self._writes.ask(scene.caller.workspace, deed)
             if times is None:
@@ -246,26 +266,15 @@ class Quick:
     # The two statements
 
     async def _look(self, questions: Sequence[Question]) -> list[LookRow | None]:
-        rows = await self._vault.look_up_for_guest(_look, **columns(Question._fields, questions))
+        rows = await self._vault.look_up_for_guest(look, **columns(Question._fields, questions))
         return by_place(rows, len(questions))
 
     async def _write(self, deeds: Sequence[Deed]) -> list[Times | None]:
-        rows = await self._vault.write_for_guest(_write, **columns(Deed._fields, deeds))
+        rows = await self._vault.write_for_guest(write, **columns(Deed._fields, deeds))
         times = {
             row.conversation_id: Times(row.created_at, row.start_by, row.expires_at) for row in rows
         }
         return [times.get(one.conversation_ids) for one in deeds]
-
-
-def _is_ours_alone(scene: Scene, row: LookRow) -> bool:
-    """Does nobody have to be asked, and no other key be fetched?"""
-    if row.environment != scene.environment:
-        return False
-    if scene.runtime == "elevenlabs":
-        return scene.delivery == "relay" and row.has_upstream
-    if scene.runtime == "livekit":
-        return False  # its project signs, which the long way knows
-    return scene.profile is None or scene.profile.public_key is None or scene.delivery != "sealed"
 
 
 def _settled(scene: Scene, row: LookRow) -> list[Settled] | None:
@@ -275,7 +284,7 @@ def _settled(scene: Scene, row: LookRow) -> list[Settled] | None:
     for one in scene.survey.connections.values():
         if is_asked_for(one.integration, scene.profile, scene.wanted):
             tokens = row.tokens_of(one.connection_id)
-            if tokens is None or not tokens.lasts(min_ttl, row.now):
+            if tokens is None or not tokens.lasts(min_ttl, scene.survey.now):
                 return None
             found.append(tokens)
     return found
@@ -318,3 +327,44 @@ def _deed(
         token_generations=" ".join([str(one.generation) for one in settled]),
         unnoticed=unnoticed,
     )
+
+
+def _event_of(conversation_id: str) -> str:
+    """The id of the line that says that this conversation was minted: one draw for both."""
+    return "evt" + conversation_id[3:]
+
+
+def _can_be_carried(one: BareTokens) -> bool:
+    """Is there a token, and can it stand in a header?"""
+    return bool(one.access_token) and is_header_value((one.access_token or "").encode())
+
+
+def _told(course: Course, wanted: Wanted, opened: Opened, good: GoodOnes) -> Told:
+    given = wanted.dynamic_variables
+    return Told(
+        named=opened.profile.name is not None,
+        attributes=tuple(opened.profile.attributes),
+        extras=tuple([tuple(one.extras) for one in opened.tokens]),
+        late=good.late,
+        given=bool(given),
+        clients=tuple([one for one in given if one in course.clients]) if course.clients else (),
+    )
+
+
+def _values(
+    one: _One, stands: Sequence[Life], opened: Opened, conversation_id: str, issued: Issued
+) -> list[bytes]:
+    """What goes into an answer's gaps, in their order; the two times are not known yet."""
+    wanted, now, profile = one.wanted, one.row.now, opened.profile
+    values = [conversation_id.encode(), json(wanted.user_id)[1:-1], b"", b"", *worded(issued)]
+    values += (block(wanted.dynamic_variables), json(profile.name))
+    values += map(json, profile.attributes.values())
+    for life, tokens in zip(stands, opened.tokens, strict=True):
+        values += (json(tokens.access_token)[1:-1], life.generation.encode())
+        if life.ends == NOWHERE:
+            values += (b"null", b"null")
+        else:
+            ends = int(life.ends)
+            values += (json(moment(ends)), b"%d" % ((ends - now) // SECOND))
+        values += [json(extra)[1:-1] for extra in tokens.extras.values()]
+    return values

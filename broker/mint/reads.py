@@ -89,15 +89,13 @@ class Reads:
             return None
         self._homes.remember(key_hash, row.workspace_id)
         caller = row.caller(request_id)
-        opener = await self._vault.opener(caller, row.user_id, row.user_key)
-        [fresh] = await self._vault.settled_tokens(
+        fresh = await self._vault.settled_token(
             caller,
             row.user_id,
-            opener,
-            [row.tokens_of(connection_id)],
+            row.user_key,
+            row.tokens_of(connection_id),
             now=row.now,
             min_ttl=timedelta(seconds=min_ttl),
-            look=False,
         )
         return caller, fresh
 

@@ -2,12 +2,10 @@
 
 -- name: look
 -- crosses workspaces: each row finds only what the living key belongs to whose whole hash it brings
-select place, workspace_id, api_key_id, hash, scopes, key_environments, key_expires_at, environment,
-       generation, profile, user_key, key_id, version, wrapped, root_key_id, index_key,
-       agent_generation, agent_sealed, has_upstream, now, key_unnoticed, connection_ids, integrations,
-       connection_environments, providers, scope_lists, states, settled, generations, issued, ends,
-       token_generations, tokens, unnoticed
-  from vault.mint_look_up(:hashes, :user_ids, :environments, :agent_ids);
+select generation, profile, user_key, key_id, version, wrapped, root_key_id, index_key, place,
+       workspace_id, api_key_id, hash, rights, key_unnoticed, environment, agent_generation,
+       agent_sealed, has_upstream, now, connection_ids, shape, lives, token_ids, tokens
+  from vault.mint_find(:hashes, :user_ids, :environments, :agent_ids);
 
 -- name: write
 -- crosses workspaces: each row writes only into the workspace of the living key whose hash it brings

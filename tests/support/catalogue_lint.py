@@ -34,6 +34,8 @@ MINT_LOOK_UP: Final = MINT_LOOK.replace("mint_look", "mint_look_up")
 MINT_WRITE_DOWN: Final = MINT_WRITE.replace("mint_write", "mint_write_down").replace(
     "text[])", "boolean[])"
 )
+# As the first of these, for the version that reads few columns.
+MINT_FIND: Final = MINT_LOOK.replace("mint_look", "mint_find")
 TOKEN_READ: Final = "vault.token_read(bytea[],text[],text[],integer[],text[])"
 # Who runs with the rights of another role, and whose; everybody else calls as itself.
 DEFINERS: Final = {
@@ -45,6 +47,7 @@ DEFINERS: Final = {
     MINT_WRITE: "keyturn_mint",
     MINT_LOOK_UP: "keyturn_mint",
     MINT_WRITE_DOWN: "keyturn_mint",
+    MINT_FIND: "keyturn_mint",
     TOKEN_READ: "keyturn_mint",
 }
 PINNED: Final = "search_path=pg_catalog, pg_temp"
@@ -54,7 +57,7 @@ PLANNED: Final = [
     "enable_mergejoin=off",
 ]
 SETTINGS: Final = dict.fromkeys(
-    (MINT_LOOK, MINT_WRITE, MINT_LOOK_UP, MINT_WRITE_DOWN, TOKEN_READ), PLANNED
+    (MINT_LOOK, MINT_WRITE, MINT_LOOK_UP, MINT_WRITE_DOWN, MINT_FIND, TOKEN_READ), PLANNED
 )
 
 

@@ -111,10 +111,10 @@ class Keyring:
 
     async def sealing_key(self, workspace: str, stored: StoredKey) -> SealingKey:
         """Return the key that seals and opens this workspace's rows."""
-        entry = self._live((workspace, stored.key_id))
+        now = self._clock()
+        entry = self._live((workspace, stored.key_id), now)
         if entry is None:
             return await asyncio.shield(self._unwrapped(workspace, stored))
-        now = self._clock()
         if now < entry.paused_until:
             return entry.key
         if entry.wrapped != stored.wrapped:
@@ -125,8 +125,9 @@ class Keyring:
 
     def cached(self, workspace: str, key_id: bytes) -> SealingKey | None:
         """Return a key that needs no look-up; ``None`` also when it is time to ask again."""
-        entry = self._live((workspace, key_id))
-        if entry is None or self._clock() >= max(entry.refresh_at, entry.paused_until):
+        now = self._clock()
+        entry = self._live((workspace, key_id), now)
+        if entry is None or (now >= entry.refresh_at and now >= entry.paused_until):
             return None
         return entry.key
 
@@ -176,11 +177,11 @@ class Keyring:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _live(self, place: _Place) -> _Entry | None:
+    def _live(self, place: _Place, now: float) -> _Entry | None:
         entry = self._entries.get(place)
         if entry is None:
             return None
-        if self._clock() >= entry.dead_at:
+        if now >= entry.dead_at:
             del self._entries[place]
             return None
         self._entries.move_to_end(place)

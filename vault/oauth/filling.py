@@ -64,6 +64,11 @@ def around_token(template: str, token: Secret | None) -> Secret | None:
     return Secret(value) if is_header_value(value) else None
 
 
+def is_around_token(template: str) -> bool:
+    """Is it nothing but a token and what stands around it?"""
+    return _around(template) is not None
+
+
 @lru_cache(maxsize=1_024)
 def _around(template: str) -> tuple[bytes, bytes] | None:
     """What stands before and behind the token."""

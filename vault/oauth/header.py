@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from vault.egress import HEADER_NAME, OURS
 from vault.errors import Invalid, Unresolved
 from vault.oauth.app import App, TokenSet
-from vault.oauth.filling import Filling, Value, around_token, filling
+from vault.oauth.filling import Filling, Value, around_token, filling, is_around_token
 from vault.providers.schema import Provider
 from vault.secret import Secret
 
@@ -47,6 +47,15 @@ def rendered(
     if value is None:
         raise Unresolved("The credential has no value.")
     return name, value
+
+
+def is_bare(provider: Provider) -> bool:
+    """Is the credential's header made of the token and fixed text alone, or is there none?"""
+    api = provider.api
+    if api.sent_in == "url":
+        return True
+    plain = "{" not in api.header and "access_token" not in provider.variables
+    return plain and is_around_token(api.value)
 
 
 def headers(

@@ -155,10 +155,16 @@ class Owner:
 
     async def open(self, context: Context, sealed: bytes) -> bytes:
         """Open one value of the user."""
-        key = self._keys.get(key_id_of(sealed))
-        if key is None:
+        found = self.open_at_hand(context, sealed)
+        if found is None:
             key = self.key(await self._store.key_of(self._workspace, sealed))
-        return open_sealed(key, context, sealed)
+            found = open_sealed(key, context, sealed)
+        return found
+
+    def open_at_hand(self, context: Context, sealed: bytes) -> bytes | None:
+        """The same without a wait; ``None`` where the key has to be fetched."""
+        key = self._keys.get(key_id_of(sealed))
+        return None if key is None else open_sealed(key, context, sealed)
 
     def key(self, workspace_key: SealingKey) -> SealingKey:
         """What seals the user's rows under this key of the workspace."""
@@ -314,7 +320,31 @@ class Store:
     async def owner(self, workspace: WorkspaceId, user_id: str, sealed_user_key: bytes) -> Owner:
         """What opens a user's values, where the user's key has just been read with them."""
         context = user_key_context(workspace, user_id)
-        return Owner(self, workspace, await self.open(workspace, context, sealed_user_key))
+        key = self._keyring.cached(workspace, key_id_of(sealed_user_key))
+        if key is None:
+            key = await self.key_of(workspace, sealed_user_key)
+        owner = Owner(self, workspace, open_sealed(key, context, sealed_user_key))
+        owner.key(key)  # mostly it is the one that his values are sealed with, too
+        return owner
+
+    def open_owned_at_hand(
+        self,
+        workspace: WorkspaceId,
+        user_id: str,
+        sealed_user_key: bytes,
+        context: Context,
+        sealed: bytes,
+    ) -> bytes | None:
+        """``open_owned`` for one value and without a wait.
+
+        ``None`` where a key has to be fetched, or the value lies under another key of the workspace
+        than the user's own key does.
+        """
+        key = self._keyring.cached(workspace, key_id_of(sealed_user_key))
+        if key is None or not sealed.startswith(key.head):
+            return None
+        user_key = open_sealed(key, user_key_context(workspace, user_id), sealed_user_key)
+        return open_sealed(key.for_user(user_key), context, sealed)
 
     def open_at_hand(
         self,
@@ -356,7 +386,8 @@ class Store:
     ) -> Profile:
         """Open a user's profile, where the user's key has just been read with it."""
         context = profile_context(workspace, UserId(user_id), generation)
-        return _profile_from(await owner.open(context, sealed))
+        opened = owner.open_at_hand(context, sealed)
+        return _profile_from(await owner.open(context, sealed) if opened is None else opened)
 
     async def user(self, workspace: WorkspaceId, user_id: UserId) -> User | None:
         row = await self._user_row(workspace, user_id)

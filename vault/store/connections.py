@@ -117,6 +117,26 @@ registration_from: Final = msgspec.msgpack.Decoder(Registration).decode
 held_from: Final = msgspec.msgpack.Decoder(Held, dec_hook=hidden).decode
 
 
+class BareTokens(Struct, frozen=True):
+    """Of a token set what goes into a conversation, in clear: for who sends it off at once."""
+
+    access_token: str | None
+    extras: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return "BareTokens(***)"
+
+
+class _Bare(Struct, frozen=True):
+    tokens: BareTokens
+
+    def __repr__(self) -> str:
+        return "_Bare(***)"
+
+
+bare_from: Final = msgspec.msgpack.Decoder(_Bare).decode
+
+
 def registration_context(workspace: str, integration: str, generation: int) -> Context:
     return Context(
         workspace=workspace,

@@ -13,8 +13,8 @@ from vault.lifecycle.life import Verdict
 from vault.sql import Nothing, Query
 
 
-class UserRow(Struct, frozen=True):
-    """A user, what seals in this workspace, and in arrays of one order where he is connected."""
+class UserSeals(Struct, frozen=True):
+    """What is sealed of a user, and what seals in this workspace."""
 
     generation: int
     profile: bytes
@@ -24,6 +24,11 @@ class UserRow(Struct, frozen=True):
     wrapped: bytes
     root_key_id: str
     index_key: bytes
+
+
+class UserRow(UserSeals, frozen=True):
+    """The same, and in arrays of one order where he is connected."""
+
     now: datetime
     connection_ids: list[str]
     integrations: list[str]

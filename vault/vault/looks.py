@@ -12,6 +12,7 @@ from msgspec import Struct
 from vault import access
 from vault.lifecycle.handout import MOST_OF_LIFETIME
 from vault.model import Caller
+from vault.oauth.app import TokenSet
 from vault.store import Owner
 from vault.store import connections as rows
 from vault.vault.refreshing import Fresh
@@ -41,13 +42,30 @@ class Settled(Struct, frozen=True):
         # Nobody can ask for more than most of a lifetime; few ask for as much as that.
         return left > min_ttl or left > (self.access_ends - self.issued_at) * MOST_OF_LIFETIME
 
+    def fresh(
+        self, user_id: str, tokens: TokenSet, *, now: datetime, min_ttl: timedelta, look: bool
+    ) -> Fresh:
+        """What is handed out of it, with what was opened."""
+        left = None if self.access_ends is None else self.access_ends - now
+        return Fresh(
+            connection_id=self.connection_id,
+            user_id=user_id,
+            integration=self.integration,
+            provider=self.provider,
+            environment=self.environment,
+            tokens=None if look else tokens,
+            extras=tokens.extras,
+            generation=self.generation,
+            expires_at=self.access_ends,
+            expires_in=None if left is None else int(left.total_seconds()),
+            refresh_required=left is not None and left < min_ttl,
+            scopes=None if self.scopes is None else tuple(self.scopes),
+            missing_scopes=self.missing_scopes,
+        )
+
 
 class Looks(Surveys):
     """What was read by somebody else's statement."""
-
-    async def opener(self, caller: Caller, user_id: str, user_key: bytes) -> Owner:
-        """What opens a user's values, where the user's sealed key has just been read with them."""
-        return await self._store.owner(caller.workspace, user_id, user_key)
 
     async def settled_tokens(
         self,
@@ -69,23 +87,36 @@ class Looks(Surveys):
             context = rows.tokens_context(
                 caller.workspace, one.connection_id, one.tokens_generation, one.environment
             )
-            tokens = rows.held_from(await opener.open(context, one.sealed)).tokens
-            left = None if one.access_ends is None else one.access_ends - now
-            found.append(
-                Fresh(
-                    connection_id=one.connection_id,
-                    user_id=user_id,
-                    integration=one.integration,
-                    provider=one.provider,
-                    environment=one.environment,
-                    tokens=None if look else tokens,
-                    extras=tokens.extras,
-                    generation=one.generation,
-                    expires_at=one.access_ends,
-                    expires_in=None if left is None else int(left.total_seconds()),
-                    refresh_required=left is not None and left < min_ttl,
-                    scopes=None if one.scopes is None else tuple(one.scopes),
-                    missing_scopes=one.missing_scopes,
-                )
-            )
+            opened = opener.open_at_hand(context, one.sealed)
+            if opened is None:
+                opened = await opener.open(context, one.sealed)
+            tokens = rows.held_from(opened).tokens
+            found.append(one.fresh(user_id, tokens, now=now, min_ttl=min_ttl, look=look))
         return found
+
+    async def settled_token(
+        self,
+        caller: Caller,
+        user_id: str,
+        user_key: bytes,
+        one: Settled,
+        *,
+        now: datetime,
+        min_ttl: timedelta,
+    ) -> Fresh:
+        """The same for the only one that is wanted of a user, whose sealed key was read with it.
+
+        Where the workspace's key is at hand, user's key and tokens are opened in one go.
+        """
+        access.permit(caller, "connection.token")
+        context = rows.tokens_context(
+            caller.workspace, one.connection_id, one.tokens_generation, one.environment
+        )
+        found = self._store.open_owned_at_hand(
+            caller.workspace, user_id, user_key, context, one.sealed
+        )
+        if found is None:
+            owner = await self._store.owner(caller.workspace, user_id, user_key)
+            found = await owner.open(context, one.sealed)
+        tokens = rows.held_from(found).tokens
+        return one.fresh(user_id, tokens, now=now, min_ttl=min_ttl, look=False)

@@ -5,10 +5,10 @@
 * One's own connection in an environment comes before a shared one; a pending one is none yet.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
@@ -17,15 +17,16 @@ from vault.database import Transaction
 from vault.errors import Invalid, Unresolved
 from vault.keyring import StoredKey
 from vault.lifecycle.schedule import is_expiring
-from vault.model import Caller, Profile
+from vault.model import Caller, Profile, WorkspaceId
 from vault.oauth import header
 from vault.oauth.app import TokenSet
 from vault.providers.schema import Provider
 from vault.seal import SealingKey
 from vault.secret import Secret
-from vault.store import Owner
+from vault.store import Owner, WorkspaceSeal
 from vault.store import surveys as rows
-from vault.store.surveys import StandingRow, UserRow
+from vault.store.connections import BareTokens, bare_from, tokens_context
+from vault.store.surveys import StandingRow, UserRow, UserSeals
 from vault.vault.refreshing import Fresh, Reason, Refreshing
 
 AT_ONCE: Final = 2_000  # users, in one statement
@@ -71,6 +72,28 @@ class Standing(Struct, frozen=True, kw_only=True):
     scopes: tuple[str, ...] | None
 
 
+class SealedTokens(NamedTuple):
+    """A connection's tokens as they were read, with what their seal is bound to."""
+
+    connection_id: str
+    generation: int
+    environment: str
+    sealed: bytes
+
+
+class Opened(NamedTuple):
+    """A user's values as a conversation takes them, and what seals what it is promised."""
+
+    profile: Profile
+    user_ref: str
+    owner: SealingKey
+    opener: Owner
+    tokens: list[BareTokens]
+
+    def __repr__(self) -> str:
+        return f"Opened({self.user_ref})"
+
+
 class Surveys(Refreshing):
     """What there is of users."""
 
@@ -103,9 +126,7 @@ class Surveys(Refreshing):
         """The same of a row that another statement has read for this caller."""
         access.permit(caller, "conversation.prepare")
         access.permit_environment(caller, environment)
-        stored = StoredKey(row.key_id, row.version, row.wrapped, row.root_key_id)
-        sealing = await self._store.seal_from(caller.workspace, stored, row.index_key)
-        owner = await self._store.owner(caller.workspace, user_id, row.user_key)
+        sealing, owner = await self._seals(caller.workspace, user_id, row)
         every = zip(row.connection_ids, row.integrations, row.environments, row.states, strict=True)
         found = [
             Connected(
@@ -116,10 +137,6 @@ class Surveys(Refreshing):
             )
             for connection_id, integration, place, state in every
         ]
-        # The one that counts comes last: one's own after a shared one, a consent after none.
-        found.sort(
-            key=lambda one: (one.integration, not one.pending, one.environment == environment)
-        )
         return Survey(
             user_id=user_id,
             profile=await self._store.profile(
@@ -129,8 +146,41 @@ class Surveys(Refreshing):
             now=row.now,
             opener=owner,
             owner=owner.key(sealing.key),
-            connections={one.integration: one for one in found},
+            connections=counting(found, environment),
         )
+
+    async def opened(
+        self, caller: Caller, user_id: str, row: UserSeals, every: Sequence[SealedTokens]
+    ) -> Opened:
+        """Open a user's profile and tokens, as another statement has read them for this caller.
+
+        It is for who knows already what may be handed out, and sends it off at once: whoever calls
+        this writes the lines in the record, and lets nothing leave before they are durable.
+        """
+        access.permit(caller, "conversation.prepare")
+        workspace = caller.workspace
+        sealing, owner = await self._seals(workspace, user_id, row)
+        tokens = []
+        for one in every:
+            context = tokens_context(workspace, one.connection_id, one.generation, one.environment)
+            opened = owner.open_at_hand(context, one.sealed)
+            if opened is None:
+                opened = await owner.open(context, one.sealed)
+            tokens.append(bare_from(opened).tokens)
+        return Opened(
+            await self._store.profile(owner, workspace, user_id, row.generation, row.profile),
+            sealing.user_ref(user_id),
+            owner.key(sealing.key),
+            owner,
+            tokens,
+        )
+
+    async def _seals(
+        self, workspace: WorkspaceId, user_id: str, row: UserSeals
+    ) -> tuple[WorkspaceSeal, Owner]:
+        stored = StoredKey(row.key_id, row.version, row.wrapped, row.root_key_id)
+        sealing = await self._store.seal_from(workspace, stored, row.index_key)
+        return sealing, await self._store.owner(workspace, user_id, row.user_key)
 
     async def standings(
         self, caller: Caller, user_ids: Sequence[str], environment: str
@@ -201,6 +251,11 @@ class Surveys(Refreshing):
             return None  # the token may be of use without it
         return rendered[1] if rendered else None
 
+    async def has_bare_header(self, provider_id: str) -> bool:
+        """Is the header that carries its credential nothing but the token and fixed text?"""
+        provider = self._files.get(provider_id) or await self._file_of(provider_id)
+        return header.is_bare(provider)
+
     async def _file_of(self, provider_id: str) -> Provider:
         found = self._files[provider_id] = await self._facts(provider_id)
         return found
@@ -208,6 +263,15 @@ class Surveys(Refreshing):
     @cached_property
     def _files(self) -> dict[str, Provider]:
         return {}
+
+
+def counting(every: Iterable[Connected], environment: str) -> dict[str, Connected]:
+    """By integration the connection that counts."""
+    # It comes last: one's own after a shared one, a consent after none.
+    found = sorted(
+        every, key=lambda one: (one.integration, not one.pending, one.environment == environment)
+    )
+    return {one.integration: one for one in found}
 
 
 def _standing(row: StandingRow) -> Standing:

@@ -24,6 +24,7 @@ from vault.errors import VaultError
 from vault.model import Caller, Once
 from vault.vault import Vault
 
+HTTP: Final = ScopeType.HTTP
 PATH: Final = "/v1/conversations"
 MAX_BODY: Final = 64 * 1024
 
@@ -33,6 +34,7 @@ _HEADERS: Final = ((b"content-type", b"application/json"), (b"cache-control", b"
 
 # What a server says of a request; Litestar's own types are of what an application says.
 Received = dict[str, Any]
+Headers = dict[bytes, bytes]
 
 _decode: Final = msgspec.json.Decoder(ConversationIn).decode
 _encode: Final = msgspec.json.Encoder().encode
@@ -50,11 +52,12 @@ class RawMint:
         """Return the application with the hot route in front of it."""
 
         async def raw(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != ScopeType.HTTP or not _is_plain(scope):
+            headers = _asked(scope) if scope["type"] == HTTP else None
+            if headers is None:
                 await app(scope, receive, send)
                 return
             messages = await received(receive)
-            answer = await self._answer(scope, messages)
+            answer = await self._answer(scope, headers, messages)
             if answer is None:
                 await app(scope, replayed(messages, receive), send)
                 return
@@ -62,58 +65,77 @@ class RawMint:
 
         return raw
 
-    async def _answer(self, scope: Scope, messages: list[Received]) -> bytes | None:
+    async def _answer(
+        self, scope: Scope, headers: Headers, messages: list[Received]
+    ) -> bytes | None:
         """The whole body of a 201; ``None`` where the typed route has to see to it."""
         body = whole(messages)
         if body is None:
             return None
         try:
             wanted = _decode(body).wanted()
-            once = self._once(scope, body)
-            done = None if once else await self._quickly(scope, wanted)
+            once = self._once(headers, body)
+            done = None if once else await self._quickly(scope, headers, wanted)
             if done is None:
                 caller = await self._door.caller(ASGIConnection[Any, Any, Any, Any](scope))
-                done = caller, await self._broker.minting.mint(caller, wanted, once)
+                done = caller, _written(await self._broker.minting.mint(caller, wanted, once))
         except (VaultError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
         scope["path_template"] = PATH
         scope["state"]["caller"] = done[0]
-        return _encode(ConversationMade.of(done[1]))
+        return done[1]
 
-    async def _quickly(self, scope: Scope, wanted: Wanted) -> tuple[Caller, Minted] | None:
+    async def _quickly(
+        self, scope: Scope, headers: Headers, wanted: Wanted
+    ) -> tuple[Caller, bytes] | None:
         """What the short way makes of it; ``None`` where it is not for it."""
-        key_hash = self._door.key_hash(scope["headers"])
+        key_hash = self._door.key_hash(headers)
         if key_hash is None:
             return None
-        return await self._broker.quick.mint(key_hash, scope["state"]["request_id"], wanted)
+        request_id = scope["state"]["request_id"]
+        return await self._broker.quick.answer(key_hash, request_id, wanted, _written)
 
-    def _once(self, scope: Scope, body: bytes) -> Once | None:
-        keys = [value for name, value in scope["headers"] if name == b"idempotency-key"]
-        if not keys:
+    def _once(self, headers: Headers, body: bytes) -> Once | None:
+        key = headers.get(b"idempotency-key")
+        if key is None:
             return None
         place = f"POST {PATH}"
         return Once(
-            key_hash=self._vault.fingerprint(f"{place}\n{keys[0].decode()}"),
+            key_hash=self._vault.fingerprint(f"{place}\n{key.decode()}"),
             fingerprint=self._vault.fingerprint(place.encode() + b"\n" + body),
         )
 
 
-def _is_plain(scope: HTTPScope) -> bool:
+def _written(made: Minted) -> bytes:
+    return _encode(ConversationMade.of(made))
+
+
+def _asked(scope: HTTPScope) -> Headers | None:
+    """The headers, if this is plainly a mint."""
     if scope["path"] != PATH or scope["method"] != "POST" or scope["query_string"]:
-        return False
-    length, media, keys = b"", b"", 0
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            length = value
-        elif name == b"content-type":
-            media = value
-        elif name == b"idempotency-key":
-            keys += 1
-            if keys > 1 or not _KEY.fullmatch(value):
-                return False
-        elif name == b"transfer-encoding":
-            return False
-    return bool(JSON.match(media)) and length.isdigit() and 0 < int(length) <= MAX_BODY
+        return None
+    headers = plain(scope)
+    if headers is None or not 0 < length_of(headers) <= MAX_BODY:
+        return None
+    key = headers.get(b"idempotency-key")
+    return headers if key is None or _KEY.fullmatch(key) else None
+
+
+def plain(scope: HTTPScope) -> Headers | None:
+    """The headers by their names; ``None`` where one is there twice, or a body comes in pieces."""
+    every = list(scope["headers"])
+    headers = dict(every)
+    if len(headers) != len(every) or b"transfer-encoding" in headers:
+        return None
+    return headers
+
+
+def length_of(headers: Headers) -> int:
+    """How long the body is; -1 where that is not plain, or it is not called JSON."""
+    length = headers.get(b"content-length", b"0")
+    if length == b"0":
+        return 0
+    return int(length) if length.isdigit() and JSON.match(headers.get(b"content-type", b"")) else -1
 
 
 async def answered(send: Send, status: int, answer: bytes) -> None:

@@ -6,13 +6,22 @@
 """
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
-from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
-from broker.api.raw import JSON, Received, answered, received, replayed, whole
+from broker.api.raw import (
+    HTTP,
+    Headers,
+    Received,
+    answered,
+    length_of,
+    plain,
+    received,
+    replayed,
+    whole,
+)
 from broker.api.requests import Door
 from broker.api.token_messages import TokenIn, TokenOut
 from broker.broker import Broker
@@ -29,6 +38,12 @@ _decode: Final = msgspec.json.Decoder(TokenIn | None).decode
 _encode: Final = msgspec.json.Encoder().encode
 
 
+class _Asked(NamedTuple):
+    connection_id: str
+    headers: Headers
+    length: int
+
+
 class RawToken:
     """Stands between the gate and the application."""
 
@@ -40,13 +55,12 @@ class RawToken:
         """Return the application with the hot route in front of it."""
 
         async def raw(scope: Scope, receive: Receive, send: Send) -> None:
-            connection_id = _asked_for(scope) if scope["type"] == ScopeType.HTTP else None
-            length = None if connection_id is None else _plain_length(scope)
-            if connection_id is None or length is None:
+            asked = _asked(scope) if scope["type"] == HTTP else None
+            if asked is None:
                 await app(scope, receive, send)
                 return
-            messages = await received(receive) if length else []
-            answer = await self._answer(scope, connection_id, messages)
+            messages = await received(receive) if asked.length else []
+            answer = await self._answer(scope, asked, messages)
             if answer is None:
                 again = replayed(messages, receive) if messages else receive
                 await app(scope, again, send)
@@ -55,18 +69,16 @@ class RawToken:
 
         return raw
 
-    async def _answer(
-        self, scope: Scope, connection_id: str, messages: list[Received]
-    ) -> bytes | None:
+    async def _answer(self, scope: Scope, asked: _Asked, messages: list[Received]) -> bytes | None:
         """The whole body of a 200; ``None`` where the typed route has to see to it."""
         wanted = _wanted(messages)
-        key_hash = self._door.key_hash(scope["headers"])
+        key_hash = self._door.key_hash(asked.headers)
         if wanted is None or wanted.rejected or key_hash is None:
             return None
         request_id = scope["state"]["request_id"]
         try:
             done = await self._broker.reads.read(
-                key_hash, request_id, connection_id, wanted.min_ttl
+                key_hash, request_id, asked.connection_id, wanted.min_ttl
             )
         except VaultError:
             return None
@@ -77,27 +89,16 @@ class RawToken:
         return _encode(TokenOut.of(done[1]))
 
 
-def _asked_for(scope: HTTPScope) -> str | None:
-    if scope["method"] != "POST" or scope["query_string"]:
-        return None
+def _asked(scope: HTTPScope) -> _Asked | None:
+    """What is asked for, if it is plainly a token."""
     found = _PATH.fullmatch(scope["path"])
-    return found[1] if found else None
-
-
-def _plain_length(scope: Scope) -> int | None:
-    """How long the body is, if it is JSON, or none at all."""
-    length, media = b"0", b""
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            length = value
-        elif name == b"content-type":
-            media = value
-        elif name == b"transfer-encoding":
-            return None
-    if not length.isdigit():
+    if found is None or scope["method"] != "POST" or scope["query_string"]:
         return None
-    size = int(length)
-    return size if size == 0 or (size <= MAX_BODY and JSON.match(media)) else None
+    headers = plain(scope)
+    if headers is None:
+        return None
+    length = length_of(headers)
+    return _Asked(found[1], headers, length) if 0 <= length <= MAX_BODY else None
 
 
 def _wanted(messages: list[Received]) -> TokenIn | None:
