@@ -54,7 +54,7 @@ STEPS: Final = """
     vault.environments
     vault.shredding vault.shredding.ledger
     vault.audit vault.idempotency vault.events vault.events.deliveries
-    vault.store vault.store.environments vault.store.auth_tokens
+    vault.store.owners vault.store vault.store.environments vault.store.auth_tokens
     vault.store.connections vault.store.tries vault.store.refreshing vault.store.calls
     vault.store.answers
     vault.store.events vault.store.surveys vault.store.keys vault.store.counts

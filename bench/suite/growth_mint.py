@@ -30,8 +30,9 @@ from vault.model import Profile, UserId, WorkspaceId
 from vault.oauth.app import TokenSet
 from vault.seal import KEY_SIZE, seal
 from vault.secret import Secret
-from vault.store import Store, profile_context, user_key_context
+from vault.store import Store
 from vault.store import connections as rows
+from vault.store.owners import profile_context, user_key_context
 
 ROUNDS: Final = 5
 ASKED: Final = 2_000  # users who are asked for

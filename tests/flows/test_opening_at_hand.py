@@ -13,8 +13,9 @@ from msgspec import Struct
 from vault.errors import VaultError
 from vault.model import WorkspaceId, new_id
 from vault.seal import KEY_ID_SIZE, KEY_SIZE, Context, SealingKey, seal
-from vault.store import Store, user_key_context
+from vault.store import Store
 from vault.store.connections import tokens_context
+from vault.store.owners import user_key_context
 from vault.vault import Vault
 
 TOKENS: Final = b"what is sealed of a connection"

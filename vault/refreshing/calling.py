@@ -33,6 +33,7 @@ from vault.seal import Context as SealContext
 from vault.seal import SealingKey
 from vault.store import Store
 from vault.store import connections as connection_rows
+from vault.store.owners import opened_under
 from vault.tracing import UNTRACED
 
 # Whoever has slept for longer since the claim sends nothing: others may have taken over.
@@ -148,8 +149,9 @@ class Caller:
             return False
         granted, outlet, stored = call.granted, call.outlet, call.granted.refreshable
         try:
-            opened = self._store.open_at_hand(
-                outlet.sealing,
+            opened = opened_under(
+                outlet.sealing.key,
+                outlet.sealing.workspace,
                 stored.user_id,
                 stored.user_key,
                 _context(call.lane.place, granted),

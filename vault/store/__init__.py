@@ -36,6 +36,13 @@ from vault.seal import (
     seal,
 )
 from vault.sql import Nothing, Query
+from vault.store.owners import (
+    Owner,
+    index_key_context,
+    opened_under,
+    profile_context,
+    user_key_context,
+)
 
 
 class _ActiveKey(Struct, frozen=True):
@@ -139,39 +146,6 @@ class _IndexKey(Struct, frozen=True):
 
     sealed: bytes
     key: Keyed
-
-
-class Owner:
-    """Opens what belongs to one user: the user's own key is opened once for all of it."""
-
-    def __init__(self, store: "Store", workspace: WorkspaceId, user_key: bytes) -> None:
-        self._store = store
-        self._workspace = workspace
-        self._user_key = user_key
-        self._keys: dict[bytes, SealingKey] = {}
-
-    def __repr__(self) -> str:
-        return "Owner(***)"
-
-    async def open(self, context: Context, sealed: bytes) -> bytes:
-        """Open one value of the user."""
-        found = self.open_at_hand(context, sealed)
-        if found is None:
-            key = self.key(await self._store.key_of(self._workspace, sealed))
-            found = open_sealed(key, context, sealed)
-        return found
-
-    def open_at_hand(self, context: Context, sealed: bytes) -> bytes | None:
-        """The same without a wait; ``None`` where the key has to be fetched."""
-        key = self._keys.get(key_id_of(sealed))
-        return None if key is None else open_sealed(key, context, sealed)
-
-    def key(self, workspace_key: SealingKey) -> SealingKey:
-        """What seals the user's rows under this key of the workspace."""
-        known = self._keys.get(workspace_key.key_id)
-        if known is None:
-            known = self._keys[workspace_key.key_id] = workspace_key.for_user(self._user_key)
-        return known
 
 
 class SealedUser(Struct, frozen=True):
@@ -323,7 +297,7 @@ class Store:
         key = self._keyring.cached(workspace, key_id_of(sealed_user_key))
         if key is None:
             key = await self.key_of(workspace, sealed_user_key)
-        owner = Owner(self, workspace, open_sealed(key, context, sealed_user_key))
+        owner = Owner(self.key_of, workspace, open_sealed(key, context, sealed_user_key))
         owner.key(key)  # mostly it is the one that his values are sealed with, too
         return owner
 
@@ -341,26 +315,10 @@ class Store:
         than the user's own key does.
         """
         key = self._keyring.cached(workspace, key_id_of(sealed_user_key))
-        if key is None or not sealed.startswith(key.head):
+        if key is None:
             return None
-        user_key = open_sealed(key, user_key_context(workspace, user_id), sealed_user_key)
-        return open_sealed(key.for_user(user_key), context, sealed)
-
-    def open_at_hand(
-        self,
-        sealing: WorkspaceSeal,
-        user_id: str,
-        sealed_user_key: bytes,
-        context: Context,
-        sealed: bytes,
-    ) -> tuple[bytes, SealingKey] | None:
-        """The same at once, where the key of now has sealed both; else ``None``."""
-        now = sealing.key
-        if not (sealed_user_key.startswith(now.head) and sealed.startswith(now.head)):
-            return None
-        user_context = user_key_context(sealing.workspace, user_id)
-        owner_key = now.for_user(open_sealed(now, user_context, sealed_user_key))
-        return open_sealed(owner_key, context, sealed), owner_key
+        found = opened_under(key, workspace, user_id, sealed_user_key, context, sealed)
+        return found and found[0]
 
     async def open_and_key(
         self,
@@ -494,19 +452,3 @@ async def delete_user(tx: Transaction, user_id: UserId) -> datetime | None:
     """Delete a user; return when that user was made, or ``None`` if there is none."""
     gone = await _user_delete.maybe(tx, workspace_id=tx.workspace, user_id=user_id)
     return gone.created_at if gone else None
-
-
-def index_key_context(workspace: WorkspaceId) -> Context:
-    return Context(workspace=workspace, table="index_keys", row="", field="sealed", generation=1)
-
-
-def user_key_context(workspace: WorkspaceId, user_id: str) -> Context:
-    return Context(
-        workspace=workspace, table="user_keys", row=user_id, field="sealed", generation=1
-    )
-
-
-def profile_context(workspace: WorkspaceId, user_id: UserId, generation: int) -> Context:
-    return Context(
-        workspace=workspace, table="users", row=user_id, field="profile", generation=generation
-    )

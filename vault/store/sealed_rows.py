@@ -19,18 +19,13 @@ from vault.errors import IntegrityError, Misconfigured
 from vault.model import UserId, WorkspaceId
 from vault.seal import Context, key_id_of, seal
 from vault.sql import Query
-from vault.store import (
-    Store,
-    WorkspaceSeal,
-    index_key_context,
-    profile_context,
-    user_key_context,
-)
+from vault.store import Store, WorkspaceSeal
 from vault.store.answers import answer_context
 from vault.store.auth_tokens import token_context
 from vault.store.connections import registration_context, revocation_context, tokens_context
 from vault.store.environments import auth_context, secret_context, value_context
 from vault.store.events import target_context
+from vault.store.owners import index_key_context, profile_context, user_key_context
 from vault.store.tries import flow_context
 
 BATCH: Final = 200

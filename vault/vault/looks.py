@@ -13,8 +13,8 @@ from vault import access
 from vault.lifecycle.handout import MOST_OF_LIFETIME
 from vault.model import Caller
 from vault.oauth.app import TokenSet
-from vault.store import Owner
 from vault.store import connections as rows
+from vault.store.owners import Owner
 from vault.vault.refreshing import Fresh
 from vault.vault.surveys import Surveys
 

@@ -43,10 +43,11 @@ from vault.refreshing.page import Outcome
 from vault.refreshing.page import Place as Lane
 from vault.refreshing.replica import Replica
 from vault.refreshing.spool import Spool
-from vault.store import Owner, answers
+from vault.store import answers
 from vault.store import connections as rows
 from vault.store import refreshing as lives
 from vault.store.answers import AttemptRow
+from vault.store.owners import Owner
 from vault.store.refreshing import ReadRow
 from vault.vault.connections import Connections
 from vault.vault.door import found

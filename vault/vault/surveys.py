@@ -23,9 +23,10 @@ from vault.oauth.app import TokenSet
 from vault.providers.schema import Provider
 from vault.seal import SealingKey
 from vault.secret import Secret
-from vault.store import Owner, WorkspaceSeal
+from vault.store import WorkspaceSeal
 from vault.store import surveys as rows
 from vault.store.connections import BareTokens, bare_from, tokens_context
+from vault.store.owners import Owner
 from vault.store.surveys import StandingRow, UserRow, UserSeals
 from vault.vault.refreshing import Fresh, Reason, Refreshing
 
