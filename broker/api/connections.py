@@ -31,9 +31,10 @@ from broker.api.requests import (
     requires_lines,
 )
 from broker.api.responses import LINES, guarded, of_lines
+from broker.conversation import environment_of
 from vault.consent import INTEGRATION_PATTERN, Connection, State
 from vault.errors import Malformed, VaultError
-from vault.model import ENVIRONMENT_PATTERN, PRODUCTION, USER_ID_PATTERN, Caller, UserId
+from vault.model import ENVIRONMENT_PATTERN, USER_ID_PATTERN, Caller, UserId
 from vault.vault import Vault
 
 MAX_IMPORT: Final = 16 * 1024 * 1024
@@ -115,7 +116,7 @@ async def of_user_at(
 ) -> ConnectionDetailOut:
     """In this environment alone; production's, too, where the integration shares them."""
     found = await vault.find_connection(
-        caller, user_id, integration, environment or PRODUCTION, shared=True
+        caller, user_id, integration, environment_of(caller, environment), shared=True
     )
     return await ConnectionDetailOut.opened(vault, caller, found)
 
@@ -137,7 +138,7 @@ async def write(
 ) -> ConnectionOut:
     """Take over tokens that the platform already holds. Makes the user where there is none."""
     return ConnectionOut.of(
-        await vault.import_connection(caller, UserId(user_id), integration, data.wanted())
+        await vault.import_connection(caller, UserId(user_id), integration, data.wanted(caller))
     )
 
 
@@ -155,7 +156,8 @@ async def remove_of_user(
     vault: NamedDependency[Vault],
     environment: InEnvironment = None,
 ) -> DeletedOut:
-    found = await vault.find_connection(caller, user_id, integration, environment or PRODUCTION)
+    where = environment_of(caller, environment)
+    found = await vault.find_connection(caller, user_id, integration, where)
     outcome = await vault.delete_connection(caller, found.connection_id)
     return DeletedOut(id=found.connection_id, revoked=outcome)
 
@@ -232,7 +234,7 @@ async def _imported(vault: Vault, caller: Caller, number: int, line: bytes) -> I
     try:
         wanted = _line.decode(line)
         made = await vault.import_connection(
-            caller, UserId(wanted.user_id), wanted.integration, wanted.wanted()
+            caller, UserId(wanted.user_id), wanted.integration, wanted.wanted(caller)
         )
     except msgspec.ValidationError as error:
         detail = reason_of(str(error).partition(" - at ")[0])
