@@ -210,6 +210,15 @@ async def test_a_key_of_one_environment_that_names_none_imports_reads_and_delete
     assert [one["id"] for one in await connections(tenant.api)] == [production["id"]]
 
 
+async def test_a_token_of_which_little_is_known_says_so_with_nulls(tenant: Tenant) -> None:
+    held = made(await put(tenant.api, {"access_token": "at-1", "refresh": "caller"}))
+    token = made(await tenant.api.post(f"/v1/connections/{held['id']}/token"))
+    unknown = ("token_type", "expires_at", "expires_in", "scopes")
+    assert {name: token[name] for name in unknown} == dict.fromkeys(unknown)
+    assert (token["active"], token["access_token"], token["generation"]) == (True, "at-1", 1)
+    assert (token["degraded"], token["missing_scopes"], "reason" in token) == (False, [], False)
+
+
 async def test_a_key_of_several_environments_has_to_name_one(tenant: Tenant) -> None:
     body = {"name": "two", "scopes": ["connect"], "environments": ["staging", "dev"]}
     tied = tenant.api.with_key(made(await tenant.api.post("/v1/keys", body))["key"])
