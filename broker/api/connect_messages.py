@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal, Self
 from msgspec import Meta, field
 from msgspec.structs import asdict
 
-from broker.api.messages import Instant, Message
+from broker.api.messages import Instant, Message, in_utc
 from broker.conversation import environment_of
 from vault.consent import (
     Connection,
@@ -245,7 +245,7 @@ class ImportIn(Message, frozen=True, kw_only=True):
             refresh_token=_secret(self.refresh_token),
             values={name: Secret(value) for name, value in values.items()},
             expires_in=self.expires_in,
-            expires_at=self.expires_at,
+            expires_at=in_utc(self.expires_at, "/expires_at"),
             scopes=self.scopes,
             refresh_by=self.refresh,
             verify=self.verify,

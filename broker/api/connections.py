@@ -23,6 +23,7 @@ from broker.api.problems import problem_of
 from broker.api.reasons import reason_of
 from broker.api.requests import (
     DEFAULT_LIMIT,
+    LINES,
     Cursor,
     Limit,
     next_cursor,
@@ -30,7 +31,7 @@ from broker.api.requests import (
     requires,
     requires_lines,
 )
-from broker.api.responses import LINES, guarded, of_lines
+from broker.api.responses import guarded, of_lines
 from broker.conversation import environment_of
 from vault.consent import INTEGRATION_PATTERN, Connection, State
 from vault.errors import Malformed, VaultError
@@ -66,7 +67,7 @@ async def listing(
     connection_state: Annotated[State | None, QueryParameter(name="state")] = None,
     integration: OfIntegration = None,
     environment: InEnvironment = None,
-    account: Annotated[str, QueryParameter(max_length=500)] = "",
+    account: Annotated[str | None, QueryParameter(min_length=1, max_length=500)] = None,
 ) -> Listing[ConnectionOut]:
     """In the environments that the key reaches. `account`: whose id at the provider this is."""
     found = await vault.list_connections(
@@ -75,7 +76,7 @@ async def listing(
         state=connection_state or "",
         integration=integration or "",
         environment=environment or "",
-        account=account,
+        account=account or "",
     )
     return _page(found, limit)
 

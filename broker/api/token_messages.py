@@ -33,14 +33,14 @@ class TokenOut(Message, frozen=True, kw_only=True):
     active: bool
     reason: Reason | UnsetType = UNSET
     access_token: str | UnsetType = UNSET
-    token_type: str | None | UnsetType = UNSET
-    expires_at: Instant | None | UnsetType = UNSET
-    expires_in: int | None | UnsetType = UNSET
+    token_type: str | UnsetType | None = UNSET
+    expires_at: Instant | UnsetType | None = UNSET
+    expires_in: int | UnsetType | None = UNSET
     generation: int | UnsetType = UNSET
     degraded: bool | UnsetType = UNSET
     stale: bool | UnsetType = UNSET
     refresh_required: bool | UnsetType = UNSET
-    scopes: list[str] | None | UnsetType = UNSET
+    scopes: list[str] | UnsetType | None = UNSET
     missing_scopes: list[str] | UnsetType = UNSET
 
     @classmethod
