@@ -2,9 +2,18 @@
 
 import rich_click as click
 
-from broker.api.connect_messages import ConnectionOut
+from broker.api.connect_messages import ConnectionOut, DeletedOut
 from broker.api.token_messages import ExplanationOut
-from broker.terminal import EVERYTHING, as_json, in_workspace, of_workspace, print_json, run
+from broker.terminal import (
+    EVERYTHING,
+    always_json,
+    as_json,
+    in_workspace,
+    of_workspace,
+    print_done,
+    print_json,
+    run,
+)
 from vault.consent import Revoked
 from vault.model import Page
 
@@ -46,6 +55,7 @@ def connection_list(
 @connection.command("show")
 @click.argument("connection_id", metavar="ID")
 @of_workspace
+@always_json
 def connection_show(connection_id: str, workspace: str | None) -> None:
     """Show what is known of a connection, without what it holds."""
     print_json(run(_shown(connection_id, workspace)))
@@ -54,18 +64,23 @@ def connection_show(connection_id: str, workspace: str | None) -> None:
 @connection.command("delete")
 @click.argument("connection_id", metavar="ID")
 @of_workspace
-def connection_delete(connection_id: str, workspace: str | None) -> None:
+@as_json
+def connection_delete(connection_id: str, workspace: str | None, *, json_output: bool) -> None:
     """Delete a connection, and give its tokens back to the provider."""
-    click.echo(f"{connection_id}: deleted, {run(_deleted(connection_id, workspace))}")
+    outcome = run(_deleted(connection_id, workspace))
+    gone = DeletedOut(id=connection_id, revoked=outcome)
+    print_done(gone, f"{connection_id}: deleted, {outcome}", json_output=json_output)
 
 
 @connection.command("refresh")
 @click.argument("connection_id", metavar="ID")
 @of_workspace
-def connection_refresh(connection_id: str, workspace: str | None) -> None:
+@as_json
+def connection_refresh(connection_id: str, workspace: str | None, *, json_output: bool) -> None:
     """Refresh a connection's tokens now."""
     after = run(_refreshed(connection_id, workspace))
-    click.echo(f"{connection_id}: refreshed, generation {after.generation}")
+    said = f"{connection_id}: refreshed, generation {after.generation}"
+    print_done(after, said, json_output=json_output)
 
 
 @connection.command("explain")
