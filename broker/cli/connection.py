@@ -1,5 +1,7 @@
 """``keyturn connection``: what users have connected, at the terminal. No token is ever printed."""
 
+from typing import get_args
+
 import rich_click as click
 
 from broker.api.connect_messages import ConnectionOut, DeletedOut
@@ -14,7 +16,7 @@ from broker.terminal import (
     print_json,
     run,
 )
-from vault.consent import Revoked
+from vault.consent import Revoked, State
 from vault.model import Page
 
 
@@ -27,20 +29,20 @@ def connection() -> None:
 @click.option("--user", default="", help="Only this user's.")
 @click.option("--integration", default="", help="Only at this integration.")
 @click.option("--environment", "-e", default="", help="Only in this environment.")
-@click.option("--state", default="", help="Only in this state, as in active or needs_reauth.")
+@click.option("--state", type=click.Choice(get_args(State)), help="Only in this state.")
 @of_workspace
 @as_json
 def connection_list(
     user: str,
     integration: str,
     environment: str,
-    state: str,
+    state: str | None,
     workspace: str | None,
     *,
     json_output: bool,
 ) -> None:
     """List connections."""
-    found = run(_listed(workspace, (user, integration, environment, state)))
+    found = run(_listed(workspace, (user, integration, environment, state or "")))
     if json_output:
         print_json(found)
         return
