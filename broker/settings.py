@@ -90,7 +90,8 @@ def _not_a(kind: bearer.Kind, key: Secret, name: str) -> list[str]:
     try:
         found = bearer.parse(key)
     except Invalid as reason:
-        return [f"{name}: {reason.message} 'keyturn key generate' makes one"]
+        option = " --operator" if kind == "operator" else ""
+        return [f"{name}: {reason.message} 'keyturn key generate{option}' makes one"]
     if found != kind:
         return [
             f"{name}: that is a key of another kind; this one begins with {bearer.PREFIXES[kind]}"

@@ -32,6 +32,9 @@ NOT_WELL: Final = 3
 EVERYTHING: Final = 1000
 
 as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON.")
+always_json = click.option(
+    "--json", is_flag=True, expose_value=False, help="Print JSON, as it does in any case."
+)
 of_workspace = click.option(
     "--workspace", "-w", help="Its id or name; not needed where there is only one."
 )
@@ -107,6 +110,15 @@ def say(text: str) -> None:
 def print_json(thing: object) -> None:
     """Print it for a program, laid out for a person."""
     say(msgspec.json.format(msgspec.json.encode(thing), indent=2).decode())
+
+
+def print_done(thing: object, *sentences: str, json_output: bool) -> None:
+    """Print what came of it: as HTTP would answer it, or in words."""
+    if json_output:
+        print_json(thing)
+        return
+    for sentence in sentences:
+        say(sentence)
 
 
 def print_rows(rows: Sequence[msgspec.Struct], *, json_output: bool) -> None:

@@ -7,14 +7,18 @@
 """
 
 import hmac
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from vault.database import Busy, Transaction
 from vault.errors import IdempotencyInProgress, IdempotencyMismatch
 from vault.model import Caller, Once
 from vault.sql import Nothing, Query
+
+T = TypeVar("T")
 
 
 class _Claimed(Struct, frozen=True):
@@ -78,6 +82,21 @@ async def settle(tx: Transaction, caller: Caller, once: Once | None, result: byt
             key_hash=once.key_hash,
             result=result,
         )
+
+
+async def once_only(
+    tx: Transaction,
+    caller: Caller,
+    once: Once | None,
+    kind: type[T],
+    make: Callable[[Transaction], Awaitable[T]],
+) -> T:
+    """What this makes, or what the same request has made before, as it was then."""
+    if earlier := await claim(tx, caller, once):
+        return msgspec.json.decode(earlier, type=kind)
+    made = await make(tx)
+    await settle(tx, caller, once, msgspec.json.encode(made))
+    return made
 
 
 async def _take(tx: Transaction, mine: dict[str, str], once: Once) -> bool:

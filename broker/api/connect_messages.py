@@ -5,7 +5,8 @@ from typing import Annotated, Final, Literal, Self
 from msgspec import Meta, field
 from msgspec.structs import asdict
 
-from broker.api.messages import Instant, Message
+from broker.api.messages import Instant, Message, in_utc
+from broker.conversation import environment_of
 from vault.consent import (
     Connection,
     Flow,
@@ -21,7 +22,7 @@ from vault.consent import (
 )
 from vault.errors import Invalid
 from vault.lifecycle.schedule import Policy
-from vault.model import PRODUCTION, USER_ID_PATTERN, Caller, Environment
+from vault.model import USER_ID_PATTERN, Caller, Environment
 from vault.oauth.app import ClientAuth
 from vault.secret import Secret
 from vault.vault import Vault
@@ -131,7 +132,7 @@ class IntegrationOut(Message, frozen=True, kw_only=True):
 
 
 class CheckIn(Message, frozen=True, kw_only=True):
-    environment: Environment = PRODUCTION
+    environment: Environment | None = None
 
 
 class FindingOut(Message, frozen=True, kw_only=True):
@@ -221,7 +222,7 @@ class ImportIn(Message, frozen=True, kw_only=True):
     expires_in: Annotated[int, Meta(ge=1, le=400 * 86_400)] | None = None
     expires_at: Instant | None = None
     scopes: Scopes | None = None
-    environment: Environment = PRODUCTION
+    environment: Environment | None = None
     refresh: Literal["keyturn", "caller"] = "keyturn"
     verify: bool = False
     api_key: Credential | None = None
@@ -231,7 +232,7 @@ class ImportIn(Message, frozen=True, kw_only=True):
         default_factory=dict
     )
 
-    def wanted(self) -> Import:
+    def wanted(self, caller: Caller) -> Import:
         if self.expires_in is not None and self.expires_at is not None:
             raise Invalid("Give expires_in or expires_at, not both.", pointer="/expires_at")
         typed = {"api_key": self.api_key, "username": self.username, "password": self.password}
@@ -239,12 +240,12 @@ class ImportIn(Message, frozen=True, kw_only=True):
             raise Invalid("Give tokens, or what a person types, not both.", pointer="/access_token")
         values = {**self.values, **{name: one for name, one in typed.items() if one is not None}}
         return Import(
-            environment=self.environment,
+            environment=environment_of(caller, self.environment),
             access_token=_secret(self.access_token),
             refresh_token=_secret(self.refresh_token),
             values={name: Secret(value) for name, value in values.items()},
             expires_in=self.expires_in,
-            expires_at=self.expires_at,
+            expires_at=in_utc(self.expires_at, "/expires_at"),
             scopes=self.scopes,
             refresh_by=self.refresh,
             verify=self.verify,
@@ -284,15 +285,15 @@ class ConnectSessionIn(Message, frozen=True, kw_only=True):
     integrations: Annotated[list[IntegrationName], Meta(max_length=20)] = field(
         default_factory=list
     )
-    environment: Environment = PRODUCTION
+    environment: Environment | None = None
     return_url: Text | None = None
     confirm: Literal["page", "backend"] | None = None
     replace_account: bool = False
 
-    def wanted(self) -> NewSession:
+    def wanted(self, caller: Caller) -> NewSession:
         return NewSession(
             user_id=self.user_id,
-            environment=self.environment,
+            environment=environment_of(caller, self.environment),
             integrations=tuple(self.integrations),
             return_url=self.return_url,
             confirm=self.confirm,

@@ -54,7 +54,7 @@ async def create(
 ) -> ConnectSessionOut:
     """The link is good for 15 minutes and for one browser. Makes the user where there is none."""
     once = await once_of(request, vault, idempotency_key)
-    session, link = await vault.create_connect_session(caller, data.wanted(), once)
+    session, link = await vault.create_connect_session(caller, data.wanted(caller), once)
     return ConnectSessionOut.of(session, link, vault.origin)
 
 

@@ -23,6 +23,7 @@ from broker.api.problems import problem_of
 from broker.api.reasons import reason_of
 from broker.api.requests import (
     DEFAULT_LIMIT,
+    LINES,
     Cursor,
     Limit,
     next_cursor,
@@ -30,10 +31,11 @@ from broker.api.requests import (
     requires,
     requires_lines,
 )
-from broker.api.responses import LINES, guarded, of_lines
+from broker.api.responses import guarded, of_lines
+from broker.conversation import environment_of
 from vault.consent import INTEGRATION_PATTERN, Connection, State
 from vault.errors import Malformed, VaultError
-from vault.model import ENVIRONMENT_PATTERN, PRODUCTION, USER_ID_PATTERN, Caller, UserId
+from vault.model import ENVIRONMENT_PATTERN, USER_ID_PATTERN, Caller, UserId
 from vault.vault import Vault
 
 MAX_IMPORT: Final = 16 * 1024 * 1024
@@ -65,7 +67,7 @@ async def listing(
     connection_state: Annotated[State | None, QueryParameter(name="state")] = None,
     integration: OfIntegration = None,
     environment: InEnvironment = None,
-    account: Annotated[str, QueryParameter(max_length=500)] = "",
+    account: Annotated[str | None, QueryParameter(min_length=1, max_length=500)] = None,
 ) -> Listing[ConnectionOut]:
     """In the environments that the key reaches. `account`: whose id at the provider this is."""
     found = await vault.list_connections(
@@ -74,7 +76,7 @@ async def listing(
         state=connection_state or "",
         integration=integration or "",
         environment=environment or "",
-        account=account,
+        account=account or "",
     )
     return _page(found, limit)
 
@@ -115,7 +117,7 @@ async def of_user_at(
 ) -> ConnectionDetailOut:
     """In this environment alone; production's, too, where the integration shares them."""
     found = await vault.find_connection(
-        caller, user_id, integration, environment or PRODUCTION, shared=True
+        caller, user_id, integration, environment_of(caller, environment), shared=True
     )
     return await ConnectionDetailOut.opened(vault, caller, found)
 
@@ -137,7 +139,7 @@ async def write(
 ) -> ConnectionOut:
     """Take over tokens that the platform already holds. Makes the user where there is none."""
     return ConnectionOut.of(
-        await vault.import_connection(caller, UserId(user_id), integration, data.wanted())
+        await vault.import_connection(caller, UserId(user_id), integration, data.wanted(caller))
     )
 
 
@@ -155,7 +157,8 @@ async def remove_of_user(
     vault: NamedDependency[Vault],
     environment: InEnvironment = None,
 ) -> DeletedOut:
-    found = await vault.find_connection(caller, user_id, integration, environment or PRODUCTION)
+    where = environment_of(caller, environment)
+    found = await vault.find_connection(caller, user_id, integration, where)
     outcome = await vault.delete_connection(caller, found.connection_id)
     return DeletedOut(id=found.connection_id, revoked=outcome)
 
@@ -232,7 +235,7 @@ async def _imported(vault: Vault, caller: Caller, number: int, line: bytes) -> I
     try:
         wanted = _line.decode(line)
         made = await vault.import_connection(
-            caller, UserId(wanted.user_id), wanted.integration, wanted.wanted()
+            caller, UserId(wanted.user_id), wanted.integration, wanted.wanted(caller)
         )
     except msgspec.ValidationError as error:
         detail = reason_of(str(error).partition(" - at ")[0])

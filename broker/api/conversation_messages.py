@@ -41,14 +41,17 @@ VariableValue = (
 
 
 class ConversationIn(Message, frozen=True, kw_only=True):
-    """Who talks to which agent, and how. ``integrations`` narrows what the agent may ask for."""
+    """Who talks to which agent, and how. ``integrations`` narrows what the agent may ask for.
+
+    The delivery ``server`` is a telephone's; whoever asks for it here hears what is possible.
+    """
 
     agent_id: AgentId
     user_id: UserId
     environment: Environment | None = None
     runtime: Runtime | None = None
     channel: Literal["websocket", "webrtc"] = "websocket"
-    delivery: Literal["relay", "inline", "handle", "sealed"] | None = None
+    delivery: Delivery | None = None
     branch_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
     integrations: Annotated[list[IntegrationName], Meta(max_length=50)] | None = None
     dynamic_variables: Annotated[

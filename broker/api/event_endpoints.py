@@ -21,7 +21,7 @@ from broker.api.event_messages import (
     ReplayIn,
     ReplayOut,
 )
-from broker.api.messages import Listing
+from broker.api.messages import Listing, in_utc
 from broker.api.requests import (
     DEFAULT_LIMIT,
     Cursor,
@@ -164,10 +164,9 @@ async def replay(
     """From a time or from an event on, as far back as events are kept; with their own ids."""
     if (data.since is None) == (data.from_event_id is None):
         raise Invalid("Give since or from_event_id, one of the two.", pointer="/since")
+    since = in_utc(data.since, "/since")
     return ReplayOut.of(
-        await vault.replay_events(
-            caller, endpoint_id, since=data.since, from_event=data.from_event_id
-        )
+        await vault.replay_events(caller, endpoint_id, since=since, from_event=data.from_event_id)
     )
 
 

@@ -18,6 +18,7 @@ from broker.api.connect_messages import (
 from broker.api.messages import Listing
 from broker.api.requests import DEFAULT_LIMIT, Cursor, Limit, next_cursor, page_of, requires
 from broker.api.responses import guarded
+from broker.conversation import environment_of
 from vault.consent import INTEGRATION_PATTERN
 from vault.model import Caller
 from vault.vault import Vault
@@ -103,7 +104,8 @@ async def check(
     vault: NamedDependency[Vault],
 ) -> CheckOut:
     """Resolves its values, and asks the provider whether it knows the app."""
-    findings = await vault.check_integration(caller, integration, data.environment)
+    environment = environment_of(caller, data.environment)
+    findings = await vault.check_integration(caller, integration, environment)
     return CheckOut(
         ok=all(one.ok for one in findings),
         findings=[FindingOut(what=one.what, ok=one.ok, detail=one.detail) for one in findings],

@@ -3,13 +3,14 @@
 A wire struct is made from a model struct by ``of``: a field that the model gains does not leak.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Generic, Self, TypeVar
 
 from msgspec import Meta, Struct
 
 from broker.api.lights import Name as LightName
 from vault.environments import FallbackWarning
+from vault.errors import Invalid
 from vault.model import (
     MAX_ATTRIBUTES,
     MAX_PHONE_NUMBERS,
@@ -33,6 +34,14 @@ from vault.model import (
 T = TypeVar("T")
 
 Instant = Annotated[datetime, Meta(tz=True)]
+
+
+def in_utc(instant: datetime | None, pointer: str) -> datetime | None:
+    """The same instant in UTC; an offset can put one outside of the years that there are."""
+    try:
+        return instant and instant.astimezone(UTC)
+    except OverflowError:
+        raise Invalid("This time is outside of the years 1 to 9999.", pointer=pointer) from None
 
 
 class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,7 +98,7 @@ class KeyIn(Message, frozen=True, kw_only=True):
             name=self.name,
             scopes=tuple(dict.fromkeys(self.scopes)),
             environments=tuple(dict.fromkeys(self.environments)),
-            expires_at=self.expires_at,
+            expires_at=in_utc(self.expires_at, "/expires_at"),
         )
 
 

@@ -17,11 +17,12 @@ from litestar.exceptions import (
     SerializationException,
     ValidationException,
 )
+from litestar.params import QueryParameter
 from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
 from msgspec.structs import replace
 
-from broker.api.reasons import PLAIN_NAME, reason_of
+from broker.api.reasons import NO_BODY, PLAIN_NAME, field_of, reason_of
 from broker.metrics import Metrics
 from vault.errors import Action, ConnectionMissing, Invalid, Missing, VaultError
 
@@ -84,9 +85,17 @@ _DETAILS: Final[dict[int, str]] = {
     404: "There is no such address.",
     405: "This address does not know that method.",
     413: "The request is over the size limit.",
-    415: "Send application/json.",
 }
 _log = structlog.get_logger("keyturn.problems")
+
+
+class OtherMedia(HTTPException):
+    """The body is not called what is read here."""
+
+    status_code = 415
+
+    def __init__(self, read_here: str) -> None:
+        super().__init__(detail=f"Send {read_here}.")
 
 
 class FieldError(Struct, frozen=True):
@@ -131,6 +140,8 @@ def handlers(metrics: Metrics, *, dialect: Dialect) -> ExceptionHandlersMap:
     def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
         if _hung_up(request, error):
             return Response(None, status_code=HUNG_UP)
+        if isinstance(error, ValidationException):
+            error.extra = _as_sent(request, error)
         problem = problem_of(error, request_id_of(request))
         metrics.problems.labels(problem.code).inc()
         if problem.code == "internal":
@@ -140,6 +151,24 @@ def handlers(metrics: Metrics, *, dialect: Dialect) -> ExceptionHandlersMap:
         return answered
 
     return {VaultError: answer, HTTPException: answer, Exception: answer}
+
+
+def _as_sent(request: Request[Any, Any, Any], error: ValidationException) -> list[dict[str, Any]]:
+    """What was found, each parameter by the name that it is sent under.
+
+    The framework calls it as our function does, and lists none that is missing.
+    """
+    if isinstance(error.__cause__, KeyError):
+        missing = f"Object missing required field `{error.__cause__.args[0]}`"
+        return [{"message": missing, "source": "query"}]
+    found = error.extra if isinstance(error.extra, list) else []
+    known = request.route_handler.parsed_fn_signature.parameters
+    for one in found:
+        parameter = known.get(one.get("key", ""))
+        told = parameter.kwarg_definition if parameter else None
+        if isinstance(told, QueryParameter) and told.name and one.get("source") != "body":
+            one["key"] = told.name
+    return found
 
 
 def _hung_up(request: Request[Any, Any, Any], error: Exception) -> bool:
@@ -175,7 +204,7 @@ def problem_of(error: Exception, request_id: str) -> Problem:
     if isinstance(error, VaultError):
         return _of_ours(error, request_id)
     if isinstance(error, ValidationException):
-        return _problem("invalid", _first(error), request_id, errors=field_errors(error))
+        return _broken(error, request_id)
     if isinstance(error, SerializationException) or isinstance(
         error.__cause__, SerializationException
     ):
@@ -186,9 +215,18 @@ def problem_of(error: Exception, request_id: str) -> Problem:
     if isinstance(error, HTTPException):
         status = error.status_code
         code = _FROM_STATUS.get(status, "internal")
-        detail = _DETAILS.get(status, "The request cannot be read.")
+        known = error.detail if isinstance(error, OtherMedia) else _DETAILS.get(status)
+        detail = known or "The request cannot be read."
         return _problem(code, detail, request_id, status=status)
     return _problem("internal", "Something went wrong on our side.", request_id)
+
+
+def _broken(error: ValidationException, request_id: str) -> Problem:
+    errors = field_errors(error)
+    if [one.message for one in errors] == [reason_of(NO_BODY)]:
+        return _problem("malformed", errors[0].message, request_id)
+    detail = errors[0].message if errors else "The request breaks a rule."
+    return _problem("invalid", detail, request_id, errors=errors)
 
 
 def _of_ours(error: VaultError, request_id: str) -> Problem:
@@ -246,16 +284,12 @@ def field_errors(error: ValidationException) -> list[FieldError]:
     return [FieldError(_pointer(one), reason_of(one.get("message", ""))) for one in found]
 
 
-def _first(error: ValidationException) -> str:
-    errors = field_errors(error)
-    return errors[0].message if errors else "The request breaks a rule."
-
-
 def _pointer(found: dict[str, str]) -> str:
     """Where it is wrong; a name that is not a field of ours may be a value, and is left out."""
     parts = re.split(r"[.\[\]]+", found.get("key", "").removeprefix("data"))
     safe = [part for part in parts if PLAIN_NAME.fullmatch(part) or part.isdigit()]
-    return "/" + "/".join(safe)
+    named = field_of(found.get("message", ""))
+    return "/" + "/".join([*safe, *([named] if named else [])])
 
 
 def _allow_of(error: Exception) -> str | None:

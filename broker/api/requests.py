@@ -9,11 +9,11 @@ from typing import Annotated, Any, Final
 
 from litestar.connection import ASGIConnection, Request
 from litestar.di import NamedDependency
-from litestar.exceptions import HTTPException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import HeaderParameter, QueryParameter
 from litestar.types import Guard
 
+from broker.api.problems import OtherMedia
 from broker.broker import Broker
 from broker.conversation import Held
 from vault import access, bearer
@@ -54,8 +54,13 @@ RuntimeKey = Annotated[
     ),
 ]
 
-_JSON = re.compile(r"(?i)application/(\w+\+)?json\b")
-_LINES = re.compile(r"(?i)application/(x-ndjson|ndjson|jsonl|json-lines)\b")
+JSON: Final = "application/json"
+LINES: Final = "application/x-ndjson"
+# By what a caller is told to send: what is read as that.
+_MEDIA: Final = {
+    JSON: re.compile(r"(?i)application/(\w+\+)?json\b"),
+    LINES: re.compile(r"(?i)application/(x-ndjson|ndjson|jsonl|json-lines)\b"),
+}
 _SPACE = " \t"  # what HTTP calls white space; a no-break space is part of what was sent
 _CURSOR = re.compile(r"[ -~]{1,255}")
 
@@ -109,22 +114,20 @@ class Door:
 
 def requires(action: access.Action) -> list[Guard]:
     """Let only those pass who may do this; runs before the body is read."""
-    return _requires(action, _JSON)
+    return _requires(action, JSON)
 
 
 def requires_lines(action: access.Action) -> list[Guard]:
     """The same for a body of JSON objects, one a line."""
-    return _requires(action, _LINES)
+    return _requires(action, LINES)
 
 
 def requires_or_held(action: access.Action) -> list[Guard]:
     """The same; and a conversation passes by its grant or handle."""
-    return _requires(action, _JSON, or_held=True)
+    return _requires(action, JSON, or_held=True)
 
 
-def _requires(
-    action: access.Action, media: re.Pattern[str], *, or_held: bool = False
-) -> list[Guard]:
+def _requires(action: access.Action, media: str, *, or_held: bool = False) -> list[Guard]:
     async def guard(
         connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler
     ) -> None:
@@ -223,15 +226,13 @@ def _refuse_keys_in_address(connection: ASGIConnection[Any, Any, Any, Any]) -> N
         raise Invalid("A key does not belong in an address.")
 
 
-def _refuse_other_media(
-    connection: ASGIConnection[Any, Any, Any, Any], media: re.Pattern[str]
-) -> None:
+def _refuse_other_media(connection: ASGIConnection[Any, Any, Any, Any], media: str) -> None:
     """A body that is not called JSON is not read as JSON."""
     headers = connection.headers
     media_type = headers.get("content-type")
     sent = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-    if sent and media_type and not media.match(media_type):
-        raise HTTPException(status_code=415)
+    if sent and media_type and not _MEDIA[media].match(media_type):
+        raise OtherMedia(media)
 
 
 def _unverified_bearer(connection: ASGIConnection[Any, Any, Any, Any]) -> str:

@@ -33,7 +33,7 @@ async def show(
 
     With `explain`, say why each value was chosen.
     """
-    asked, conversation = data.question(), data.conversation_id
+    asked, conversation = data.question(caller), data.conversation_id
     if conversation is None:
         outgoing, facts = await invoke.show(vault, caller, asked)
     else:
@@ -78,7 +78,7 @@ async def call(
     held = held_by(request)
     if held is not None:
         return AnswerOut.of(await broker.stored_calls.invoke(held, data.named(), **given))
-    asked, conversation = data.question(), data.conversation_id
+    asked, conversation = data.question(caller), data.conversation_id
     if conversation is None:
         return AnswerOut.of(await invoke.invoke(vault, caller, asked, **given))
     return AnswerOut.of(await broker.tool_calls.invoke(caller, conversation, asked, **given))

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from broker.api.messages import Message, WarningOut
+from broker.conversation import environment_of
 from broker.invoke import Answer, Question
 from broker.profile import ToolName
 from broker.resolve import Asked, Choice, HeaderLine, Kind, Outgoing
@@ -13,7 +14,7 @@ from broker.resolve.bodies import ABSENT
 from broker.resolve.meanings import MASK
 from broker.resolve.templates import VARIABLE_PATTERN
 from vault.errors import Forbidden, Invalid
-from vault.model import PRODUCTION, Environment
+from vault.model import PRODUCTION, Caller, Environment
 from vault.vault.calls import AuthFacts
 from vault.vault.variables import ResolvedSecret
 
@@ -26,24 +27,26 @@ Arguments = Annotated[dict[str, Any], Meta(max_length=500)]
 class ConfigIn(Message, frozen=True, kw_only=True):
     """``config`` is what ElevenLabs would be sent: unknown fields in it are passed over.
 
-    ``environment`` is `production` if not given; with ``conversation_id`` environment and variables
-    are that conversation's.
+    ``environment`` is `production` if not given, or the only one of the key; with
+    ``conversation_id`` environment and variables are that conversation's.
     """
 
     environment: Environment | None = None
     conversation_id: ConversationId | None = None
     dynamic_variables: Variables = msgspec.field(default_factory=dict)
 
-    def asked(self, kind: Kind, config: dict[str, Any]) -> Question:
+    def asked(self, caller: Caller, kind: Kind, config: dict[str, Any]) -> Question:
         if self.conversation_id is not None and self.environment is not None:
             raise Invalid(
                 "Give environment or conversation_id: a conversation has its own.",
                 pointer="/environment",
             )
+        in_conversation = self.conversation_id is not None
+        environment = PRODUCTION if in_conversation else environment_of(caller, self.environment)
         return Question(
             kind=kind,
             config=config,
-            environment=self.environment or PRODUCTION,
+            environment=environment,
             variables=self.dynamic_variables,
         )
 
@@ -53,8 +56,8 @@ class ResolveIn(ConfigIn, frozen=True, kw_only=True):
     config: dict[str, Any]
     explain: bool = False
 
-    def question(self) -> Question:
-        return self.asked(self.kind, self.config)
+    def question(self, caller: Caller) -> Question:
+        return self.asked(caller, self.kind, self.config)
 
 
 class InvokeIn(ConfigIn, frozen=True, kw_only=True):
@@ -70,14 +73,14 @@ class InvokeIn(ConfigIn, frozen=True, kw_only=True):
     arguments: Arguments = msgspec.field(default_factory=dict)
     body: Any = None
 
-    def question(self) -> Question:
+    def question(self, caller: Caller) -> Question:
         """What a key asks for."""
         if self.tool is not None:
             raise Invalid("Only a conversation calls a tool by its name.", pointer="/tool")
         if self.kind is None or self.config is None:
             missing = "kind" if self.kind is None else "config"
             raise Invalid(f"The field {missing} is missing.", pointer=f"/{missing}")
-        return self.asked(self.kind, self.config)
+        return self.asked(caller, self.kind, self.config)
 
     def named(self) -> str:
         """What a conversation asks for; everything else is decided already."""

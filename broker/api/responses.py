@@ -21,10 +21,10 @@ from litestar.openapi.spec import (
 from msgspec import Struct
 
 from broker.api.problems import STATUS, TITLES, Problem
+from broker.api.requests import LINES
 
 _PLACE: Final = "#/components/schemas/"
 _ALWAYS = ("internal", "not_ready")
-LINES: Final = "application/x-ndjson"
 
 
 def problems(*codes: str) -> dict[int, ResponseSpec]:

@@ -6,16 +6,17 @@ Public keys are for everybody. What is no workspace answers like one that has ne
 import re
 from typing import Annotated, Any, Final
 
-from litestar import Response, Router, get, post
+from litestar import Request, Response, Router, get, post
 from litestar.di import NamedDependency
 from litestar.params import JSONBody
 
 from broker.api import examples
 from broker.api.messages import Message
-from broker.api.requests import requires
+from broker.api.requests import IdempotencyKey, once_of, requires
 from broker.api.responses import guarded, problems
 from broker.broker import Broker
 from vault.model import Caller, WorkspaceId
+from vault.vault import Vault
 
 MAX_AGE: Final = 300  # seconds; far less than a new key is published ahead
 _WORKSPACE: Final = re.compile(r"ws_[0-9a-z]{26}")
@@ -61,20 +62,27 @@ async def jwks(workspace_id: PublishedIn, broker: NamedDependency[Broker]) -> Re
 @post(
     "/v1/signing-keys",
     guards=requires("signing_key.rotate"),
-    responses=guarded("malformed", "too_large", "invalid"),
+    responses=guarded(
+        "malformed", "idempotency_in_progress", "too_large", "invalid", "idempotency_mismatch"
+    ),
     tags=["signing-keys"],
     summary="Make the next signing key",
 )
 async def rotate(
+    request: Request[Any, Any, Any],
     caller: NamedDependency[Caller],
+    vault: NamedDependency[Vault],
     broker: NamedDependency[Broker],
     data: JSONBody[RotateIn | None] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> RotatedOut:
     """It signs an hour from now, and the present one verifies on; or, where that is compromised, it
     signs at once and alone. By itself a key is replaced after 90 days.
     """
     wanted = data or RotateIn()
-    return RotatedOut(key_id=await broker.signing.rotate(caller, compromised=wanted.compromised))
+    once = await once_of(request, vault, idempotency_key)
+    made = await broker.signing.rotate(caller, compromised=wanted.compromised, once=once)
+    return RotatedOut(key_id=made)
 
 
 router = Router("/", route_handlers=[jwks, rotate])

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Self
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from broker.api.connect_messages import ConnectionOut
 from broker.api.messages import Instant, Message
@@ -22,25 +22,26 @@ class TokenIn(Message, frozen=True, kw_only=True):
     rejected: bool = False
 
 
-class TokenOut(Message, frozen=True, kw_only=True, omit_defaults=True):
-    """Without a token ``reason`` says why. ``degraded``: good, but it could not be refreshed.
+class TokenOut(Message, frozen=True, kw_only=True):
+    """Without a token ``reason`` says why, and nothing else is there; with one all the others are,
+    ``null`` where nobody knows. ``degraded``: good, but it could not be refreshed.
 
     ``stale``: it ends sooner than was asked for, because a live conversation holds it and a refresh
     would end it. ``refresh_required``: it will not last as long as was asked for.
     """
 
     active: bool
-    reason: Reason | None = None
-    access_token: str | None = None
-    token_type: str | None = None
-    expires_at: Instant | None = None
-    expires_in: int | None = None
-    generation: int | None = None
-    degraded: bool | None = None
-    stale: bool | None = None
-    refresh_required: bool | None = None
-    scopes: list[str] | None = None
-    missing_scopes: list[str] | None = None
+    reason: Reason | UnsetType = UNSET
+    access_token: str | UnsetType = UNSET
+    token_type: str | UnsetType | None = UNSET
+    expires_at: Instant | UnsetType | None = UNSET
+    expires_in: int | UnsetType | None = UNSET
+    generation: int | UnsetType = UNSET
+    degraded: bool | UnsetType = UNSET
+    stale: bool | UnsetType = UNSET
+    refresh_required: bool | UnsetType = UNSET
+    scopes: list[str] | UnsetType | None = UNSET
+    missing_scopes: list[str] | UnsetType = UNSET
 
     @classmethod
     def of(cls, found: Fresh) -> Self:

@@ -16,6 +16,7 @@ import msgspec
 import rich_click as click
 
 from broker import boot, doctor, terminal
+from broker.api.connect_messages import DeletedOut, UserDeletedOut
 from broker.api.messages import (
     KeyIn,
     KeyOut,
@@ -43,6 +44,7 @@ from broker.terminal import (
     as_json,
     every_workspace,
     of_workspace,
+    print_done,
     print_json,
     print_rows,
     run,
@@ -89,13 +91,15 @@ def serve(*, no_scheduler: bool) -> None:
 
 
 @main.command()
-def demo() -> None:
+@as_json
+def demo(*, json_output: bool) -> None:
     """Tell the whole story on this machine, beside a pretend provider; leaves nothing behind."""
-    from broker.demo import Transcript, perform  # the service itself never loads it
+    from broker.demo import Lines, Transcript, perform  # the service itself never loads it
 
     boot.harden_process()
     colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    sys.exit(run(perform(Transcript(sys.stdout, colours=colours))))
+    told = Lines(sys.stdout) if json_output else Transcript(sys.stdout, colours=colours)
+    sys.exit(run(perform(told)))
 
 
 @main.command("work")
@@ -109,7 +113,8 @@ def work_command() -> None:
 @main.command()
 @click.option("--check", is_flag=True, help="Apply nothing; exit 3 if something is pending.")
 @click.option("--plan", is_flag=True, help="Apply nothing; print the SQL that is pending.")
-def migrate(*, check: bool, plan: bool) -> None:
+@as_json
+def migrate(*, check: bool, plan: bool, json_output: bool) -> None:
     """Bring the database to this version's schema."""
 
     async def work() -> int:
@@ -119,15 +124,14 @@ def migrate(*, check: bool, plan: bool) -> None:
                 raise Misconfigured("Set KEYTURN_OWNER_DATABASE_URL to migrate this database.")
             if not (check or plan):
                 applied = await run_migrations(addresses.owner, addresses.logins, parts=PARTS)
-                for one in applied:
-                    say(f"applied {one}")
-                say("The schema is current.")
+                said = [f"applied {one}" for one in applied]
+                done = {"applied": [str(one) for one in applied]}
+                print_done(done, *said, "The schema is current.", json_output=json_output)
                 return 0
             waiting = await pending(addresses.owner, parts=PARTS)
-            for one in waiting:
-                say(f"pending {one}")
-                if plan:
-                    say(one.sql)
+            left = [{"name": str(one)} | ({"sql": one.sql} if plan else {}) for one in waiting]
+            said = [f"pending {one}" + (f"\n{one.sql}" if plan else "") for one in waiting]
+            print_done({"pending": left}, *said, json_output=json_output)
             return NOT_WELL if waiting else 0
 
     sys.exit(run(work()))
@@ -199,7 +203,8 @@ def workspace_list(*, json_output: bool) -> None:
 @workspace.command("delete")
 @click.argument("workspace_name", metavar="WORKSPACE")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def workspace_delete(workspace_name: str, *, yes: bool) -> None:
+@as_json
+def workspace_delete(workspace_name: str, *, yes: bool, json_output: bool) -> None:
     """Delete a workspace with everything in it. There is no way back."""
 
     async def work(vault: Vault, operator: Caller) -> None:
@@ -207,7 +212,8 @@ def workspace_delete(workspace_name: str, *, yes: bool) -> None:
         if not yes:
             click.confirm(f"Delete '{found.name}' and every credential in it?", abort=True)
         await vault.delete_workspace(operator, found.workspace_id)
-        say("deleted")
+        gone = {"id": found.workspace_id, "deleted": True}
+        print_done(gone, "deleted", json_output=json_output)
 
     _in_vault(work)
 
@@ -220,12 +226,14 @@ def key() -> None:
 @key.command("generate")
 @click.option("--operator", is_flag=True, help="An operator key, for KEYTURN_OPERATOR_KEY.")
 @click.option("--root", is_flag=True, help="A root key, for the file that KEYTURN_KEK names.")
-def key_generate(*, operator: bool, root: bool) -> None:
+@as_json
+def key_generate(*, operator: bool, root: bool, json_output: bool) -> None:
     """Print a new random key. Needs no database and stores nothing."""
     if root:
-        click.echo(new_line().strip())
-        return
-    click.echo(bearer.generate("operator" if operator else "api_key").reveal())
+        made = new_line().strip()
+    else:
+        made = bearer.generate("operator" if operator else "api_key").reveal()
+    print_done({"key": made}, made, json_output=json_output)
 
 
 @key.command("create")
@@ -276,12 +284,13 @@ def key_list(workspace: str | None, *, json_output: bool) -> None:
 @key.command("delete")
 @click.argument("key_id")
 @of_workspace
-def key_delete(key_id: str, workspace: str | None) -> None:
+@as_json
+def key_delete(key_id: str, workspace: str | None, *, json_output: bool) -> None:
     """Revoke a key, at once and everywhere."""
 
     async def work(vault: Vault, caller: Caller) -> None:
         await vault.delete_key(caller, KeyId(key_id))
-        say("revoked")
+        print_done({"id": key_id, "deleted": True}, "revoked", json_output=json_output)
 
     _in_workspace(workspace, work)
 
@@ -309,8 +318,14 @@ def user_list(workspace: str | None, *, json_output: bool) -> None:
 @click.option("--name")
 @click.option("--phone", "phones", multiple=True, help="In E.164, as in +15551234567.")
 @of_workspace
+@as_json
 def user_put(
-    user_id: str, name: str | None, phones: tuple[str, ...], workspace: str | None
+    user_id: str,
+    name: str | None,
+    phones: tuple[str, ...],
+    workspace: str | None,
+    *,
+    json_output: bool,
 ) -> None:
     """Make a user, or replace what is known of one."""
 
@@ -318,8 +333,8 @@ def user_put(
         if not re.fullmatch(USER_ID_PATTERN, user_id):
             raise Invalid("This cannot be the id of a user.")
         profile = _checked(UserIn, name=name, phone_numbers=phones).profile()
-        await vault.put_user(caller, UserId(user_id), profile)
-        say("stored")
+        made = UserOut.of(await vault.put_user(caller, UserId(user_id), profile))
+        print_done(made, "stored", json_output=json_output)
 
     _in_workspace(workspace, work)
 
@@ -328,16 +343,17 @@ def user_put(
 @click.argument("user_id")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @of_workspace
-def user_delete(user_id: str, workspace: str | None, *, yes: bool) -> None:
+@as_json
+def user_delete(user_id: str, workspace: str | None, *, yes: bool, json_output: bool) -> None:
     """Delete a user and shred the user's key. There is no way back."""
     if not yes:
         click.confirm(f"Delete the user '{user_id}'?", abort=True)
 
     async def work(vault: Vault, caller: Caller) -> None:
         outcomes = await vault.delete_user(caller, UserId(user_id))
-        say("deleted")
-        for connection_id, outcome in outcomes.items():
-            say(f"{connection_id}: {outcome}")
+        gone = [DeletedOut(id=one, revoked=outcome) for one, outcome in outcomes.items()]
+        said = [f"{one.id}: {one.revoked}" for one in gone]
+        print_done(UserDeletedOut(connections=gone), "deleted", *said, json_output=json_output)
 
     _in_workspace(workspace, work)
 

@@ -8,7 +8,17 @@ import rich_click as click
 
 from broker.api.agent_messages import AgentIn, AgentOut, FaultOut, ToolsOut
 from broker.broker import Broker
-from broker.terminal import EVERYTHING, FAILED, as_json, in_workspace, of_workspace, print_json, run
+from broker.terminal import (
+    EVERYTHING,
+    FAILED,
+    always_json,
+    as_json,
+    in_workspace,
+    of_workspace,
+    print_done,
+    print_json,
+    run,
+)
 from broker.tools.lint import lint
 from vault.model import Page
 
@@ -53,28 +63,31 @@ def agent_show(name: str, workspace: str | None, *, json_output: bool) -> None:
 @click.argument("name")
 @click.argument("file", type=click.File("rb"))
 @of_workspace
-def agent_put(name: str, file: BinaryIO, workspace: str | None) -> None:
+@as_json
+def agent_put(name: str, file: BinaryIO, workspace: str | None, *, json_output: bool) -> None:
     """Make or replace a profile from a JSON FILE, as HTTP takes it; - is standard input."""
     try:
         wanted = msgspec.json.decode(file.read(MAX_FILE), type=AgentIn)
     except msgspec.DecodeError as error:
         raise click.UsageError(f"{name}: {str(error).partition(' - at ')[0]}") from None
-    is_new = run(_put(name, wanted, workspace))
-    click.echo(f"{name}: {'made' if is_new else 'replaced'}")
+    made, is_new = run(_put(name, wanted, workspace))
+    print_done(made, f"{name}: {'made' if is_new else 'replaced'}", json_output=json_output)
 
 
 @agent.command("delete")
 @click.argument("name")
 @of_workspace
-def agent_delete(name: str, workspace: str | None) -> None:
+@as_json
+def agent_delete(name: str, workspace: str | None, *, json_output: bool) -> None:
     """Delete a profile; the agent is then one without."""
     run(_deleted(name, workspace))
-    click.echo(f"{name}: deleted")
+    print_done({"id": name, "deleted": True}, f"{name}: deleted", json_output=json_output)
 
 
 @agent.command("tools")
 @click.argument("name")
 @of_workspace
+@always_json
 def agent_tools(name: str, workspace: str | None) -> None:
     """Print ready-made tools for an agent, as JSON, with what is wrong with them."""
     print_json(run(_tools(name, workspace)))
@@ -118,11 +131,11 @@ async def _shown(name: str, workspace: str | None) -> AgentOut:
         return AgentOut.of(await Broker(vault, vault.egress).agents.get(caller, name))
 
 
-async def _put(name: str, wanted: AgentIn, workspace: str | None) -> bool:
+async def _put(name: str, wanted: AgentIn, workspace: str | None) -> tuple[AgentOut, bool]:
     async with in_workspace(workspace) as (vault, caller):
         agents = Broker(vault, vault.egress).agents
-        _, is_new = await agents.put(caller, name, wanted.profile())
-        return is_new
+        made, is_new = await agents.put(caller, name, wanted.profile())
+        return AgentOut.of(made), is_new
 
 
 async def _deleted(name: str, workspace: str | None) -> None:

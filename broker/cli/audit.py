@@ -19,9 +19,11 @@ from broker.api.messages import AuditEventOut
 from broker.terminal import (
     EVERYTHING,
     NOT_WELL,
+    always_json,
     as_json,
     bar,
     of_workspace,
+    print_done,
     print_json,
     print_rows,
     run,
@@ -109,6 +111,7 @@ def audit_verify(workspace: str | None, known: tuple[str, ...], *, json_output: 
 @one_workspace
 @click.option("--since", type=_WHEN, help="Only from then on.")
 @click.option("--until", type=_WHEN, help="Only what was before.")
+@always_json
 def audit_export(workspace: str | None, since: datetime | None, until: datetime | None) -> None:
     """Write the record as lines of JSON, with what it takes to check it elsewhere."""
 
@@ -123,14 +126,17 @@ def audit_export(workspace: str | None, since: datetime | None, until: datetime 
 
 @audit.command("anchor")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def audit_anchor(*, yes: bool) -> None:
+@as_json
+def audit_anchor(*, yes: bool, json_output: bool) -> None:
     """Accept where the record ends now, after a restore: what came later is not missed any more."""
     if not yes:
         click.confirm("Accept that the record may have been longer once?", abort=True)
 
     async def work(vault: Vault, operator: Caller) -> None:
         last = await vault.anchor_audit(operator)
-        say(f"anchored seal {last.number}:{last.hash.hex()}" if last else "there is no seal yet")
+        seal = f"{last.number}:{last.hash.hex()}" if last else None
+        said = f"anchored seal {seal}" if seal else "there is no seal yet"
+        print_done({"anchored": seal}, said, json_output=json_output)
 
     _in_vault(work)
 

@@ -1,11 +1,22 @@
 """``keyturn connection``: what users have connected, at the terminal. No token is ever printed."""
 
+from typing import get_args
+
 import rich_click as click
 
-from broker.api.connect_messages import ConnectionOut
+from broker.api.connect_messages import ConnectionOut, DeletedOut
 from broker.api.token_messages import ExplanationOut
-from broker.terminal import EVERYTHING, as_json, in_workspace, of_workspace, print_json, run
-from vault.consent import Revoked
+from broker.terminal import (
+    EVERYTHING,
+    always_json,
+    as_json,
+    in_workspace,
+    of_workspace,
+    print_done,
+    print_json,
+    run,
+)
+from vault.consent import Revoked, State
 from vault.model import Page
 
 
@@ -18,20 +29,20 @@ def connection() -> None:
 @click.option("--user", default="", help="Only this user's.")
 @click.option("--integration", default="", help="Only at this integration.")
 @click.option("--environment", "-e", default="", help="Only in this environment.")
-@click.option("--state", default="", help="Only in this state, as in active or needs_reauth.")
+@click.option("--state", type=click.Choice(get_args(State)), help="Only in this state.")
 @of_workspace
 @as_json
 def connection_list(
     user: str,
     integration: str,
     environment: str,
-    state: str,
+    state: str | None,
     workspace: str | None,
     *,
     json_output: bool,
 ) -> None:
     """List connections."""
-    found = run(_listed(workspace, (user, integration, environment, state)))
+    found = run(_listed(workspace, (user, integration, environment, state or "")))
     if json_output:
         print_json(found)
         return
@@ -46,6 +57,7 @@ def connection_list(
 @connection.command("show")
 @click.argument("connection_id", metavar="ID")
 @of_workspace
+@always_json
 def connection_show(connection_id: str, workspace: str | None) -> None:
     """Show what is known of a connection, without what it holds."""
     print_json(run(_shown(connection_id, workspace)))
@@ -54,18 +66,23 @@ def connection_show(connection_id: str, workspace: str | None) -> None:
 @connection.command("delete")
 @click.argument("connection_id", metavar="ID")
 @of_workspace
-def connection_delete(connection_id: str, workspace: str | None) -> None:
+@as_json
+def connection_delete(connection_id: str, workspace: str | None, *, json_output: bool) -> None:
     """Delete a connection, and give its tokens back to the provider."""
-    click.echo(f"{connection_id}: deleted, {run(_deleted(connection_id, workspace))}")
+    outcome = run(_deleted(connection_id, workspace))
+    gone = DeletedOut(id=connection_id, revoked=outcome)
+    print_done(gone, f"{connection_id}: deleted, {outcome}", json_output=json_output)
 
 
 @connection.command("refresh")
 @click.argument("connection_id", metavar="ID")
 @of_workspace
-def connection_refresh(connection_id: str, workspace: str | None) -> None:
+@as_json
+def connection_refresh(connection_id: str, workspace: str | None, *, json_output: bool) -> None:
     """Refresh a connection's tokens now."""
     after = run(_refreshed(connection_id, workspace))
-    click.echo(f"{connection_id}: refreshed, generation {after.generation}")
+    said = f"{connection_id}: refreshed, generation {after.generation}"
+    print_done(after, said, json_output=json_output)
 
 
 @connection.command("explain")

@@ -19,6 +19,7 @@ from broker.terminal import (
     as_json,
     in_workspace,
     of_workspace,
+    print_done,
     print_json,
     print_rows,
     run,
@@ -76,7 +77,8 @@ def endpoint_add(
 @event_endpoint.command("remove")
 @click.argument("endpoint_id")
 @of_workspace
-def endpoint_remove(endpoint_id: str, workspace: str | None) -> None:
+@as_json
+def endpoint_remove(endpoint_id: str, workspace: str | None, *, json_output: bool) -> None:
     """Send nothing to an endpoint any more, and forget it."""
 
     async def work() -> None:
@@ -84,7 +86,7 @@ def endpoint_remove(endpoint_id: str, workspace: str | None) -> None:
             await vault.delete_event_endpoint(caller, endpoint_id)
 
     run(work())
-    say("removed")
+    print_done({"id": endpoint_id, "deleted": True}, "removed", json_output=json_output)
 
 
 @event_endpoint.command("rotate")

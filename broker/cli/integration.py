@@ -11,7 +11,16 @@ import msgspec
 import rich_click as click
 
 from broker.api.connect_messages import FindingOut, IntegrationIn, IntegrationOut
-from broker.terminal import EVERYTHING, FAILED, as_json, in_workspace, of_workspace, print_json, run
+from broker.terminal import (
+    EVERYTHING,
+    FAILED,
+    as_json,
+    in_workspace,
+    of_workspace,
+    print_done,
+    print_json,
+    run,
+)
 from vault.consent import Integration
 from vault.model import PRODUCTION, Page
 from vault.vault import Vault
@@ -60,8 +69,14 @@ def integration_show(name: str, workspace: str | None, *, json_output: bool) -> 
     help="A file with the client secret, if it is not in FILE.",
 )
 @of_workspace
+@as_json
 def integration_put(
-    name: str, file: BinaryIO, client_secret_file: Path | None, workspace: str | None
+    name: str,
+    file: BinaryIO,
+    client_secret_file: Path | None,
+    workspace: str | None,
+    *,
+    json_output: bool,
 ) -> None:
     """Make or replace an integration from a JSON FILE, as HTTP takes it; - is standard input."""
     try:
@@ -72,17 +87,19 @@ def integration_put(
         secret = client_secret_file.read_text().rstrip("\n")
         wanted = msgspec.structs.replace(wanted, client_secret=secret)
     made, is_new = run(_put(name, wanted, workspace))
-    click.echo(f"{made.id}: {'made' if is_new else 'replaced'}")
-    click.echo(f"Register this redirect address at {made.provider}: {made.redirect_uri}")
+    said = f"{made.id}: {'made' if is_new else 'replaced'}"
+    where = f"Register this redirect address at {made.provider}: {made.redirect_uri}"
+    print_done(made, said, where, json_output=json_output)
 
 
 @integration.command("delete")
 @click.argument("name")
 @of_workspace
-def integration_delete(name: str, workspace: str | None) -> None:
+@as_json
+def integration_delete(name: str, workspace: str | None, *, json_output: bool) -> None:
     """Delete an integration through which nobody is connected."""
     run(_deleted(name, workspace))
-    click.echo(f"{name}: deleted")
+    print_done({"id": name, "deleted": True}, f"{name}: deleted", json_output=json_output)
 
 
 @integration.command("check")

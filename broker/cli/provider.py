@@ -12,7 +12,13 @@ import msgspec
 import rich_click as click
 
 from broker.settings import Settings
-from broker.terminal import as_json, fail, print_json
+from broker.terminal import (
+    always_json,
+    as_json,
+    fail,
+    print_done,
+    print_json,
+)
 from vault.errors import Misconfigured, NotFound
 from vault.providers import Catalogue, schema_json
 from vault.settings import read
@@ -57,7 +63,8 @@ def provider_show(provider_id: str, *, json_output: bool) -> None:
 @click.argument(
     "place", metavar="[FILE|DIR]", required=False, type=click.Path(exists=True, path_type=Path)
 )
-def provider_check(place: Path | None) -> None:
+@as_json
+def provider_check(place: Path | None, *, json_output: bool) -> None:
     """Check a file, a folder, or the whole catalogue as it is configured.
 
     A file may extend providers of the catalogue; in a folder, files may extend each other.
@@ -65,16 +72,17 @@ def provider_check(place: Path | None) -> None:
     try:
         if place is not None and place.is_file():
             _catalogue().check_file(place)
-            click.echo(f"{place.name}: good")
+            print_done({"checked": 1}, f"{place.name}: good", json_output=json_output)
             return
         catalogue = Catalogue(place) if place is not None else _catalogue()
         count = sum(1 for _ in catalogue.all())
     except Misconfigured as error:
         fail(error.message)
-    click.echo(f"{count} providers: good")
+    print_done({"checked": count}, f"{count} providers: good", json_output=json_output)
 
 
 @provider.command("schema")
+@always_json
 def provider_schema() -> None:
     """Print the JSON schema of a provider's file, for editors."""
     click.echo(schema_json().decode(), nl=False)

@@ -12,7 +12,15 @@ import rich_click as click
 from broker.api.agent_messages import ProjectIn, ProjectOut, UpstreamIn, UpstreamOut
 from broker.api.messages import Message
 from broker.broker import Broker
-from broker.terminal import as_json, in_workspace, of_workspace, print_json, run, say
+from broker.terminal import (
+    as_json,
+    in_workspace,
+    of_workspace,
+    print_done,
+    print_json,
+    run,
+    say,
+)
 from broker.upstreams.rows import Kind
 from vault.errors import NotFound
 
@@ -48,23 +56,26 @@ def upstream_list(workspace: str | None, *, json_output: bool) -> None:
 @of_kind
 @click.argument("file", type=click.File("rb"))
 @of_workspace
-def upstream_put(kind: Kind, file: BinaryIO, workspace: str | None) -> None:
+@as_json
+def upstream_put(kind: Kind, file: BinaryIO, workspace: str | None, *, json_output: bool) -> None:
     """Name an upstream, or another one, from a JSON FILE, as HTTP takes it; - is standard input."""
     raw = file.read(MAX_FILE)
+    made: Shown
     if kind == "livekit":
-        is_new = run(_put_project(_read(kind, raw, ProjectIn), workspace))
+        made, is_new = run(_put_project(_read(kind, raw, ProjectIn), workspace))
     else:
-        is_new = run(_put_account(_read(kind, raw, UpstreamIn), workspace))
-    say(f"{kind}: {'made' if is_new else 'replaced'}")
+        made, is_new = run(_put_account(_read(kind, raw, UpstreamIn), workspace))
+    print_done(made, f"{kind}: {'made' if is_new else 'replaced'}", json_output=json_output)
 
 
 @upstream.command("delete")
 @of_kind
 @of_workspace
-def upstream_delete(kind: Kind, workspace: str | None) -> None:
+@as_json
+def upstream_delete(kind: Kind, workspace: str | None, *, json_output: bool) -> None:
     """Forget an upstream. What was made there stays there."""
     run(_deleted(kind, workspace))
-    say(f"{kind}: deleted")
+    print_done({"id": kind, "deleted": True}, f"{kind}: deleted", json_output=json_output)
 
 
 def _read(kind: Kind, raw: bytes, message: type[M]) -> M:
@@ -87,16 +98,16 @@ async def _listed(workspace: str | None) -> dict[Kind, Shown]:
         return found
 
 
-async def _put_account(wanted: UpstreamIn, workspace: str | None) -> bool:
+async def _put_account(wanted: UpstreamIn, workspace: str | None) -> tuple[UpstreamOut, bool]:
     async with in_workspace(workspace) as (vault, caller):
-        _, is_new = await Broker(vault, vault.egress).upstreams.put(caller, wanted.upstream())
-        return is_new
+        made, is_new = await Broker(vault, vault.egress).upstreams.put(caller, wanted.upstream())
+        return UpstreamOut.of(made), is_new
 
 
-async def _put_project(wanted: ProjectIn, workspace: str | None) -> bool:
+async def _put_project(wanted: ProjectIn, workspace: str | None) -> tuple[ProjectOut, bool]:
     async with in_workspace(workspace) as (vault, caller):
-        _, is_new = await Broker(vault, vault.egress).projects.put(caller, wanted.project())
-        return is_new
+        made, is_new = await Broker(vault, vault.egress).projects.put(caller, wanted.project())
+        return ProjectOut.of(made), is_new
 
 
 async def _deleted(kind: Kind, workspace: str | None) -> None:

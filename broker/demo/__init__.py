@@ -15,12 +15,12 @@ from typing import Final
 
 from broker.demo.stage import staged
 from broker.demo.story import tell
-from broker.demo.transcript import Transcript
+from broker.demo.transcript import Lines, Transcript
 from broker.demo.world import Unexpected
 from broker.sandbox import Sandbox
 from vault.errors import VaultError
 
-__all__ = ["Transcript", "Unexpected", "perform", "play"]
+__all__ = ["Lines", "Transcript", "Unexpected", "perform", "play"]
 
 DONE: Final = 0
 FAILED: Final = 1

@@ -3,6 +3,8 @@
 import itertools
 from typing import Final, TextIO
 
+import msgspec
+
 WIDTH: Final = 56  # of the first column
 _GREEN: Final = "\x1b[32m"
 _RED: Final = "\x1b[31m"
@@ -38,3 +40,22 @@ class Transcript:
     def _print(self, line: str) -> None:
         self._out.write(f"{line}\n")
         self._out.flush()
+
+
+class Lines(Transcript):
+    """The same for a program: a JSON object a line."""
+
+    def __init__(self, out: TextIO) -> None:
+        super().__init__(out, colours=False)
+
+    def note(self, text: str) -> None:
+        self._tell(note=text)
+
+    def step(self, what: str, why: str) -> None:
+        self._tell(step=next(self._numbers), what=what, why=why)
+
+    def failed(self, why: str) -> None:
+        self._tell(step=next(self._numbers), failed=why)
+
+    def _tell(self, **told: object) -> None:
+        self._print(msgspec.json.encode(told).decode())

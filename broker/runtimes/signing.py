@@ -12,10 +12,10 @@ from typing import Final
 from msgspec import Struct
 
 from broker.runtimes.sealed import SigningKey, new_signing_key, public_jwk
-from vault import access, audit
+from vault import access, audit, idempotency
 from vault.database import Transaction
 from vault.errors import NotReady
-from vault.model import Caller, WorkspaceId
+from vault.model import Caller, Once, WorkspaceId
 from vault.seal import Context
 from vault.secret import Secret
 from vault.sql import Nothing, Query
@@ -65,12 +65,12 @@ class SigningKeys:
             found.key_id, Secret(await self._vault.open_for_guest(caller, context, found.sealed))
         )
 
-    async def rotate(self, caller: Caller, *, compromised: bool) -> str:
+    async def rotate(self, caller: Caller, *, compromised: bool, once: Once | None = None) -> str:
         """Make the next key; a ``compromised`` one is replaced and forgotten at once."""
         access.permit(caller, "signing_key.rotate")
         access.permit_everywhere(caller)
         return await self._make(
-            caller, ahead=0 if compromised else AHEAD_SECONDS, alone=compromised
+            caller, ahead=0 if compromised else AHEAD_SECONDS, alone=compromised, once=once
         )
 
     async def published(self, workspace: WorkspaceId) -> list[dict[str, str]]:
@@ -88,13 +88,15 @@ class SigningKeys:
             lambda tx: _current.maybe(tx, workspace_id=tx.workspace, seconds=SIGNS_SECONDS),
         )
 
-    async def _make(self, caller: Caller, *, ahead: int, alone: bool = False) -> str:
+    async def _make(
+        self, caller: Caller, *, ahead: int, alone: bool = False, once: Once | None = None
+    ) -> str:
         made, public_x = new_signing_key()
         sealed = await self._vault.seal_for_guest(
             caller, signing_key_context(caller.workspace, made.key_id), made.private.reveal_bytes()
         )
 
-        async def work(tx: Transaction) -> None:
+        async def make(tx: Transaction) -> str:
             await _insert.run(
                 tx,
                 workspace_id=tx.workspace,
@@ -110,9 +112,11 @@ class SigningKeys:
                 await _forget_old.run(tx, workspace_id=tx.workspace, seconds=BEHIND_SECONDS)
             target = ("signing_key", made.key_id)
             await audit.record(tx, caller, "signing_key.rotate", target=target)
+            return made.key_id
 
-        await self._vault.within(caller, work)
-        return made.key_id
+        return await self._vault.within(
+            caller, lambda tx: idempotency.once_only(tx, caller, once, str, make)
+        )
 
 
 def signing_key_context(workspace: WorkspaceId, key_id: str) -> Context:

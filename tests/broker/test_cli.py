@@ -14,6 +14,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+import rich_click as click
 import structlog
 from click.testing import CliRunner
 from msgspec import Struct
@@ -149,6 +150,52 @@ async def test_a_key_is_made_listed_and_revoked(run: Run, place: Place) -> None:
     assert (gone.code, gone.lines) == (0, ["revoked"])
     again = await run("key", "delete", made.json["id"], "-w", place.id)
     assert (again.code, again.err) == (1, "keyturn: There is no such thing here.\n")
+
+
+ENDLESS = {"serve", "work", "sandbox"}
+
+
+def test_every_command_that_comes_to_an_end_can_answer_in_json() -> None:
+    def without(group: click.Group, names: tuple[str, ...]) -> Iterator[str]:
+        for name, one in group.commands.items():
+            if isinstance(one, click.Group):
+                yield from without(one, (*names, name))
+            elif "--json" not in [option for part in one.params for option in part.opts]:
+                yield " ".join((*names, name))
+
+    assert set(without(main, ())) == ENDLESS
+
+
+async def test_what_makes_changes_and_deletes_answers_in_json_as_http_does(
+    run: Run, place: Place
+) -> None:
+    here = ("-w", place.id, "--json")
+    ada = (await run("user", "put", "ada", "--name", "Ada", *here)).json
+    assert (ada["id"], ada["name"], ada["phone_numbers"]) == ("ada", "Ada", [])
+    assert (await run("user", "delete", "ada", "--yes", *here)).json == {"connections": []}
+    made = (await run("key", "create", "ci", "--scope", "mint", *here)).json
+    gone = (await run("key", "delete", made["id"], *here)).json
+    assert gone == {"id": made["id"], "deleted": True}
+    profile = '{"tools":"gateway"}'
+    agent = (await run("agent", "put", "desk", "-", *here, stdin=profile)).json
+    assert (agent["id"], agent["tools"]) == ("desk", "gateway")
+    assert (await run("agent", "delete", "desk", *here)).json == {"id": "desk", "deleted": True}
+    app = '{"provider":"basic"}'
+    basic = (await run("integration", "put", "login", "-", *here, stdin=app)).json
+    assert (basic["id"], basic["provider"]) == ("login", "basic")
+    assert (await run("integration", "delete", "login", *here)).json["deleted"]
+    account = '{"base_url":"https://eleven.example.com","api_key":"xi-SECRET"}'
+    named = await run("upstream", "put", "elevenlabs", "-", *here, stdin=account)
+    assert named.json["base_url"] == "https://eleven.example.com"
+    assert "SECRET" not in named.out
+    assert (await run("upstream", "delete", "elevenlabs", *here)).json["id"] == "elevenlabs"
+    url = "https://example.com/events"
+    endpoint = (await run("event-endpoint", "add", url, *here)).json["id"]
+    assert (await run("event-endpoint", "remove", endpoint, *here)).json["deleted"]
+    key = (await run("key", "generate", "--operator", "--json")).json["key"]
+    assert kind_of(key) == "operator"
+    deleted = (await run("workspace", "delete", place.id, "--yes", "--json")).json
+    assert deleted == {"id": place.id, "deleted": True}
 
 
 async def test_a_key_as_text_stands_on_a_line_of_its_own(run: Run, place: Place) -> None:

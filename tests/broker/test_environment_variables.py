@@ -47,6 +47,26 @@ def assert_elevenlabs_shape(reply: Reply) -> None:
         assert detail["request_id"] == reply.headers["x-request-id"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "place", "kind"),
+    [
+        ("POST", VARIABLES, {"type": "string"}, ["body", "label"], "missing"),
+        ("POST", VARIABLES, None, ["body"], "missing"),
+        ("GET", f"{VARIABLES}?type=nothing", None, ["query", "type"], "value_error"),
+        ("GET", "/v1/convai/conversation/token", None, ["query", "agent_id"], "missing"),
+        ("GET", "/v1/convai/conversation/get-signed-url", None, ["query", "agent_id"], "missing"),
+    ],
+)
+async def test_a_broken_rule_says_what_was_sent_where(
+    tenant: Tenant, method: str, path: str, body: Any, place: list[str], kind: str
+) -> None:
+    refused = await tenant.api.call(method, path, body=body)
+    assert refused.status == 422
+    [rule] = refused.json["detail"]
+    assert (rule["loc"], rule["type"]) == (place, kind)
+    assert rule["msg"]
+
+
 BAD_BODIES: list[tuple[str, Any, int]] = [
     ("no body at all", None, 422),
     ("a list", [], 422),

@@ -124,6 +124,15 @@ async def test_a_replica_that_drains_is_not_ready_and_asks_to_close(own: Alone, 
     assert (reply.status, reply.headers["Connection"]) == (200, "close")
 
 
+async def test_a_watcher_that_wants_no_body_gets_the_status_alone(own: Alone, mine: Api) -> None:
+    for path in ("/livez", "/readyz"):
+        reply = await mine.call("HEAD", path)
+        assert (reply.status, reply.body) == (200, b"")
+    own.running.service.gate.draining = True
+    live, ready = await asyncio.gather(mine.call("HEAD", "/livez"), mine.call("HEAD", "/readyz"))
+    assert (live.status, ready.status) == (200, 503)
+
+
 async def test_nothing_of_anybody_is_in_what_needs_no_key(tenant: Tenant, anyone: Api) -> None:
     await tenant.api.put("/v1/users/canary-user", {"name": "canary-name"})
     await tenant.api.get("/v1/users/canary-other?limit=3")

@@ -120,7 +120,7 @@ async def test_a_request_that_still_runs_is_said_to(
     [
         ("PATCH", "/v1/keys", {"GET", "POST", "OPTIONS"}),
         ("POST", "/v1/users/ada", {"GET", "PUT", "DELETE", "OPTIONS"}),
-        ("PUT", "/livez", {"GET", "OPTIONS"}),
+        ("PUT", "/livez", {"GET", "HEAD", "OPTIONS"}),
         ("DELETE", "/docs", {"GET", "OPTIONS"}),
         ("TRACE", "/v1/users", {"GET", "OPTIONS"}),
     ],
@@ -145,8 +145,12 @@ async def test_what_is_not_called_json_is_not_read_as_json(tenant: Tenant, media
     headers = {"Content-Type": media_type}
     reply = await tenant.api.put("/v1/users/ada", raw=b"{}", headers=headers)
     assert_problem(reply, 415, "malformed")
+    assert reply.json["detail"] == "Send application/json."
     chunked = await tenant.api.put("/v1/users/ada", raw=_pieces(), headers=headers)
     assert_problem(chunked, 415, "malformed")
+    bulk = await tenant.api.post("/v1/connections/import", raw=b"{}", headers=headers)
+    assert_problem(bulk, 415, "malformed")
+    assert bulk.json["detail"] == "Send application/x-ndjson."
 
 
 async def _one_piece() -> AsyncIterator[bytes]:
@@ -182,9 +186,64 @@ async def test_a_body_that_is_no_json_is_400(tenant: Tenant, body: bytes) -> Non
     assert_problem(await tenant.api.put("/v1/users/ada", raw=body), 400, "malformed")
 
 
-async def test_an_empty_body_is_refused(tenant: Tenant) -> None:
-    reply = await tenant.api.call("PUT", "/v1/users/ada")
-    assert_problem(reply, 422, "invalid")
+async def test_a_body_that_is_not_there_is_400(tenant: Tenant) -> None:
+    for raw in (None, b""):
+        reply = await tenant.api.call("PUT", "/v1/users/ada", raw=raw)
+        assert_problem(reply, 400, "malformed")
+        assert reply.json["detail"] == "The body is missing."
+
+
+@pytest.mark.parametrize(
+    ("path", "pointer"),
+    [
+        ("/v1/connections?state=nowhere", "/state"),
+        ("/v1/connections?limit=0", "/limit"),
+        ("/v1/connections?account=", "/account"),
+    ],
+)
+async def test_a_parameter_is_called_what_it_is_sent_as(
+    tenant: Tenant, path: str, pointer: str
+) -> None:
+    refused = await tenant.api.get(path)
+    assert_problem(refused, 422, "invalid")
+    assert refused.json["errors"][0]["pointer"] == pointer
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"scopes": ["mint"]}, "/name"),
+        ({"name": "k", "scopes": ["mint"], "nmae": "k"}, "/nmae"),
+        ({"name": "k", "scopes": ["mint"], CANARY: "k"}, "/"),
+    ],
+)
+async def test_a_field_that_is_missing_or_unknown_is_pointed_at(
+    tenant: Tenant, body: dict[str, Any], pointer: str
+) -> None:
+    refused = await tenant.api.post("/v1/keys", body)
+    assert_problem(refused, 422, "invalid")
+    assert refused.json["errors"][0]["pointer"] == pointer
+
+
+async def test_the_form_of_an_id_is_said(tenant: Tenant) -> None:
+    refused = await tenant.api.get("/v1/users/a%20b")
+    assert_problem(refused, 422, "invalid")
+    assert "matching regex" in refused.json["detail"]
+
+
+@pytest.mark.parametrize("time", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00"])
+async def test_a_time_outside_of_the_calendar_is_refused(tenant: Tenant, time: str) -> None:
+    endpoint = await tenant.api.post("/v1/event-endpoints", {"url": "https://example.com/"})
+    key = {"name": "k", "scopes": ["mint"], "expires_at": time}
+    for reply in (
+        await tenant.api.post("/v1/keys", key),
+        await tenant.api.put(
+            "/v1/users/ada/connections/x", {"access_token": "t", "expires_at": time}
+        ),
+        await tenant.api.post(f"/v1/event-endpoints/{endpoint.json['id']}/replay", {"since": time}),
+    ):
+        assert_problem(reply, 422, "invalid")
+        assert "outside of the years" in reply.json["detail"]
 
 
 async def test_the_body_may_be_as_large_as_documented_and_no_larger(tenant: Tenant) -> None:

@@ -99,6 +99,15 @@ async def test_production_is_the_default_environment(ada: Configured) -> None:
     assert (await ada.resolve(config)).json == (await ada.resolve(config, "production")).json
 
 
+async def test_a_key_of_one_environment_means_that_one(ada: Configured, anyone: Api) -> None:
+    config = await documented(ada)
+    body = {"name": "k", "scopes": ["tools:invoke"], "environments": ["staging"]}
+    key = (await ada.api.post("/v1/keys", body)).json["key"]
+    reply = await Configured(anyone.with_key(key)).resolve(config)
+    assert (reply.status, reply.json["environment"]) == (200, "staging")
+    assert reply.json["request"]["url"] == "https://staging.api.example.com/v1/orders"
+
+
 async def test_spaces_in_the_braces_do_not_matter(ada: Configured) -> None:
     await ada.strings("h", {"production": "api"})
     for hole in ("{{system__env_h}}", "{{ system__env_h }}", "{{  system__env_h}}"):

@@ -191,6 +191,8 @@ def test_an_operator_key_that_is_none_is_refused_and_never_said(value: str) -> N
     given = value.replace("CUT", whole[:-1]).replace("WHOLE", whole).replace("API", api)
     said = refusal({**DEVELOPMENT, "KEYTURN_OPERATOR_KEY": given})
     assert "KEYTURN_OPERATOR_KEY: " in said
+    if value == "CUT":
+        assert "'keyturn key generate --operator' makes one" in said
     for key in (whole, api):
         assert key[4:20] not in said
 

@@ -1,6 +1,8 @@
 """``keyturn demo`` as a newcomer runs it: it ends well, shows no secret, and leaves nothing."""
 
 import contextlib
+import io
+import json
 import os
 import re
 import signal
@@ -14,10 +16,25 @@ from pathlib import Path
 import pytest
 from support.process import CHECKOUT, COMMAND, short_folder
 
+from broker.demo import Lines
+
 SECONDS = 120
 WINDOW = 8  # characters of a secret that are too many
 BEARER = re.compile(r"\bkt[a-z]{0,2}_[0-9A-Za-z]{8}")
 LINE = re.compile(r"^ ?\d+  \S.*\S  +\S.*$")
+
+
+def test_for_a_program_the_story_is_a_json_object_a_line() -> None:
+    out = io.StringIO()
+    told = Lines(out)
+    told.note("Starting ...")
+    told.step("Ada is connected", "so that she can call")
+    told.failed("There is no answer.")
+    assert [json.loads(line) for line in out.getvalue().splitlines()] == [
+        {"note": "Starting ..."},
+        {"step": 1, "what": "Ada is connected", "why": "so that she can call"},
+        {"step": 2, "failed": "There is no answer."},
+    ]
 
 
 @pytest.fixture

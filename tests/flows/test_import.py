@@ -187,10 +187,44 @@ async def test_an_import_into_an_environment_that_the_key_does_not_reach_is_refu
 ) -> None:
     body = {"name": "staging", "scopes": ["connect"], "environments": ["staging"]}
     tied = tenant.api.with_key(made(await tenant.api.post("/v1/keys", body))["key"])
-    assert (await put(tied, TOKENS)).status == 403
-    [result] = await bulk(tied, {"user_id": "ada", "integration": "acme", **TOKENS})
+    elsewhere = {**TOKENS, "environment": "production"}
+    assert (await put(tied, elsewhere)).status == 403
+    [result] = await bulk(tied, {"user_id": "ada", "integration": "acme", **elsewhere})
     assert (result["ok"], result["code"]) == (False, "forbidden")
     assert made(await put(tied, {**TOKENS, "environment": "staging"}))["environment"] == "staging"
+
+
+async def test_a_key_of_one_environment_that_names_none_imports_reads_and_deletes_in_that_one(
+    tenant: Tenant,
+) -> None:
+    production = made(await put(tenant.api, TOKENS))
+    body = {"name": "staging", "scopes": ["connect", "manage"], "environments": ["staging"]}
+    tied = tenant.api.with_key(made(await tenant.api.post("/v1/keys", body))["key"])
+    assert (await tied.get(PATH)).status == 404
+    staged = made(await put(tied, TOKENS))
+    assert staged["environment"] == "staging"
+    [result] = await bulk(tied, {"user_id": "ada", "integration": "acme", **TOKENS})
+    assert (result["ok"], result["id"]) == (True, staged["id"])
+    assert made(await tied.get(PATH))["id"] == staged["id"]
+    assert made(await tied.delete(PATH))["id"] == staged["id"]
+    assert [one["id"] for one in await connections(tenant.api)] == [production["id"]]
+
+
+async def test_a_token_of_which_little_is_known_says_so_with_nulls(tenant: Tenant) -> None:
+    held = made(await put(tenant.api, {"access_token": "at-1", "refresh": "caller"}))
+    token = made(await tenant.api.post(f"/v1/connections/{held['id']}/token"))
+    unknown = ("token_type", "expires_at", "expires_in", "scopes")
+    assert {name: token[name] for name in unknown} == dict.fromkeys(unknown)
+    assert (token["active"], token["access_token"], token["generation"]) == (True, "at-1", 1)
+    assert (token["degraded"], token["missing_scopes"], "reason" in token) == (False, [], False)
+
+
+async def test_a_key_of_several_environments_has_to_name_one(tenant: Tenant) -> None:
+    body = {"name": "two", "scopes": ["connect"], "environments": ["staging", "dev"]}
+    tied = tenant.api.with_key(made(await tenant.api.post("/v1/keys", body))["key"])
+    refused = await put(tied, TOKENS)
+    assert (refused.status, refused.code) == (422, "invalid")
+    assert refused.json["errors"][0]["pointer"] == "/environment"
 
 
 async def test_a_bulk_answers_line_by_line_and_a_bad_line_leaves_the_others_alone(

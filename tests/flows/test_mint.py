@@ -164,7 +164,12 @@ async def test_what_a_runtime_cannot_take_is_refused(
 
 
 async def test_server_is_no_delivery_that_anybody_can_ask_for(desk: Desk) -> None:
-    assert await desk.refused(delivery="server") == (422, "invalid")
+    for runtime in ("elevenlabs", "livekit", "sealed"):
+        refused = await desk.refused(runtime=runtime, delivery="server")
+        assert refused == (422, "delivery_not_possible")
+    wanted = {"agent_id": AGENT, "user_id": "ada", "delivery": "server"}
+    reply = await desk.api.post("/v1/conversations/prepare", wanted)
+    assert (reply.status, reply.code) == (422, "delivery_not_possible")
 
 
 async def test_the_sealed_runtime_needs_no_upstream(desk: Desk) -> None:

@@ -101,6 +101,22 @@ async def test_what_is_no_integration_is_refused_in_a_sentence(
         assert refused.stderr.strip()
 
 
+async def test_an_integration_has_an_id_that_http_knows_too(
+    place: tuple[Deployment, Api],
+) -> None:
+    operator, _ = place
+    for name in ("bad!", "Desk", "9desk", "d" * 49, "desk\n"):
+        refused = await at_terminal(
+            operator, "integration", "put", name, "-", stdin='{"provider": "basic"}'
+        )
+        assert (refused.returncode, refused.stderr) == (
+            1,
+            "keyturn: This is no integration's id.\n",
+        )
+    listed = await at_terminal(operator, "integration", "list", "--json")
+    assert json.loads(listed.stdout) == []
+
+
 async def test_connections_are_listed_shown_and_deleted_at_the_terminal_and_no_token_is_printed(
     place: tuple[Deployment, Api],
 ) -> None:
@@ -111,6 +127,8 @@ async def test_connections_are_listed_shown_and_deleted_at_the_terminal_and_no_t
     listed = await at_terminal(operator, "connection", "list", "--user", "ada")
     assert found["id"] in listed.stdout
     assert "does not expire" in listed.stdout
+    nowhere = await at_terminal(operator, "connection", "list", "--state", "nowhere")
+    assert (nowhere.returncode, nowhere.stdout) == (2, "")
     shown = await at_terminal(operator, "connection", "show", found["id"])
     assert json.loads(shown.stdout)["state"] == "active"
     deleted = await at_terminal(operator, "connection", "delete", found["id"])

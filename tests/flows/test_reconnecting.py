@@ -160,8 +160,10 @@ async def test_a_key_of_one_environment_sees_and_invites_in_that_one_alone(
     assert await connections(tied) == []
     assert (await tied.get(f"/v1/connections/{mine['id']}")).status == 404
     assert (await tied.delete(f"/v1/connections/{mine['id']}")).status == 404
-    refused = await tied.post("/v1/connect-sessions", {"user_id": "ada"})
-    assert refused.status == 403
+    invitation = {"user_id": "ada", "environment": "production"}
+    assert (await tied.post("/v1/connect-sessions", invitation)).status == 403
+    own = made(await tied.post("/v1/connect-sessions", {"user_id": "ada"}))
+    assert made(await tied.get(f"/v1/connect-sessions/{own['id']}"))["environment"] == "staging"
 
 
 @pytest.mark.usefixtures("acme")

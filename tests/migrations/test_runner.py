@@ -1,5 +1,6 @@
 """The migration runner: races, refusals, and what it leaves behind when it fails."""
 
+import json
 import re
 import subprocess
 import uuid
@@ -163,6 +164,16 @@ async def test_check_says_3_while_something_is_pending_and_0_after(empty: Secret
     assert migrating(empty).returncode == 0
     after = migrating(empty, "--check")
     assert (after.returncode, after.stdout) == (0, "")
+
+
+async def test_migrate_says_in_json_what_is_pending_and_what_was_applied(empty: Secret) -> None:
+    before = json.loads(migrating(empty, "--plan", "--json").stdout)["pending"]
+    assert len(before) == len(all_migrations())
+    assert "create table" in before[0]["sql"]
+    done = json.loads(migrating(empty, "--json").stdout)
+    assert done == {"applied": [one["name"] for one in before]}
+    after = migrating(empty, "--check", "--json")
+    assert (after.returncode, json.loads(after.stdout)) == (0, {"pending": []})
 
 
 async def test_plan_prints_the_sql_and_changes_nothing(empty: Secret) -> None:

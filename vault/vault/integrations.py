@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from vault import access, audit
 from vault.consent import (
+    INTEGRATION_PATTERN,
     Finding,
     Integration,
     Registration,
@@ -59,6 +60,7 @@ _OURS: Final = frozenset(
         "state",
     }
 )
+_ID: Final = re.compile(INTEGRATION_PATTERN)
 _REDIRECT: Final = re.compile(r"[\x21\x22\x24-\x7e]{1,500}", re.ASCII)
 _PARAM: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _NO_SECRET: Final = frozenset({"none", "signed_secret"})
@@ -73,6 +75,8 @@ class Integrations(Door):
         """Make or replace an integration; the second value says whether it is new."""
         access.permit(caller, "integration.write")
         access.permit_everywhere(caller)
+        if _ID.fullmatch(integration) is None:
+            raise Invalid("This is no integration's id.", pointer="/integration")
         provider = await self._provider(registration.provider)
         _check(provider, registration)
 

@@ -8,14 +8,16 @@
 from collections.abc import Mapping
 
 import msgspec
+from msgspec.structs import replace
 
-from vault import access, audit, authenticate
+from vault import access, audit, authenticate, idempotency
 from vault.auth_kinds import CHANGEABLE, AuthConfig, auth_type_of
 from vault.database import Transaction
 from vault.errors import Conflict, Invalid
 from vault.model import (
     AuthConnection,
     Caller,
+    Once,
     Page,
     SecretInfo,
     Usage,
@@ -36,21 +38,30 @@ class Secrets(Door):
     # Secrets
 
     async def create_secret(
-        self, caller: Caller, name: str, value: Secret, *, allowed_hosts: list[str]
+        self,
+        caller: Caller,
+        name: str,
+        value: Secret,
+        *,
+        allowed_hosts: list[str],
+        once: Once | None = None,
     ) -> SecretInfo:
         access.permit(caller, "secret.write")
         access.permit_everywhere(caller)
         secret_id = new_id("secret")
         sealed = await self._sealed_secret(caller.workspace, secret_id, 1, value)
 
-        async def work(tx: Transaction) -> SecretInfo:
+        async def make(tx: Transaction) -> SecretInfo:
             made = await rows.insert_secret(
                 tx, secret_id, name, sealed, allowed_hosts, caller.actor_id
             )
             await audit.record(tx, caller, "secret.write", target=("secret", secret_id))
             return made
 
-        return await self._database.run(caller.workspace, work)
+        return await self._database.run(
+            caller.workspace,
+            lambda tx: idempotency.once_only(tx, caller, once, SecretInfo, make),
+        )
 
     async def get_secret(self, caller: Caller, secret_id: str) -> tuple[SecretInfo, list[Usage]]:
         """What is known of it, and what uses it. The value is never returned."""
@@ -122,7 +133,13 @@ class Secrets(Door):
     # Auth connections
 
     async def create_auth_connection(
-        self, caller: Caller, name: str, config: AuthConfig, *, allowed_hosts: list[str]
+        self,
+        caller: Caller,
+        name: str,
+        config: AuthConfig,
+        *,
+        allowed_hosts: list[str],
+        once: Once | None = None,
     ) -> AuthConnection:
         access.permit(caller, "auth_connection.write")
         access.permit_everywhere(caller)
@@ -130,15 +147,19 @@ class Secrets(Door):
         auth_id = new_id("authconn")
         sealed = await self._sealed_config(caller.workspace, auth_id, 1, config)
 
-        async def work(tx: Transaction) -> AuthRow:
+        async def make(tx: Transaction) -> AuthRow:
             row = await rows.insert_auth(
                 tx, auth_id, name, auth_type_of(config), sealed, allowed_hosts, caller.actor_id
             )
             target = ("auth_connection", auth_id)
             await audit.record(tx, caller, "auth_connection.write", target=target)
-            return row
+            # What is remembered holds no secret, sealed or not; the same request brings it again.
+            return replace(row, sealed=b"")
 
-        return _auth_connection(await self._database.run(caller.workspace, work), config, [])
+        row = await self._database.run(
+            caller.workspace, lambda tx: idempotency.once_only(tx, caller, once, AuthRow, make)
+        )
+        return _auth_connection(row, config, [])
 
     async def list_auth_connections(self, caller: Caller) -> list[AuthConnection]:
         access.permit(caller, "auth_connection.list")

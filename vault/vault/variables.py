@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from msgspec import Struct
 
-from vault import access, audit
+from vault import access, audit, idempotency
 from vault.database import Transaction
 from vault.environments import FallbackWarning, choose, fallback_warnings
 from vault.errors import Conflict, Invalid, Unresolved
@@ -22,6 +22,7 @@ from vault.model import (
     AuthRef,
     Caller,
     EnvironmentInfo,
+    Once,
     Page,
     SecretRef,
     SettingsOf,
@@ -90,13 +91,15 @@ class Variables(Door):
         every = await self._database.run(caller.workspace, rows.list_environments)
         return [one for one in every if access.within_environments(caller, [one.name])]
 
-    async def create_environment(self, caller: Caller, name: str) -> EnvironmentInfo:
+    async def create_environment(
+        self, caller: Caller, name: str, *, once: Once | None = None
+    ) -> EnvironmentInfo:
         access.permit(caller, "environment.write")
         access.permit_environment(caller, name)
         if name == PRODUCTION:
             raise Conflict("The environment 'production' always exists.")
 
-        async def work(tx: Transaction) -> EnvironmentInfo:
+        async def make(tx: Transaction) -> EnvironmentInfo:
             made = await rows.insert_environment(tx, name, caller.actor_id)
             if made is None:
                 raise Conflict("An environment with this name already exists.")
@@ -104,7 +107,10 @@ class Variables(Door):
             await audit.record(tx, caller, "environment.write", environment=name)
             return made
 
-        return await self._database.run(caller.workspace, work)
+        return await self._database.run(
+            caller.workspace,
+            lambda tx: idempotency.once_only(tx, caller, once, EnvironmentInfo, make),
+        )
 
     async def delete_environment(self, caller: Caller, name: str) -> None:
         """Delete an environment, and every variable's value in it."""
@@ -153,7 +159,13 @@ class Variables(Door):
     # Variables
 
     async def create_variable(
-        self, caller: Caller, label: str, kind: VariableType, values: Mapping[str, Value]
+        self,
+        caller: Caller,
+        label: str,
+        kind: VariableType,
+        values: Mapping[str, Value],
+        *,
+        once: Once | None = None,
     ) -> Variable:
         access.permit(caller, "variable.write")
         _check_values(caller, kind, values)
@@ -162,7 +174,7 @@ class Variables(Door):
         variable_id = new_id("envvar")
         ready = await self._ready(caller.workspace, variable_id, 1, values)
 
-        async def work(tx: Transaction) -> VariableInfo:
+        async def make(tx: Transaction) -> VariableInfo:
             info = await rows.insert_variable(tx, variable_id, label, kind, caller.actor_id)
             if info is None:
                 raise Conflict("An environment variable with this label already exists.")
@@ -170,7 +182,10 @@ class Variables(Door):
             await audit.record(tx, caller, "variable.write", target=("variable", variable_id))
             return info
 
-        info = await self._database.run(caller.workspace, work)
+        info = await self._database.run(
+            caller.workspace,
+            lambda tx: idempotency.once_only(tx, caller, once, VariableInfo, make),
+        )
         return Variable(info, dict(values))
 
     async def get_variable(self, caller: Caller, variable_id: str) -> Variable:

@@ -1,7 +1,9 @@
 """/v1/workspace/auth-connections."""
 
+from typing import Any
+
 import msgspec
-from litestar import Router, delete, get, patch, post
+from litestar import Request, Router, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
@@ -12,7 +14,7 @@ from broker.api.convai.messages import (
     CreateAuthConnection,
     UpdateAuthConnection,
 )
-from broker.api.requests import requires
+from broker.api.requests import IdempotencyKey, once_of, requires
 from vault.auth_kinds import AuthConfig
 from vault.model import Caller
 from vault.vault import Vault
@@ -33,17 +35,20 @@ async def listing(
 
 @post(
     guards=requires("auth_connection.write"),
-    responses=declared("invalid", "too_large"),
+    responses=declared("invalid", "idempotency_in_progress", "too_large"),
     status_code=200,
     summary="Create an auth connection",
 )
 async def create(
     data: JSONBody[CreateAuthConnection],
+    request: Request[Any, Any, Any],
     caller: NamedDependency[Caller],
     vault: NamedDependency[Vault],
+    idempotency_key: IdempotencyKey = None,
 ) -> AuthConnectionOut:
+    once = await once_of(request, vault, idempotency_key)
     made = await vault.create_auth_connection(
-        caller, data.name, _config(data), allowed_hosts=data.allowed_hosts
+        caller, data.name, _config(data), allowed_hosts=data.allowed_hosts, once=once
     )
     return AuthConnectionOut.of(made)
 

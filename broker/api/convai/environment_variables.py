@@ -1,9 +1,9 @@
 """/v1/convai/environment-variables."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
-from litestar import Router, delete, get, patch, post
+from litestar import Request, Router, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 
@@ -17,7 +17,7 @@ from broker.api.convai.messages import (
     VariablesOut,
     value_of,
 )
-from broker.api.requests import Cursor, next_cursor, page_of, requires
+from broker.api.requests import Cursor, IdempotencyKey, next_cursor, once_of, page_of, requires
 from vault.errors import Invalid
 from vault.model import ENVIRONMENT_PATTERN, Caller, Value, VariableType
 from vault.vault import Vault
@@ -60,12 +60,16 @@ async def listing(
 
 @post(
     guards=requires("variable.write"),
-    responses=declared("invalid", "conflict", "too_large"),
+    responses=declared("invalid", "conflict", "idempotency_in_progress", "too_large"),
     status_code=200,
     summary="Create an environment variable",
 )
 async def create(
-    data: JSONBody[CreateVariable], caller: NamedDependency[Caller], vault: NamedDependency[Vault]
+    data: JSONBody[CreateVariable],
+    request: Request[Any, Any, Any],
+    caller: NamedDependency[Caller],
+    vault: NamedDependency[Vault],
+    idempotency_key: IdempotencyKey = None,
 ) -> VariableOut:
     """A value for `production` is required; naming another environment creates it."""
     kind: VariableType = "string"
@@ -78,7 +82,8 @@ async def create(
         value = value_of(given)
         if value is not None:
             values[name] = value
-    made = await vault.create_variable(caller, data.label, kind, values)
+    once = await once_of(request, vault, idempotency_key)
+    made = await vault.create_variable(caller, data.label, kind, values, once=once)
     return VariableOut.of(caller.workspace, made)
 
 

@@ -1,6 +1,8 @@
 """/v1/convai/environments."""
 
-from litestar import Router, delete, get, post
+from typing import Any
+
+from litestar import Request, Router, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
@@ -11,7 +13,7 @@ from broker.api.convai.messages import (
     EnvironmentOut,
     EnvironmentsOut,
 )
-from broker.api.requests import requires
+from broker.api.requests import IdempotencyKey, once_of, requires
 from vault.model import Caller
 from vault.vault import Vault
 
@@ -27,16 +29,19 @@ async def listing(
 
 @post(
     guards=requires("environment.write"),
-    responses=declared("invalid", "conflict", "too_large"),
+    responses=declared("invalid", "conflict", "idempotency_in_progress", "too_large"),
     status_code=200,
     summary="Create an environment",
 )
 async def create(
     data: JSONBody[CreateEnvironment],
+    request: Request[Any, Any, Any],
     caller: NamedDependency[Caller],
     vault: NamedDependency[Vault],
+    idempotency_key: IdempotencyKey = None,
 ) -> EnvironmentOut:
-    return EnvironmentOut.of(await vault.create_environment(caller, data.name))
+    once = await once_of(request, vault, idempotency_key)
+    return EnvironmentOut.of(await vault.create_environment(caller, data.name, once=once))
 
 
 @delete(

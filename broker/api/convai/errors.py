@@ -55,6 +55,7 @@ _KINDS: Final[dict[str, tuple[str, str, int]]] = {
     "forbidden": ("authorization_error", "missing_permissions", 403),
     "not_found": ("not_found", "not_found", 404),
     "conflict": ("conflict", "conflict", 409),
+    "idempotency_in_progress": ("conflict", "idempotency_in_progress", 409),
     "connection_missing": ("conflict", "connection_missing", 409),
     "upstream_missing": ("conflict", "upstream_missing", 409),
     "delivery_not_possible": ("validation_error", "delivery_not_possible", 400),
@@ -68,6 +69,11 @@ _KINDS: Final[dict[str, tuple[str, str, int]]] = {
     "internal": ("internal_error", "internal_server_error", 500),
 }
 
+# What is a broken rule there, too: where, and which.
+_RULES: Final[dict[str, tuple[list[str | int], str]]] = {
+    "malformed": (["body"], "json_invalid"),
+    "idempotency_mismatch": (["header", "Idempotency-Key"], "idempotency_mismatch"),
+}
 
 _ALWAYS: Final = ("unauthenticated", "forbidden", "internal", "not_ready")
 
@@ -94,9 +100,9 @@ def dialect(
         return None
     if isinstance(error, ValidationException):
         return Response(BrokenRules(_validation(error)), status_code=422)
-    if problem.code == "malformed":
-        rule = BrokenRule(["body"], problem.detail, "json_invalid")
-        return Response(BrokenRules([rule]), status_code=422)
+    if problem.code in _RULES:
+        place, kind = _RULES[problem.code]
+        return Response(BrokenRules([BrokenRule(place, problem.detail, kind)]), status_code=422)
     if isinstance(error, HTTPException) and problem.status == STATUS["not_found"]:
         return Response({"detail": "Not Found"}, status_code=404)
     if problem.status == 405:  # noqa: PLR2004 - the one HTTP status without a code of ours

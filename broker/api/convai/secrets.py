@@ -1,8 +1,8 @@
 """/v1/convai/secrets."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from litestar import Router, delete, get, patch, post
+from litestar import Request, Router, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 
@@ -15,7 +15,7 @@ from broker.api.convai.messages import (
     StoredSecret,
     UpdateSecret,
 )
-from broker.api.requests import Cursor, next_cursor, page_of, requires
+from broker.api.requests import Cursor, IdempotencyKey, next_cursor, once_of, page_of, requires
 from vault.model import Caller
 from vault.secret import Secret
 from vault.vault import Vault
@@ -28,16 +28,21 @@ DependencyPageSize = Annotated[int, QueryParameter(ge=1, le=100)]
 
 @post(
     guards=requires("secret.write"),
-    responses=declared("invalid", "too_large"),
+    responses=declared("invalid", "idempotency_in_progress", "too_large"),
     status_code=200,
     summary="Create a secret",
 )
 async def create(
-    data: JSONBody[NewSecret], caller: NamedDependency[Caller], vault: NamedDependency[Vault]
+    data: JSONBody[NewSecret],
+    request: Request[Any, Any, Any],
+    caller: NamedDependency[Caller],
+    vault: NamedDependency[Vault],
+    idempotency_key: IdempotencyKey = None,
 ) -> StoredSecret:
     """The value is sealed, and never returned."""
+    once = await once_of(request, vault, idempotency_key)
     made = await vault.create_secret(
-        caller, data.name, Secret(data.value), allowed_hosts=data.allowed_hosts
+        caller, data.name, Secret(data.value), allowed_hosts=data.allowed_hosts, once=once
     )
     return StoredSecret.of(made)
 
