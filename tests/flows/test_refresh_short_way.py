@@ -1,8 +1,8 @@
 """The short way of an ordinary refresh leaves behind what the long way leaves, to the column; and
 where it would not, it steps aside.
 
-* A sweep's claim goes the long way where the endpoint may not have room for all of a batch; an
-  ending does where it does not know what its connection was at its claim.
+* A sweep's claim goes the long way where those before it in a batch may take all room that there is
+  at the endpoint; an ending does where it does not know what its connection was at its claim.
 """
 
 from collections.abc import AsyncIterator
@@ -253,12 +253,12 @@ class Bench:
             )
 
     async def claim(self, outlet: Outlet) -> Granted | Refused:
-        """As a sweep does; with somebody who is not there, so that there is not room for both."""
+        """As a sweep does; after somebody who is not there, and for whom there has to be room."""
         asked = [
             Wanted(connection_id=one, outlet=outlet, waiting=False)
-            for one in (self.base.connection_id, "conn_nobody")
+            for one in ("conn_nobody", self.base.connection_id)
         ]
-        mine, nobodys = [self.lane.claims.put(one) for one in asked]
+        nobodys, mine = [self.lane.claims.put(one) for one in asked]
         assert await nobodys == Refused(why="busy")
         return await mine
 
@@ -380,7 +380,7 @@ def assert_alike(one: Any, other: Any, where: str = "") -> None:
 
 @pytest.fixture
 async def bench(alive: Alive) -> AsyncIterator[Bench]:
-    await alive.integrate()
+    await alive.integrate(refresh_policy="eager")
     ada = await alive.connect()
     over = alive.over
     application = address(over.postgres, over.name, "keyturn_app")
@@ -430,3 +430,27 @@ async def test_an_ordinary_refresh_goes_the_short_way(bench: Bench, case: Case) 
 @pytest.mark.parametrize("case", OTHERS, ids=repr)
 async def test_whatever_is_out_of_the_ordinary_goes_the_long_way(bench: Bench, case: Case) -> None:
     assert not (await bench.lived(case, short=True)).short
+
+
+async def test_the_last_room_is_for_who_is_waited_for(alive: Alive, bench: Bench) -> None:
+    bob = await alive.connect("bob")
+    await bench.set(Case(), room=1.0)
+    outlet = await bench.outlet(Case())
+    swept = Wanted(connection_id=bench.base.connection_id, outlet=outlet, waiting=False)
+    waited_for = Wanted(connection_id=bob, outlet=outlet, waiting=True)
+    done = [bench.lane.claims.put(one) for one in (swept, waited_for)]
+    refused, granted = [await one for one in done]
+    assert isinstance(granted, Granted)
+    assert isinstance(refused, Refused)
+    assert refused.why == "no_room"
+
+
+async def test_those_for_whom_there_is_room_go_the_short_way(alive: Alive, bench: Bench) -> None:
+    people = [await alive.connect(name) for name in ("bob", "eve", "joe")]
+    await alive.end_access(*people)
+    await bench.set(Case(), room=2.0)
+    outlet = await bench.outlet(Case())
+    wanted = [Wanted(connection_id=one, outlet=outlet, waiting=False) for one in people]
+    done = [bench.lane.claims.put(one) for one in wanted]
+    ways = [isinstance(found := await one, Granted) and found.rested is not None for one in done]
+    assert ways == [True, True, False]

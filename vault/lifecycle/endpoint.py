@@ -87,13 +87,18 @@ def admit(
     )
 
 
-def admit_all(endpoint: Endpoint, now: datetime, calls: int) -> Endpoint | None:
-    """Ask for so many calls at once, none of them a retry; ``None``: one by one will tell."""
+def room(endpoint: Endpoint, now: datetime) -> int:
+    """For how many calls there surely is room, if none of them is a retry; 0 where that depends on
+    more than the rate.
+    """
     if endpoint.standing.why is not None or endpoint.breaker.opened_at is not None:
-        return None
+        return 0
+    return rate.room(endpoint.rate, now)
+
+
+def admit_all(endpoint: Endpoint, now: datetime, calls: int) -> Endpoint:
+    """Let so many calls begin at once, for which there is ``room``."""
     taken = rate.take(endpoint.rate, now, calls)
-    if taken.granted < calls:
-        return None
     budget = retries.earn(endpoint.retries, now, calls)
     return replace(endpoint, rate=taken.rate, retries=budget)
 

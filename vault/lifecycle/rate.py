@@ -74,6 +74,13 @@ def take(rate: Rate, now: datetime, wanted: int = 1) -> Taken:
     return Taken(left, granted, left.at + timedelta(seconds=missing / left.per_second))
 
 
+def room(rate: Rate, now: datetime) -> int:
+    """How many may begin at once."""
+    if rate.rest_until is not None and now < rate.rest_until:
+        return 0
+    return int(_filled(rate, now).level)
+
+
 def give_back(rate: Rate, unused: int) -> Rate:
     """Calls that were taken and not made."""
     return replace(rate, level=min(_burst(rate.per_second), rate.level + unused))

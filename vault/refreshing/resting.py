@@ -3,8 +3,8 @@
 * It is short for ``vault.lifecycle.machine``, whose word on such a life is known: a lease with the
   next fence; then the next generation, and rest again. A property test holds the two together.
 * It steps aside where anything is out of the ordinary, and leaves a connection to the long way in
-  the same transaction. At a claim: somebody waits, there is trouble, a notice is due, the endpoint
-  may not have room for all. At an ending: no tokens, other scopes, nothing to renew them with, or
+  the same transaction. At a claim: somebody waits, there is trouble, a notice is due, there may be
+  no room at the endpoint. At an ending: no tokens, other scopes, nothing to renew them with, or
   anything that has changed since the claim.
 * What it reckons with is read under the claim's lock. When tokens are written, fence, owner,
   generation and use are compared with it once more, in the statement that sets them.
@@ -46,21 +46,18 @@ async def claim(
     tx: Transaction, page: Page, wanted: Sequence[Wanted], owner: str
 ) -> dict[str, Granted]:
     """Claim those that rest, by connection; who is missing has still to be looked at."""
-    asked = {one.connection_id: one.outlet.terms for one in wanted if _is_swept(one)}
-    if not asked or endpoints.admit_all(page.endpoint, page.now, len(wanted)) is None:
+    swept = [one for one in wanted if not (one.waiting or one.left)]
+    # Who is waited for comes first.
+    room = endpoints.room(page.endpoint, page.now) - (len(wanted) - len(swept))
+    asked = {one.connection_id: one.outlet.terms for one in swept[: max(0, room)]}
+    if not asked:
         return {}
     rested = await calls.rested(tx, list(asked))
     due = [row for row in rested if _is_due(row, asked[row.connection_id], page.now)]
-    admitted = endpoints.admit_all(page.endpoint, page.now, len(due))
-    if not due or admitted is None:
+    if not due:
         return {}
-    page.endpoint = admitted
+    page.endpoint = endpoints.admit_all(page.endpoint, page.now, len(due))
     return {row.connection_id: _granted(page, row, owner) for row in due}
-
-
-def _is_swept(one: Wanted) -> bool:
-    """Does nobody wait for it, dead or alive?"""
-    return not (one.waiting or one.left)
 
 
 def _granted(page: Page, row: Rested, owner: str) -> Granted:
