@@ -93,20 +93,20 @@ class Wire:
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Pass on one request; will there be more on this connection?"""
-        if self.cut == "reset_at_once":
+        if self._is_cut("reset_at_once"):
             return False
         request = await _request(reader)
-        if self.cut == "reset_at_once":
+        if self._is_cut("reset_at_once"):  # meanwhile
             return False
         self.asked += request.startswith(b"POST /oauth/token")
-        if self.cut == "lost_on_the_way":
+        if self._is_cut("lost_on_the_way"):
             return False
         stays = False
         if _FLAPS[self.asked % len(_FLAPS)] < self.down:
             writer.write(_DOWN)
         else:
             answer = await self._passed_on(request)
-            if self.keeps and self.cut is None and _LENGTH.search(answer):
+            if self.keeps and self._is_cut(None) and _LENGTH.search(answer):
                 stays, answer = True, _CLOSE.sub(b"", answer, count=1)
             head = answer.index(b"\r\n\r\n") + 4
             said = {"not_answered": 0, "in_the_head": 12, "in_the_body": (head + len(answer)) // 2}
@@ -116,6 +116,9 @@ class Wire:
             writer.close()
             await writer.wait_closed()
         return stays
+
+    def _is_cut(self, cut: Cut | None) -> bool:
+        return self.cut == cut
 
     async def _passed_on(self, request: bytes) -> bytes:
         self.heard.append(request)
