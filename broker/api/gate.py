@@ -50,13 +50,13 @@ class Gate:
                 await app(scope, receive, send)
                 return
             started, status = time.perf_counter(), 500
-            state = scope.setdefault("state", {})
-            request_id = state["request_id"] = _request_id(scope)
+            request_id = _request_id(scope)
+            scope.setdefault("state", {})["request_id"] = request_id
 
             async def noticing_who_leaves() -> ReceiveMessage:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    state["hung_up"] = True
+                    scope["state"]["hung_up"] = True
                 return message
 
             def send_with_headers(message: Message) -> Awaitable[None]:

@@ -79,9 +79,9 @@ async def test_what_waits_for_a_line_that_is_gone_is_dropped() -> None:
 async def slow(scope: Scope, receive: Receive, send: Send) -> None:
     """Says how it begins, and goes on when it is told to."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
-    if scope["path"] == "/slow":  # type: ignore[typeddict-item] # none but HTTP comes here
+    if scope["path"] == "/slow":
         await GO_ON.wait()
-    await send({"type": "http.response.body", "body": scope["path"].encode(), "more_body": False})  # type: ignore[typeddict-item]
+    await send({"type": "http.response.body", "body": scope["path"].encode(), "more_body": False})
 
 
 @pytest.fixture

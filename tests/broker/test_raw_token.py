@@ -9,6 +9,7 @@ from typing import Any, Final
 import asyncpg
 import pytest
 from conftest import Tenant
+from multidict import CIMultiDict
 from support.api import Api, Running
 from support.minting import Desk, minting
 from support.sandbox import Provider
@@ -110,6 +111,29 @@ async def test_both_say_the_same_to_what_is_not_plain(
     path = await path_of(desk)
     raw, other = [await api.post(path, raw=body, headers=headers) for api in (desk.api, typed)]
     same(raw, other, told)
+
+
+@pytest.mark.parametrize(
+    "twice",
+    [
+        ("Authorization", "Bearer kt_wrong"),
+        ("X-Request-Id", "another-than-that"),
+        ("Content-Type", "text/plain"),
+        ("Xi-Api-Key", "kt_wrong"),
+        ("Accept", "*/*"),
+    ],
+    ids=lambda one: one[0],
+)
+async def test_both_say_the_same_where_a_header_is_there_twice(
+    desk: Desk, typed: Api, twice: tuple[str, str]
+) -> None:
+    path, key = await path_of(desk), f"Bearer {desk.tenant.key}"
+    for order in (1, -1):
+        headers = [("Authorization", key), ("X-Request-Id", "ours-and-ours"), ("Accept", "a/b")]
+        sent = CIMultiDict([*headers, twice][::order])
+        raw, other = [await api.post(path, {}, headers=sent) for api in (desk.api, typed)]
+        same(raw, other, told)
+        assert raw.status == (401 if "kt_wrong" in twice[1] else other.status)
 
 
 @pytest.mark.parametrize(

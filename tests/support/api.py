@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 from msgspec import Struct
+from multidict import CIMultiDict
 
 from broker.admission import Doorkeeper
 from broker.app import Service, create_service
@@ -60,7 +61,7 @@ class Api:
         raw: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        sent = dict(headers or {})
+        sent = CIMultiDict(headers or {})  # of one name there may be several
         if self._key is not None:
             sent.setdefault("Authorization", f"Bearer {self._key}")
         # A body that comes in pieces is sent in pieces.
