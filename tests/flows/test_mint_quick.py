@@ -28,7 +28,7 @@ from broker.conversation import Minted, Wanted
 from broker.conversations import context, kept_from
 from broker.mint.quick import Quick
 from vault.embedded import Embedded
-from vault.errors import VaultError
+from vault.errors import Forbidden, Invalid, VaultError
 from vault.model import Caller
 from vault.vault import Vault
 
@@ -312,7 +312,7 @@ async def compared(bureau: Bureau, case: Case, agent: str) -> Seen:
     one, other, third = [Wanted(user_id=user, **asked) for user, _ in users]
 
     async def noted(*arguments: Any) -> bytes | None:
-        answer: bytes | None = await Quick._by_pattern(quick, *arguments)  # noqa: SLF001 - which way?
+        answer: bytes | None = await Quick._by_pattern(quick, *arguments)  # noqa: SLF001 - noted
         seen.patterned = answer is not None
         return answer
 
@@ -405,6 +405,83 @@ async def test_all_ways_give_the_same_answer_and_leave_the_same_rows(
     assert were_compared > len(draw) / 5
     assert were_patterned > were_compared / 2
 
+
+# What a pattern must not do
+
+
+async def patterned(bureau: Bureau, user: str = "ada", key: str = "", **more: Any) -> Any:
+    """What is answered by a pattern; ``None`` where there is none."""
+    key_hash = bureau.vault.fingerprint(key) if key else bureau.key_hash
+    one = await bureau.broker.quick._looked(key_hash, "r", wish(user, **more))  # noqa: SLF001 - which way?
+    assert one is not None
+    answer = await bureau.broker.quick._by_pattern(one, written)  # noqa: SLF001 - this way alone
+    return answer and msgspec.json.decode(answer)
+
+
+async def test_it_follows_the_agents_profile(bureau: Bureau) -> None:
+    token = await one_connected(bureau)
+    for number in range(3):
+        said = {"n": {"value": number}, "secret__t": TOKEN_OF_GOOGLE}
+        await bureau.desk.profile("a", variables=said)
+        made = (await patterned(bureau))["dynamic_variables"]
+        assert (made["n"], made["secret__t"]) == (number, token)
+
+
+async def test_it_follows_what_a_user_has(bureau: Bureau) -> None:
+    assert await bureau.desk.user("ada")
+    assert "secret__user_google_token" not in (await patterned(bureau))["dynamic_variables"]
+    for _ in range(2):
+        token = await bureau.desk.connect(expires_in=24 * 3600)
+        made = (await patterned(bureau))["dynamic_variables"]
+        assert made["secret__user_google_token"] == token
+        assert made["secret__user_google_authorization"] == f"Bearer {token}"
+    await bureau.desk.user("ada", name="Ada L.", attributes={"plan": "pro"})
+    made = (await patterned(bureau))["dynamic_variables"]
+    assert (made["user_name"], made["plan"]) == ("Ada L.", "pro")
+
+
+async def test_it_is_for_nobody_whose_key_may_less(bureau: Bureau) -> None:
+    await one_connected(bureau)
+    assert await patterned(bureau) is not None
+    less = await bureau.desk.api.post("/v1/keys", {"name": "k", "scopes": ["mint"]})
+    assert await patterned(bureau, key=less.json["key"]) is None
+    with pytest.raises(Forbidden):
+        await bureau.broker.quick.answer(
+            bureau.vault.fingerprint(less.json["key"]), "r", wish(), written
+        )
+
+
+async def test_it_steps_aside_for_what_has_to_be_looked_at(bureau: Bureau) -> None:
+    await one_connected(bureau)
+    for variable in (
+        {"from": "environment", "label": "host", "default": "none"},
+        {"from": "user", "attribute": "name"},
+    ):
+        await bureau.desk.profile("a", variables={"secret__v": variable})
+        before = await rows(bureau, "conversations")
+        assert await patterned(bureau) is None
+        assert await rows(bureau, "conversations") == before
+        done = await bureau.broker.quick.answer(bureau.key_hash, "r", wish(), written)
+        assert done is not None
+        assert msgspec.json.decode(done[1])["dynamic_variables"]["secret__v"]
+
+
+async def test_it_refuses_a_callers_variable_as_the_usual_way_does(bureau: Bureau) -> None:
+    await one_connected(bureau)
+    await bureau.desk.profile("a", variables={"open": {"from": "client"}})
+    made = await patterned(bureau, dynamic_variables={"open": "x", "more": 1})
+    assert (made["dynamic_variables"]["open"], made["dynamic_variables"]["more"]) == ("x", 1)
+    for name in ("secret__x", "system__x", "user_google_generation", "a b"):
+        with pytest.raises(Invalid):
+            await patterned(bureau, dynamic_variables={name: "x"})
+
+
+async def one_connected(bureau: Bureau) -> str:
+    await bureau.desk.user()
+    return await bureau.desk.connect(expires_in=24 * 3600)
+
+
+TOKEN_OF_GOOGLE: Final = {"from": "connection", "integration": "google", "field": "token"}
 
 # What the short way must not do
 
