@@ -26,6 +26,7 @@ from broker.api.conversation_messages import ConversationMade
 from broker.broker import Broker
 from broker.conversation import Minted, Wanted
 from broker.conversations import context, kept_from
+from broker.mint import patterns
 from broker.mint.quick import Quick
 from vault.embedded import Embedded
 from vault.errors import Forbidden, Invalid, VaultError
@@ -171,8 +172,13 @@ cases = st.builds(
 
 @pytest.fixture
 async def bureau(
-    tenant: Tenant, provider: Provider, vault: Vault, migrated: Embedded
+    tenant: Tenant,
+    provider: Provider,
+    vault: Vault,
+    migrated: Embedded,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Bureau]:
+    monkeypatch.setattr(patterns, "WORTH", 1)
     admin = await asyncpg.connect(migrated.dsn().reveal())
     async with minting(tenant, provider) as desk:
         caller = await vault.authenticate(tenant.key, request_id="req_long")
@@ -501,6 +507,17 @@ async def test_it_refuses_a_callers_variable_as_the_usual_way_does(bureau: Burea
     for name in ("secret__x", "system__x", "user_google_generation", "a b"):
         with pytest.raises(Invalid):
             await patterned(bureau, dynamic_variables={name: "x"})
+
+
+async def test_it_is_made_once_there_are_enough_of_a_kind(
+    bureau: Bureau, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patterns, "WORTH", 3)
+    for user in ("ada", "eve", "kim", "lou"):
+        await bureau.desk.user(user)
+    made = [await patterned(bureau, user) for user in ("ada", "eve", "kim", "lou")]
+    assert [one is not None for one in made] == [False, False, True, True]
+    assert await rows(bureau, "conversations") == 2
 
 
 async def one_connected(bureau: Bureau) -> str:
