@@ -34,7 +34,7 @@ from broker.mint import Minting
 from broker.mint.looking import LookRow, Place, moment, places_from
 from broker.mint.scenes import Found, Scene, promised
 from broker.mint.stencils import Marks, Stencil
-from broker.profile import Profile, Runtime
+from broker.profile import Profile, Runtime, is_secret
 from broker.variables import Authorization, Grant, Literally, Plan, Token
 from vault.errors import VaultError
 from vault.model import Caller
@@ -45,8 +45,10 @@ from vault.vault import Vault
 from vault.vault.refreshing import Fresh
 from vault.vault.surveys import Connected, Opened, Survey, counting
 
-MAX_COURSES: Final = 2_000
-MAX_PATTERNS: Final = 16  # of one course; a pattern is a few kilobytes
+MAX_COURSES: Final = 4_000
+MAX_PATTERNS: Final = 1_000  # of one course; whoever comes later goes the usual way
+MAX_BYTES: Final = 32 * 2**20  # of all patterns
+WORTH: int = 3  # a pattern is worth its making for so many users of a kind: it costs a millisecond
 
 # An answer as its route sends it.
 Written = Callable[[Minted], bytes]
@@ -89,6 +91,7 @@ class Course(Struct, frozen=True):
     places: tuple[Place, ...]
     asked: tuple[int, ...]
     clients: frozenset[str]
+    met: dict[Told, int]
     patterns: dict[Told, Pattern | None]
 
 
@@ -100,6 +103,7 @@ class Patterns:
         self._minting = minting
         # With the profile that each was made from, so that no other one can have its place.
         self._courses: OrderedDict[Hashable, tuple[Profile | None, Course | None]] = OrderedDict()
+        self._bytes = 0
 
     async def course(
         self, caller: Caller, wanted: Wanted, row: LookRow, profile: Profile | None
@@ -131,7 +135,8 @@ class Patterns:
     ) -> Course | None:
         environment = environment_of(caller, wanted.environment)
         runtime, delivery = chosen_delivery(wanted, profile)
-        if not row.is_ours_alone(environment, runtime, delivery, profile):
+        ours = row.is_ours_alone(environment, runtime, delivery, profile)
+        if not ours or not _is_plain(profile):
             return None
         places = places_from(row.shape)
         found = counting(
@@ -166,6 +171,7 @@ class Patterns:
             places=tuple(places[number] for number in asked),
             asked=asked,
             clients=frozenset(name for name, one in variables if one.source == "client"),
+            met={},
             patterns={},
         )
 
@@ -178,19 +184,26 @@ class Patterns:
         told: Told,
         written: Written,
     ) -> Pattern | None:
-        """How the answer looks for whoever has these names."""
-        if told in course.patterns:
-            return course.patterns[told]
+        """How the answer looks for whoever has these names; ``None`` also for the first of them."""
+        if told in course.patterns or not _is_worth_it(course, told):
+            return course.patterns.get(told)
         cutting = _Cutting(self._minting, course, caller, wanted, opened, told, written)
         try:
             made, again = await cutting.pattern(), await cutting.pattern()
         except VaultError:
             made = again = None  # the usual way says why
-        agree = made and again and made.answer.is_as(again.answer) and made.kept.is_as(again.kept)
-        if len(course.patterns) >= MAX_PATTERNS:
-            course.patterns.clear()
-        course.patterns[told] = made if agree else None
-        return course.patterns[told]
+        if made and again and not (made.answer.is_as(again.answer) and made.kept.is_as(again.kept)):
+            made = None
+        course.patterns[told] = made
+        self._count(made)
+        return made
+
+    def _count(self, made: Pattern | None) -> None:
+        """Begin anew where they have become too many bytes."""
+        self._bytes += made.answer.size + made.kept.size if made else 0
+        if self._bytes > MAX_BYTES:
+            self._courses.clear()
+            self._bytes = 0
 
 
 class _Drawn(Struct, frozen=True):
@@ -315,7 +328,24 @@ def block(given: Mapping[str, object]) -> bytes:
     return json(given)[1:-1] + b"," if given else b""
 
 
+def _is_worth_it(course: Course, told: Told) -> bool:
+    """Have so many come who look like this?"""
+    if told not in course.met and len(course.met) >= MAX_PATTERNS:
+        return False
+    met = course.met[told] = course.met.get(told, 0) + 1
+    return met >= WORTH
+
+
 def _is_verbatim(plan: Plan) -> bool:
     """Does nothing have to be looked up for its values, or looked at before they are put in?"""
     secrets = [type(source) for _, _, source, secret in plan.layout().rows if secret]
     return not plan.labels() and set(secrets) <= {Token, Authorization, Grant, Literally}
+
+
+def _is_plain(profile: Profile | None) -> bool:
+    """The same of what a profile says, before anything is opened in vain."""
+    for name, one in profile.variables.items() if profile else ():
+        drawn = one.source == "connection" and one.field in ("token", "authorization")
+        if one.source == "environment" or (is_secret(name) and one.source and not drawn):
+            return False
+    return True

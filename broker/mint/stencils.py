@@ -63,6 +63,11 @@ class Stencil:
             parts[1::2] = self._pick(values)
         return b"".join(parts)
 
+    @property
+    def size(self) -> int:
+        """Bytes of all that stands between the gaps."""
+        return sum(map(len, self.parts[::2]))
+
     def is_as(self, other: "Stencil") -> bool:
         """Is the other one the same, but for what stands in the gaps?"""
         return self.order == other.order and self.parts[::2] == other.parts[::2]

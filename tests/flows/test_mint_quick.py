@@ -26,9 +26,10 @@ from broker.api.conversation_messages import ConversationMade
 from broker.broker import Broker
 from broker.conversation import Minted, Wanted
 from broker.conversations import context, kept_from
+from broker.mint import patterns
 from broker.mint.quick import Quick
 from vault.embedded import Embedded
-from vault.errors import VaultError
+from vault.errors import Forbidden, Invalid, VaultError
 from vault.model import Caller
 from vault.vault import Vault
 
@@ -55,6 +56,7 @@ class Connected(Struct, frozen=True):
     state: str
     scopes: list[str] | None
     odd: str = ""  # what its token ends with
+    old: bool = False  # has most of its life passed?
 
 
 class Case(Struct, frozen=True):
@@ -105,6 +107,7 @@ connections = st.lists(
         state=st.sampled_from(["active"] * 9 + list(STATES)),
         scopes=st.sampled_from([None, [], ["mail"], ["mail", "files"]]),
         odd=st.sampled_from(["", "", "", '"\\/', "<&>", " x "]),
+        old=st.sampled_from([False, False, True]),
     ),
     max_size=4,
     unique_by=lambda one: (one.integration, one.environment),
@@ -169,8 +172,13 @@ cases = st.builds(
 
 @pytest.fixture
 async def bureau(
-    tenant: Tenant, provider: Provider, vault: Vault, migrated: Embedded
+    tenant: Tenant,
+    provider: Provider,
+    vault: Vault,
+    migrated: Embedded,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Bureau]:
+    monkeypatch.setattr(patterns, "WORTH", 1)
     admin = await asyncpg.connect(migrated.dsn().reveal())
     async with minting(tenant, provider) as desk:
         caller = await vault.authenticate(tenant.key, request_id="req_long")
@@ -197,7 +205,8 @@ async def furnished(bureau: Bureau, case: Case) -> tuple[str, dict[str, str]]:
         state = f", {STATES[one.state]}" if STATES[one.state] else ""
         connection_id = await bureau.admin.fetchval(
             f"""
-            update vault.connection_lives l set state = $4{state}
+            update vault.connection_lives l
+               set state = $4, issued_at = issued_at - $6 * interval '1 day'{state}
               from vault.connections c
              where c.workspace_id = $1 and c.user_id = $2 and c.integration = $3
                and c.environment = $5 and l.workspace_id = c.workspace_id
@@ -205,6 +214,7 @@ async def furnished(bureau: Bureau, case: Case) -> tuple[str, dict[str, str]]:
             returning l.connection_id
             """,  # noqa: S608 - our own words
             *(bureau.caller.workspace, user, one.integration, one.state, one.environment),
+            int(one.old),
         )
         names[connection_id] = f"<connection {one.integration} {one.environment}>"
     sealing = await bureau.vault.user_ref(bureau.caller, user)  # type: ignore[arg-type] # a plain id
@@ -312,7 +322,7 @@ async def compared(bureau: Bureau, case: Case, agent: str) -> Seen:
     one, other, third = [Wanted(user_id=user, **asked) for user, _ in users]
 
     async def noted(*arguments: Any) -> bytes | None:
-        answer: bytes | None = await Quick._by_pattern(quick, *arguments)  # noqa: SLF001 - which way?
+        answer: bytes | None = await Quick._by_pattern(quick, *arguments)  # noqa: SLF001 - noted
         seen.patterned = answer is not None
         return answer
 
@@ -370,6 +380,28 @@ PLAIN: Final = [
         shared=True,
         wanted={"runtime": "sealed", "environment": "staging", "min_ttl": 60},
     ),
+    Case(
+        BOTH,
+        {},
+        {
+            "integrations": [
+                {"integration": "google", "required": False, "scopes": ["files"]},
+                {"integration": "slack", "required": False},
+            ]
+        },
+        shared=True,
+        wanted={"runtime": "sealed", "on_missing": "omit"},
+    ),
+]
+# What a header cannot carry at its end.
+ASIDE: Final = [
+    Case(
+        [Connected("google", "production", 24 * 3600, "active", None, odd=" ")],
+        {},
+        None,
+        shared=True,
+        wanted={"runtime": "sealed", "delivery": "inline"},
+    )
 ]
 
 
@@ -391,7 +423,7 @@ async def test_all_ways_give_the_same_answer_and_leave_the_same_rows(
     bureau: Bureau, draw: list[Case]
 ) -> None:
     were_compared = were_patterned = 0
-    for number, case in enumerate([*PLAIN, *draw]):
+    for number, case in enumerate([*PLAIN, *ASIDE, *draw]):
         agent = f"agent_{number}"
         if case.profile is not None:
             reply = await bureau.desk.api.put(f"/v1/agents/{agent}", case.profile)
@@ -400,11 +432,100 @@ async def test_all_ways_give_the_same_answer_and_leave_the_same_rows(
             assert reply.status == 201, reply.body
         seen = await compared(bureau, case, agent)
         assert seen.patterned or case not in PLAIN
+        assert (seen.compared and not seen.patterned) or case not in ASIDE
         were_compared += seen.compared
         were_patterned += seen.patterned
     assert were_compared > len(draw) / 5
     assert were_patterned > were_compared / 2
 
+
+# What a pattern must not do
+
+
+async def patterned(bureau: Bureau, user: str = "ada", key: str = "", **more: Any) -> Any:
+    """What is answered by a pattern; ``None`` where there is none."""
+    key_hash = bureau.vault.fingerprint(key) if key else bureau.key_hash
+    one = await bureau.broker.quick._looked(key_hash, "r", wish(user, **more))  # noqa: SLF001 - which way?
+    assert one is not None
+    answer = await bureau.broker.quick._by_pattern(one, written)  # noqa: SLF001 - this way alone
+    return answer and msgspec.json.decode(answer)
+
+
+async def test_it_follows_the_agents_profile(bureau: Bureau) -> None:
+    token = await one_connected(bureau)
+    for number in range(3):
+        said = {"n": {"value": number}, "secret__t": TOKEN_OF_GOOGLE}
+        await bureau.desk.profile("a", variables=said)
+        made = (await patterned(bureau))["dynamic_variables"]
+        assert (made["n"], made["secret__t"]) == (number, token)
+
+
+async def test_it_follows_what_a_user_has(bureau: Bureau) -> None:
+    assert await bureau.desk.user("ada")
+    assert "secret__user_google_token" not in (await patterned(bureau))["dynamic_variables"]
+    for _ in range(2):
+        token = await bureau.desk.connect(expires_in=24 * 3600)
+        made = (await patterned(bureau))["dynamic_variables"]
+        assert made["secret__user_google_token"] == token
+        assert made["secret__user_google_authorization"] == f"Bearer {token}"
+    await bureau.desk.user("ada", name="Ada L.", attributes={"plan": "pro"})
+    made = (await patterned(bureau))["dynamic_variables"]
+    assert (made["user_name"], made["plan"]) == ("Ada L.", "pro")
+
+
+async def test_it_is_for_nobody_whose_key_may_less(bureau: Bureau) -> None:
+    await one_connected(bureau)
+    assert await patterned(bureau) is not None
+    less = await bureau.desk.api.post("/v1/keys", {"name": "k", "scopes": ["mint"]})
+    assert await patterned(bureau, key=less.json["key"]) is None
+    with pytest.raises(Forbidden):
+        await bureau.broker.quick.answer(
+            bureau.vault.fingerprint(less.json["key"]), "r", wish(), written
+        )
+
+
+async def test_it_steps_aside_for_what_has_to_be_looked_at(bureau: Bureau) -> None:
+    await one_connected(bureau)
+    for variable in (
+        {"from": "environment", "label": "host", "default": "none"},
+        {"from": "user", "attribute": "name"},
+    ):
+        await bureau.desk.profile("a", variables={"secret__v": variable})
+        before = await rows(bureau, "conversations")
+        assert await patterned(bureau) is None
+        assert await rows(bureau, "conversations") == before
+        done = await bureau.broker.quick.answer(bureau.key_hash, "r", wish(), written)
+        assert done is not None
+        assert msgspec.json.decode(done[1])["dynamic_variables"]["secret__v"]
+
+
+async def test_it_refuses_a_callers_variable_as_the_usual_way_does(bureau: Bureau) -> None:
+    await one_connected(bureau)
+    await bureau.desk.profile("a", variables={"open": {"from": "client"}})
+    made = await patterned(bureau, dynamic_variables={"open": "x", "more": 1})
+    assert (made["dynamic_variables"]["open"], made["dynamic_variables"]["more"]) == ("x", 1)
+    for name in ("secret__x", "system__x", "user_google_generation", "a b"):
+        with pytest.raises(Invalid):
+            await patterned(bureau, dynamic_variables={name: "x"})
+
+
+async def test_it_is_made_once_there_are_enough_of_a_kind(
+    bureau: Bureau, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patterns, "WORTH", 3)
+    for user in ("ada", "eve", "kim", "lou"):
+        await bureau.desk.user(user)
+    made = [await patterned(bureau, user) for user in ("ada", "eve", "kim", "lou")]
+    assert [one is not None for one in made] == [False, False, True, True]
+    assert await rows(bureau, "conversations") == 2
+
+
+async def one_connected(bureau: Bureau) -> str:
+    await bureau.desk.user()
+    return await bureau.desk.connect(expires_in=24 * 3600)
+
+
+TOKEN_OF_GOOGLE: Final = {"from": "connection", "integration": "google", "field": "token"}
 
 # What the short way must not do
 
