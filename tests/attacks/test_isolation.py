@@ -173,7 +173,8 @@ async def test_a_link_of_one_workspace_offers_nothing_of_another(
 async def test_a_key_of_another_environment_reaches_no_connection(tenant: Tenant) -> None:
     api = tenant.api
     await api.put("/v1/integrations/keys", {"provider": "api-key"})
-    path, body = "/v1/users/ada/connections/keys", {"api_key": "k"}
+    path = "/v1/users/ada/connections/keys"
+    theirs, body = f"{path}?environment=production", {"api_key": "k", "environment": "production"}
     connection = (await api.put(path, body)).json["id"]
     session = (await api.post("/v1/connect-sessions", {"user_id": "ada"})).json["id"]
     scopes = {"name": "s", "scopes": ["manage", "connect"], "environments": ["staging"]}
@@ -188,8 +189,10 @@ async def test_a_key_of_another_environment_reaches_no_connection(tenant: Tenant
         ("GET", "/v1/connections?environment=production"): 403,
         ("GET", f"/v1/connections/{connection}"): 404,
         ("DELETE", f"/v1/connections/{connection}"): 404,
-        ("GET", path): 403,
-        ("DELETE", path): 403,
+        ("GET", path): 404,
+        ("GET", theirs): 403,
+        ("DELETE", path): 404,
+        ("DELETE", theirs): 403,
         ("PUT", path): 403,
         ("POST", "/v1/connect-sessions"): 403,
         ("POST", f"/v1/connect-sessions/{session}/complete"): 404,
@@ -200,10 +203,10 @@ async def test_a_key_of_another_environment_reaches_no_connection(tenant: Tenant
     }
     bodies = {
         ("PUT", path): body,
-        ("POST", "/v1/connect-sessions"): {"user_id": "ada"},
+        ("POST", "/v1/connect-sessions"): {"user_id": "ada", "environment": "production"},
         ("POST", f"/v1/connect-sessions/{session}/complete"): code,
         ("PUT", "/v1/integrations/keys"): {"provider": "api-key"},
-        ("POST", "/v1/integrations/keys/check"): {},
+        ("POST", "/v1/integrations/keys/check"): {"environment": "production"},
     }
     for (method, where), status in expected.items():
         reply = await staging.call(method, where, body=bodies.get((method, where)))

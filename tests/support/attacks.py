@@ -39,6 +39,7 @@ NAMED: Final[tuple[Kind, ...]] = (
 
 # Pages and descriptions of the surface itself: the same for everybody, tested in tests/broker.
 NOT_ATTACKED: Final = {
+    *("HEAD /livez", "HEAD /readyz"),  # a status, and no body
     "GET /schema",
     "GET /schema/openapi.json",
     "GET /schema/{path:str}",
