@@ -45,58 +45,15 @@ GOODBYE_SECONDS: Final = 5.0
 GARBAGE: Final = (20_000, 20, 10)
 
 
-class OnePiece(asyncio.Transport):
-    """A connection's way out, where a head waits for what follows it in the same turn of the loop:
-    an answer is one call of the system and one packet, not two.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
-        self.itself = transport
-        self._loop = loop
-        self._waiting = b""
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Write with what waits; or wait, until this turn of the loop is over at the most."""
-        if self._waiting:
-            head, self._waiting = self._waiting, b""
-            self.itself.write(head + data)
-        elif data:
-            self._waiting = bytes(data)
-            self._loop.call_soon(self._go)
-
-    def _go(self) -> None:
-        if self._waiting and not self.itself.is_closing():
-            self.itself.write(self._waiting)
-        self._waiting = b""
-
-    def is_closing(self) -> bool:
-        return self.itself.is_closing()
-
-    def close(self) -> None:
-        self._go()
-        self.itself.close()
-
-
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol with a limit that it lacks: what is no body has to end.
 
-    That is the head, and what may follow a chunked body. The body has its own limit. And an answer
-    leaves in one piece.
+    That is the head, and what may follow a chunked body. The body has its own limit.
     """
 
     def __init__(self, *args: Any, **more: Any) -> None:  # noqa: ANN401 - uvicorn's
         super().__init__(*args, **more)
         self._beside_body = 0
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
-        super().connection_made(transport)
-        self.transport = OnePiece(transport, self.loop)
-
-    def handle_websocket_upgrade(self) -> None:
-        if isinstance(self.transport, OnePiece):
-            self.transport = self.transport.itself  # from here on it is the socket's
-        super().handle_websocket_upgrade()
 
     def data_received(self, data: bytes) -> None:
         self._beside_body += len(data)
