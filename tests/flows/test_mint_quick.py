@@ -326,7 +326,8 @@ async def compared(bureau: Bureau, case: Case, agent: str) -> Seen:
         seen.patterned = answer is not None
         return answer
 
-    quick._by_pattern = noted  # type: ignore[method-assign] # noqa: SLF001 - the same, noted
+    watched: Any = quick
+    watched._by_pattern = noted  # noqa: SLF001 - the same, noted
     try:
         first = await quick.answer(bureau.key_hash, "req_long", one, written)
         second = await quick.mint(bureau.key_hash, "req_long", other)
