@@ -70,7 +70,7 @@ def before_call(context, case, kwargs):
 NOT_CHECKED = "allow_header_conformance"
 ACCEPTANCE = "positive_data_acceptance"
 REJECTION = "negative_data_rejection"
-FEW = 3
+FEW = 6
 # A long run also goes through every limit of every schema, some five thousand requests.
 MANY = 300
 
