@@ -6,6 +6,7 @@ import asyncpg
 import pytest
 from conftest import Tenant
 from support.api import Api, Reply
+from support.claiming import still_running
 
 from vault.embedded import Embedded
 from vault.vault import Vault
@@ -96,19 +97,9 @@ async def test_a_key_holds_for_its_own_caller(tenant: Tenant, stranger: Tenant, 
 async def test_what_is_still_being_made_is_said_to_be(
     tenant: Tenant, vault: Vault, migrated: Embedded
 ) -> None:
-    connection = await asyncpg.connect(migrated.dsn().reveal())
-    # Just what the first request holds while it runs: its claim, not yet committed.
-    running = connection.transaction()
-    await running.start()
-    await connection.execute(
-        "insert into vault.idempotency values ($1, $2, $3, '', '')",
-        tenant.id,
-        tenant.caller.actor_id,
-        vault.fingerprint(f"POST {SECRETS}\n{ONCE['Idempotency-Key']}"),
-    )
-    second = await making(tenant.api, "a secret")
-    await running.rollback()
-    await connection.close()
+    claim = vault.fingerprint(f"POST {SECRETS}\n{ONCE['Idempotency-Key']}")
+    async with still_running(migrated, tenant, claim):
+        second = await making(tenant.api, "a secret")
     assert (second.status, second.json["detail"]["code"]) == (409, "idempotency_in_progress")
     assert (await making(tenant.api, "a secret")).status == 200
 

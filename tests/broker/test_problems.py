@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 from conftest import Tenant
 from support.api import Api, Reply, Running
+from support.claiming import still_running
 from support.process import alone
 
 from broker.api.problems import STATUS, TITLES, problem_of
@@ -97,19 +98,8 @@ async def test_a_request_that_still_runs_is_said_to(
     tenant: Tenant, vault: Vault, migrated: Embedded
 ) -> None:
     body, once = {"name": "k", "scopes": ["mint"]}, {"Idempotency-Key": "slow"}
-    connection = await asyncpg.connect(migrated.dsn().reveal())
-    # Just what the first request holds while it runs: its claim, not yet committed.
-    running = connection.transaction()
-    await running.start()
-    await connection.execute(
-        "insert into vault.idempotency values ($1, $2, $3, '', '')",
-        tenant.id,
-        tenant.caller.actor_id,
-        vault.fingerprint("POST /v1/keys\nslow"),
-    )
-    second = await tenant.api.post("/v1/keys", body, headers=once)
-    await running.rollback()
-    await connection.close()
+    async with still_running(migrated, tenant, vault.fingerprint("POST /v1/keys\nslow")):
+        second = await tenant.api.post("/v1/keys", body, headers=once)
     assert_problem(second, 409, "idempotency_in_progress")
     assert second.json["action"] == "retry"
     assert (await tenant.api.post("/v1/keys", body, headers=once)).status == 201

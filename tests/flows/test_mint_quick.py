@@ -16,9 +16,9 @@ import asyncpg
 import msgspec
 import pytest
 from conftest import Tenant
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
+from support.drawing import drawn
 from support.minting import Desk, minting
 from support.sandbox import Provider
 
@@ -408,16 +408,7 @@ ASIDE: Final = [
 
 @pytest.fixture
 def draw() -> list[Case]:
-    """Cases that Hypothesis draws; it does not shrink here: a case is short to read as it is."""
-    drawn: list[Case] = []
-
-    @settings(max_examples=60, database=None, suppress_health_check=list(HealthCheck))
-    @given(cases)
-    def take(case: Case) -> None:
-        drawn.append(case)
-
-    take()
-    return drawn
+    return drawn(cases, 60)
 
 
 async def test_all_ways_give_the_same_answer_and_leave_the_same_rows(

@@ -6,9 +6,9 @@ from typing import Final, Literal
 
 import pytest
 from conftest import Tenant
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
+from support.drawing import drawn
 
 from vault.errors import VaultError
 from vault.model import WorkspaceId, new_id
@@ -56,15 +56,7 @@ cases = st.builds(
 
 @pytest.fixture
 def draw() -> list[Case]:
-    drawn: list[Case] = []
-
-    @settings(max_examples=150, database=None, suppress_health_check=list(HealthCheck))
-    @given(cases)
-    def take(case: Case) -> None:
-        drawn.append(case)
-
-    take()
-    return drawn
+    return drawn(cases, 150)
 
 
 class Sealed(Struct, frozen=True):

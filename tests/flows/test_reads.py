@@ -9,9 +9,9 @@ import asyncpg
 import msgspec
 import pytest
 from conftest import MakeTenant, Tenant
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
+from support.drawing import drawn
 from support.minting import Desk, minting
 from support.sandbox import Provider
 
@@ -171,16 +171,7 @@ cases = st.builds(
 
 @pytest.fixture
 def draw() -> list[Case]:
-    """Cases that Hypothesis draws; it does not shrink here: a case is short to read as it is."""
-    drawn: list[Case] = []
-
-    @settings(max_examples=120, database=None, suppress_health_check=list(HealthCheck))
-    @given(cases)
-    def take(case: Case) -> None:
-        drawn.append(case)
-
-    take()
-    return drawn
+    return drawn(cases, 120)
 
 
 def plain(found: Fresh) -> dict[str, Any]:

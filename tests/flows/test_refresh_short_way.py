@@ -10,12 +10,12 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 from support.alive import Alive
 from support.databases import address
+from support.drawing import drawn
 
 from vault.database import Database
 from vault.keyring import Keyring
@@ -397,16 +397,7 @@ async def bench(alive: Alive) -> AsyncIterator[Bench]:
 
 @pytest.fixture
 def draw() -> list[Case]:
-    """Cases that Hypothesis draws; it does not shrink here: a case is short to read as it is."""
-    drawn: list[Case] = []
-
-    @settings(max_examples=60, database=None, suppress_health_check=list(HealthCheck))
-    @given(cases)
-    def take(case: Case) -> None:
-        drawn.append(case)
-
-    take()
-    return drawn
+    return drawn(cases, 60)
 
 
 async def test_both_ways_leave_the_same_behind(bench: Bench, draw: list[Case]) -> None:
