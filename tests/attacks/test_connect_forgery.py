@@ -290,10 +290,15 @@ async def test_only_the_workspaces_own_key_for_that_environment_completes(
 
 async def test_a_key_of_one_environment_invites_to_no_other(scene: Scene) -> None:
     staging = await key(scene, "connect", environments=("staging",))
-    body = {"user_id": "ada"}
+    body = {"user_id": "ada", "environment": "production"}
     assert (await staging.post("/v1/connect-sessions", body)).status == 403
     body["environment"] = "staging"
     assert (await staging.post("/v1/connect-sessions", body)).status == 201
+    # Where none is named, it is the key's own.
+    made = await staging.post("/v1/connect-sessions", {"user_id": "ada"})
+    assert made.status == 201
+    session = await scene.tenant.api.get(f"/v1/connect-sessions/{made.json['id']}")
+    assert session.json["environment"] == "staging"
 
 
 async def test_a_code_completes_its_own_session_alone(

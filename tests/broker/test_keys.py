@@ -102,10 +102,10 @@ async def test_a_key_of_one_environment_cannot_revoke_a_key_of_another(
     ("body", "pointer"),
     [
         ({"name": "", "scopes": ["mint"]}, "/name"),
-        ({"name": "k"}, "/"),
+        ({"name": "k"}, "/scopes"),
         ({"name": "k", "scopes": []}, "/scopes"),
         ({"name": "k", "scopes": ["root"]}, "/scopes/0"),
-        ({"name": "k", "scopes": ["mint"], "workspace_id": "ws"}, "/"),
+        ({"name": "k", "scopes": ["mint"], "workspace_id": "ws"}, "/workspace_id"),
         ({"name": "k", "scopes": ["mint"], "environments": ["a b"]}, "/environments/0"),
         ({"name": "k", "scopes": ["mint"], "expires_at": "2030-01-01T00:00:00"}, "/expires_at"),
         ({"name": "k", "scopes": ["mint"], "expires_at": "2001-01-01T00:00:00Z"}, "/expires_at"),

@@ -135,8 +135,8 @@ async def test_over_http_a_profile_stores_tools_and_a_refusal_says_where(tenant:
     for tools, pointer in (
         ({"look": server_tool("http:/x")}, "/stored_tools/look/config/api_schema/url"),
         ({"look": {"kind": "client", "config": {}}}, "/stored_tools/kind"),
-        ({"look": {"config": {}}}, "/stored_tools"),
-        ({"look": {**server_tool(), "more": 1}}, "/stored_tools"),
+        ({"look": {"config": {}}}, "/stored_tools/kind"),
+        ({"look": {**server_tool(), "more": 1}}, "/stored_tools/more"),
         ({"a b": server_tool()}, "/stored_tools"),
         ({f"t{n}": server_tool() for n in range(MAX_STORED + 1)}, "/stored_tools"),
     ):

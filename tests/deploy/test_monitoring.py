@@ -41,20 +41,26 @@ def series() -> dict[str, set[str]]:
         Settings(mode="development"),
     )
     found = dict(OWN)
-    for name, collector in collectors(service.metrics.registry):
-        labels = set(collector._labelnames)  # noqa: SLF001 - one without a series shows none
+    for name, kind, labels in collectors(service.metrics.registry):
         renamed = {f"exported_{one}" if one in OF_PROMETHEUS else one for one in labels}
         kept = renamed | OF_PROMETHEUS
         found[name] = kept
-        if collector._type == "histogram":  # noqa: SLF001 - as above
+        if kind == "histogram":
             found |= {f"{name}_sum": kept, f"{name}_count": kept, f"{name}_bucket": kept | {"le"}}
     return found
 
 
-def collectors(registry: CollectorRegistry) -> list[tuple[str, MetricWrapperBase]]:
-    made = cast("list[MetricWrapperBase]", list(registry._collector_to_names))  # noqa: SLF001 - as above
+def collectors(registry: CollectorRegistry) -> list[tuple[str, str, set[str]]]:
+    """Name, kind and labels of each metric, also of one that has no series yet."""
+    found: list[tuple[str, str, set[str]]] = []
+    for one in registry._collector_to_names:  # noqa: SLF001 - one without a series shows none
+        if isinstance(one, MetricWrapperBase):
+            found.append((one._name, str(one._type), set(one._labelnames)))  # noqa: SLF001 - as above
+        else:
+            families: Any = list(one.collect())
+            found += [(each.name, each.type, set(each._labelnames)) for each in families]  # noqa: SLF001 - as above
     endings = {"counter": "_total"}
-    return [(one._name + endings.get(str(one._type), ""), one) for one in made]  # noqa: SLF001 - as above
+    return [(name + endings.get(kind, ""), kind, labels) for name, kind, labels in found]
 
 
 def rules() -> list[dict[str, Any]]:
