@@ -13,10 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 import structlog
 from click.testing import CliRunner, Result
 from support.recording import Record, sealed_long_ago
 
+from broker import boot, settings
 from broker.cli import main
 from broker.doctor import examine
 
@@ -108,6 +110,19 @@ async def test_what_was_deleted_for_its_age_is_counted_and_the_export_holds_up_w
     done = await keyturn(record, "audit", "export")
     assert checked(done.stdout) == 4 + 1
     assert checked(done.stdout.replace("key.create", "key.delete", 1)) == -1
+
+
+@pytest.mark.parametrize(("days", "gone"), [("400", 6), ("600", 0), ("0", 0)])
+async def test_the_service_deletes_by_itself_what_its_setting_says(
+    record: Record, days: str, gone: int
+) -> None:
+    await sealed_long_ago(record, 3)
+    await record.write(1)
+    await record.seal()
+    told = settings.load({**environ(record), "KEYTURN_AUDIT_DAYS": days})
+    async with boot.house(told) as house:
+        [job] = [one for one in boot.jobs(house) if one.name == "old_audit"]
+        assert await job.work() == gone
 
 
 async def test_one_workspaces_record_names_no_other(record: Record) -> None:

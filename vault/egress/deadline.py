@@ -8,6 +8,7 @@
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import Final
 
 # Who meets a deadline so much too late was not awake for it; then he has so long to read.
@@ -58,7 +59,7 @@ class Deadlines:
             self._ring_at(max(soonest, now + RING_EVERY))
 
 
-class Deadline:
+class Deadline(ABC):
     """The end of one call, in seconds from its making; whose it is says what is done then.
 
     ``read``: how long the answer, or its next piece, may take from ``heard`` on.
@@ -89,6 +90,6 @@ class Deadline:
                 self._due = self._total_at = now + READ_AFTER_SLEEP
         self.next_look = min(self._due, now + self._read)
 
+    @abstractmethod
     def end(self) -> None:
         """Let it be over now; it may be already."""
-        raise NotImplementedError
