@@ -46,7 +46,8 @@ class Batches(Generic[I, O]):
         """
         self._untold += 1
         self._waiting.append((item, heard))
-        self._hurry = self._hurry or hurry or len(self._waiting) >= MOST
+        if hurry or len(self._waiting) >= MOST:
+            self._hurry = True
         if self._running is None:
             self._running = asyncio.get_running_loop().create_task(self._run())
         elif self._hurry and self._enough is not None and not self._enough.done():
@@ -88,20 +89,24 @@ class Batches(Generic[I, O]):
             results = await self._work([item for item, _ in batch])
         except Exception as error:  # noqa: BLE001 - it belongs to those who wait
             if len(batch) == 1:
-                self._tell(batch[0][1], error)
+                self._tell(batch, [error])
                 return
             for one in batch:
                 await self._one([one])
             return
-        for (_, heard), result in zip(batch, results, strict=True):
-            self._tell(heard, result)
+        self._tell(batch, results)
 
-    def _tell(self, heard: Callable[[O | Exception], None], result: O | Exception) -> None:
-        self._untold -= 1
-        try:
-            heard(result)
-        except Exception as error:  # noqa: BLE001 - whose it is, the others are told all the same
-            _log.error("refresh_broke", exc_info=error)
+    def _tell(
+        self,
+        batch: list[tuple[I, Callable[[O | Exception], None]]],
+        results: Sequence[O | Exception],
+    ) -> None:
+        for (_, heard), result in zip(batch, results, strict=True):
+            self._untold -= 1
+            try:
+                heard(result)
+            except Exception as error:  # noqa: BLE001 - whose it is, the others are told all the same
+                _log.error("refresh_broke", exc_info=error)
 
 
 async def done_or_late(future: asyncio.Future[O], seconds: float) -> None:

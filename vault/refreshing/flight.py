@@ -69,6 +69,7 @@ class Flight(Guest):
         "connection_id",
         "context",
         "end",
+        "key",
         "lane",
         "left",
         "needed",
@@ -79,6 +80,7 @@ class Flight(Guest):
     def __init__(self, port: Airport, lane: Lane, connection_id: str, *, left: bool) -> None:
         super().__init__(lane.place.workspace, "due")
         self.connection_id = connection_id
+        self.key = (self.workspace, connection_id)  # which one it is, among all workspaces'
         self._port = port
         self.lane = lane
         self.left = left
@@ -97,11 +99,6 @@ class Flight(Guest):
         self._timer: asyncio.TimerHandle | None = None
 
     # Who waits
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """Which one it is, among all workspaces'."""
-        return self.workspace, self.connection_id
 
     @property
     def waited_for(self) -> bool:

@@ -109,7 +109,7 @@ class Lane:
         self._replica.check(at, seen)
         page = Page(self.place, wanted[0].outlet, at.now, begun=begun)
         page.attempt_ids = iter(new_ids("try", len(wanted)))
-        known = await self._endpoint(tx, wanted[0].outlet, at.now)
+        known, _ = await self._endpoint(tx, wanted[0].outlet, at.now)
         self._replica.check_place(self.place, known)
         page.endpoint = replace(known, claims=known.claims + 1)
         results: dict[str, Granted | Refused] = {
@@ -188,9 +188,12 @@ class Lane:
         waits = self._is_spooled(one.connection_id, life.claim.fence)
         return Refused(why="busy") if waits else None
 
-    async def _endpoint(self, tx: Transaction, outlet: Outlet, now: datetime) -> Endpoint:
+    async def _endpoint(
+        self, tx: Transaction, outlet: Outlet, first_at: datetime
+    ) -> tuple[Endpoint, datetime]:
+        """Lock it, and tell the time. ``first_at``: when it was called, if never before."""
         _, integration, environment = self.place
-        fresh = endpoints.begun(now, ceiling=outlet.ceiling)
+        fresh = endpoints.begun(first_at, ceiling=outlet.ceiling)
         provider = outlet.app.provider.id
         return await rows.lock_endpoint(tx, integration, environment, provider, fresh)
 
@@ -205,9 +208,10 @@ class Lane:
         )
 
     async def _ended(self, tx: Transaction, ended: Sequence[Ending]) -> list[Settled]:
-        at = await moment.one(tx)
-        page = Page(self.place, ended[0].outlet, at.now)
-        page.endpoint = await self._endpoint(tx, ended[0].outlet, at.now)
+        outlet, first_at = ended[0].outlet, ended[0].attempt.began_at
+        endpoint, now = await self._endpoint(tx, outlet, first_at)
+        page = Page(self.place, outlet, now)
+        page.endpoint = endpoint
         renewed = await resting.end(tx, page, ended, self._replica.id)
         others = [one.connection_id for one in ended if one.connection_id not in renewed]
         locked = await rows.lock_lives(tx, others) if others else {}

@@ -1,11 +1,13 @@
 """App registrations that are ready to be called with: each resolved once for all that is refreshed
 within a few seconds.
+
+One that stays in use is resolved anew before it is too old, beside those who use it: nobody waits.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, final
 
 from vault.model import WorkspaceId
 from vault.oauth.app import App
@@ -13,8 +15,36 @@ from vault.refreshing.page import Outlet, Place
 from vault.store import Store
 
 OUTLET_SECONDS: Final = 5.0
+RENEWED_AFTER: Final = 2.5
 
 AppOf = Callable[[Place], Awaitable[App]]
+
+
+@final
+class _Resolving:
+    """One place's registration, as it was when somebody began to resolve it.
+
+    ``outlet``: what it was resolved to, once it has been. ``next``: what takes its place then.
+    """
+
+    __slots__ = ("failed", "next", "outlet", "since", "task")
+
+    def __init__(self, task: "asyncio.Task[Outlet]") -> None:
+        self.since = time.monotonic()
+        self.task = task
+        self.failed = False
+        self.outlet: Outlet | None = None
+        self.next: _Resolving | None = None
+        task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Task[Outlet]") -> None:
+        self.failed = task.cancelled() or task.exception() is not None
+        if not self.failed:
+            self.outlet = task.result()
+
+    @property
+    def age(self) -> float:
+        return time.monotonic() - self.since
 
 
 class Outlets:
@@ -23,34 +53,52 @@ class Outlets:
     def __init__(self, app_of: AppOf, store: Store) -> None:
         self._app_of = app_of
         self._store = store
-        self._known: dict[Place, tuple[float, asyncio.Task[Outlet]]] = {}
+        self._known: dict[Place, _Resolving] = {}
 
     def at_hand(self, place: Place) -> Outlet | None:
         """The one that need not be waited for."""
-        since, task = self._known.get(place, (0.0, None))
-        if task is None or not task.done() or time.monotonic() - since > OUTLET_SECONDS:
+        known = self._known.get(place)
+        if known is None:
             return None
-        return None if task.cancelled() or task.exception() else task.result()
+        if known.age > RENEWED_AFTER:
+            known = self._renewed(place, known)
+            if known.age > OUTLET_SECONDS:
+                return None
+        return known.outlet
 
     async def of(self, place: Place) -> Outlet:
         """The same, resolved where it has to be."""
-        since, task = self._known.get(place, (0.0, None))
-        stale = time.monotonic() - since > OUTLET_SECONDS
-        failed = task is not None and task.done() and (task.cancelled() or task.exception())
-        if task is None or stale or failed:
-            self._known = {
-                one: kept
-                for one, kept in self._known.items()
-                if time.monotonic() - kept[0] <= OUTLET_SECONDS
-            }
-            task = asyncio.create_task(self._resolved(place))
-            self._known[place] = (time.monotonic(), task)
-        return task.result() if task.done() else await asyncio.shield(task)
+        known = self._known.get(place)
+        if known is None or known.failed or known.age > OUTLET_SECONDS:
+            known = self._resolve(place)
+            self._keep(place, known)
+        return await asyncio.shield(known.task) if known.outlet is None else known.outlet
 
     def forget(self, workspace: WorkspaceId, integration: str) -> None:
         """An app registration was changed."""
         for place in [one for one in self._known if one[:2] == (workspace, integration)]:
             del self._known[place]
+
+    def _renewed(self, place: Place, known: _Resolving) -> _Resolving:
+        """What has taken its place, if that is ready; it is begun here. If it fails, this one gets
+        too old, and whoever resolves it then is told why that cannot be done.
+        """
+        if known.next is None:
+            known.next = self._resolve(place)
+        if known.next.outlet is None:
+            return known
+        self._keep(place, known.next)
+        return known.next
+
+    def _resolve(self, place: Place) -> _Resolving:
+        return _Resolving(asyncio.create_task(self._resolved(place)))
+
+    def _keep(self, place: Place, resolving: _Resolving) -> None:
+        """And nothing that has become too old meanwhile."""
+        self._known = {
+            one: known for one, known in self._known.items() if known.age <= OUTLET_SECONDS
+        }
+        self._known[place] = resolving
 
     async def _resolved(self, place: Place) -> Outlet:
         found = await asyncio.gather(self._app_of(place), self._store.seal_of(place.workspace))

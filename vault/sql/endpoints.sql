@@ -1,7 +1,7 @@
 -- A token endpoint as one app registration reaches it.
 
 -- name: lock
-select standing, learned
+select standing, learned, now() as now
   from vault.token_endpoints
  where workspace_id = :workspace_id and integration = :integration and environment = :environment
    for no key update;

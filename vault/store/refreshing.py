@@ -273,6 +273,7 @@ class Expected(Struct, frozen=True):
 class EndpointRow(Struct, frozen=True):
     standing: Literal["open", "held", "paused"]
     learned: bytes
+    now: datetime
 
 
 class EndpointOf(Struct, frozen=True):
@@ -417,15 +418,15 @@ async def read(tx: Transaction, **arguments: Any) -> list[ReadRow]:  # noqa: ANN
 
 async def lock_endpoint(
     tx: Transaction, integration: str, environment: str, provider: str, fresh: Endpoint
-) -> Endpoint:
-    """Lock it; ``fresh``: what it is if nobody has called it yet."""
+) -> tuple[Endpoint, datetime]:
+    """Lock it, and tell the time; ``fresh``: what it is if nobody has called it yet."""
     place = {"workspace_id": tx.workspace, "integration": integration, "environment": environment}
     row = await _endpoint_lock.maybe(tx, **place)
     if row is None:
         # Two that found nothing and locked nothing would each forget what the other has learned.
         await _endpoint_begin.run(tx, provider=provider, learned=_endpoint_bytes(fresh), **place)
         row = await _endpoint_lock.one(tx, **place)
-    return endpoint_from(row.learned)
+    return endpoint_from(row.learned), row.now
 
 
 async def write_endpoint(
