@@ -121,11 +121,14 @@ def new_ids(prefix: str, count: int) -> list[str]:
     """Make as many that follow each other."""
     if count == 0:
         return []
-    first = _next_ulid(count)
-    if first >> 10 != (first + count - 1) >> 10:
-        return [f"{prefix}_{_digits(one)}" for one in range(first, first + count)]
-    start = f"{prefix}_{_digits(first)[:-2]}"  # only the last two digits differ
-    return [start + _PAIRS[one & 1023] for one in range(first, first + count)]
+    number = _next_ulid(count)
+    made: list[str] = []
+    while len(made) < count:  # a round for all of which only the last two digits differ
+        start = f"{prefix}_{_digits(number)[:-2]}"
+        last = number & 1023
+        made += [start + pair for pair in _PAIRS[last : last + count - len(made)]]
+        number += 1024 - last
+    return made
 
 
 def _digits(value: int) -> str:
