@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Final, Literal, NewType, Self, get_args
 
 import msgspec
@@ -63,8 +64,8 @@ AttributeValue = (
 _CROCKFORD: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 # Two digits at a time.
 _PAIRS: Final = tuple(one + other for one in _CROCKFORD for other in _CROCKFORD)
-_PLACES: Final = tuple(range(120, -1, -10))
-_MOMENT_PLACES: Final = _PLACES[-5:]
+_CHANCE_PLACES: Final = tuple(range(70, -1, -10))
+_SECOND_PLACES: Final = tuple(range(30, -1, -10))
 # A digit for each byte, and each as often as the others.
 _CHANCE: Final = (_CROCKFORD * 8).encode()
 
@@ -88,23 +89,7 @@ class _Ulids:
         return value
 
 
-class _Moments:
-    """The digits of the present millisecond, which are the same ones for many."""
-
-    def __init__(self) -> None:
-        self._now = (0, "")
-
-    def digits(self) -> str:
-        moment = int(time.time() * 1000)
-        known, digits = self._now
-        if moment != known:
-            digits = "".join([_PAIRS[moment >> place & 1023] for place in _MOMENT_PLACES])
-            self._now = (moment, digits)
-        return digits
-
-
 _next_ulid: Final = _Ulids().next
-_moment: Final = _Moments().digits
 
 
 def new_id(prefix: str) -> str:
@@ -114,22 +99,36 @@ def new_id(prefix: str) -> str:
 
 def chance_id(prefix: str) -> str:
     """The same for a third of the time, but those of one millisecond follow by chance alone."""
-    return f"{prefix}_{_moment()}{os.urandom(16).translate(_CHANCE).decode()}"
+    chance = os.urandom(16).translate(_CHANCE).decode()
+    return f"{prefix}_{_moment(int(time.time() * 1000))}{chance}"
 
 
 def new_ids(prefix: str, count: int) -> list[str]:
     """Make as many that follow each other."""
     if count == 0:
         return []
-    first = _next_ulid(count)
-    if first >> 10 != (first + count - 1) >> 10:
-        return [f"{prefix}_{_digits(one)}" for one in range(first, first + count)]
-    start = f"{prefix}_{_digits(first)[:-2]}"  # only the last two digits differ
-    return [start + _PAIRS[one & 1023] for one in range(first, first + count)]
+    number = _next_ulid(count)
+    made: list[str] = []
+    while len(made) < count:  # a round for all of which only the last two digits differ
+        start = f"{prefix}_{_digits(number)[:-2]}"
+        last = number & 1023
+        made += [start + pair for pair in _PAIRS[last : last + count - len(made)]]
+        number += 1024 - last
+    return made
 
 
 def _digits(value: int) -> str:
-    return "".join([_PAIRS[value >> place & 1023] for place in _PLACES])
+    chance = "".join([_PAIRS[value >> place & 1023] for place in _CHANCE_PLACES])
+    return _moment(value >> 80) + chance
+
+
+def _moment(milliseconds: int) -> str:
+    return _second(milliseconds >> 10) + _PAIRS[milliseconds & 1023]
+
+
+@lru_cache(maxsize=8)  # the digits that stay for a second, and so are the same ones for many
+def _second(seconds: int) -> str:
+    return "".join([_PAIRS[seconds >> place & 1023] for place in _SECOND_PLACES])
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):

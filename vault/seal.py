@@ -28,11 +28,11 @@ The associated data: each part after its length as u32, big-endian, because ``a|
                 | commitment
 """
 
-import hmac
 import os
 import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
+from hmac import compare_digest
 from struct import Struct as Packing
 from typing import Final, NoReturn, Self, final
 
@@ -55,9 +55,9 @@ BLIND_INDEX_SIZE: Final = 16
 
 _VERSION = b"\x01"
 _SALT_AT = len(_VERSION) + KEY_ID_SIZE
-_COMMITMENT_AT = _SALT_AT + SALT_SIZE
-_NONCE_AT = _COMMITMENT_AT + COMMITMENT_SIZE
-_BODY_AT = _NONCE_AT + NONCE_SIZE
+_HEADER = Packing(f">{_SALT_AT}x {SALT_SIZE}s {COMMITMENT_SIZE}s {NONCE_SIZE}s")
+_BODY_AT = _HEADER.size
+_FRESH_SIZE = SALT_SIZE + NONCE_SIZE
 _MIN_SIZE = _BODY_AT + TAG_SIZE
 OVERHEAD: Final = _MIN_SIZE
 
@@ -65,6 +65,7 @@ _ZEROS = bytes(2 * KEY_SIZE)
 _SHA256 = SHA256()
 _u32 = Packing(">I").pack
 _u64 = Packing(">Q").pack
+_salt_commitment_nonce = _HEADER.unpack_from
 
 
 class UnknownKey(IntegrityError):
@@ -138,13 +139,16 @@ class SealingKey:
     @classmethod
     def from_workspace_key(cls, key_id: bytes, key: bytes) -> Self:
         """Derive what we use from the workspace's key; the key itself is not kept."""
-        _check_size("key id", key_id, KEY_ID_SIZE)
-        _check_size("workspace key", key, KEY_SIZE)
+        if len(key_id) != KEY_ID_SIZE:
+            raise _wrong_size("key id", KEY_ID_SIZE)
+        if len(key) != KEY_SIZE:
+            raise _wrong_size("workspace key", KEY_SIZE)
         return cls(key_id, _derive(key, b"keyturn/enc/1"))
 
     def for_user(self, user_key: bytes) -> "SealingKey":
         """Return the key of this user's rows: without the user's own key they cannot be opened."""
-        _check_size("user key", user_key, KEY_SIZE)
+        if len(user_key) != KEY_SIZE:
+            raise _wrong_size("user key", KEY_SIZE)
         both = self._owner + user_key
         owner = _derive(both, b"keyturn/usr/1")
         both[:] = _ZEROS  # here and not by its last holder: a user's key is made for every request
@@ -179,8 +183,9 @@ def seal(
     random: Callable[[int], bytes] = os.urandom,
 ) -> bytes:
     """Seal; ``random`` gives salt and nonce in one go, and is another one for vectors only."""
-    fresh = random(SALT_SIZE + NONCE_SIZE)
-    _check_size("salt and nonce", fresh, SALT_SIZE + NONCE_SIZE)
+    fresh = random(_FRESH_SIZE)
+    if len(fresh) != _FRESH_SIZE:
+        raise _wrong_size("salt and nonce", _FRESH_SIZE)
     salt, nonce = fresh[:SALT_SIZE], fresh[SALT_SIZE:]
     record_key, commitment = key.record_keys(salt)
     associated = _associated_data(key.key_id, context, commitment)
@@ -193,12 +198,13 @@ def open_sealed(key: SealingKey, context: Context, sealed: bytes) -> bytes:
     if not sealed.startswith(key.head) or len(sealed) < _MIN_SIZE:
         key_id_of(sealed)  # which says what is wrong, unless it is the key
         raise UnknownKey
-    record_key, commitment = key.record_keys(sealed[_SALT_AT:_COMMITMENT_AT])
-    if not hmac.compare_digest(commitment, sealed[_COMMITMENT_AT:_NONCE_AT]):
+    salt, claimed, nonce = _salt_commitment_nonce(sealed)
+    record_key, commitment = key.record_keys(salt)
+    if not compare_digest(commitment, claimed):
         raise IntegrityError
     associated = _associated_data(key.key_id, context, commitment)
     try:
-        return AESGCM(record_key).decrypt(sealed[_NONCE_AT:_BODY_AT], sealed[_BODY_AT:], associated)
+        return AESGCM(record_key).decrypt(nonce, sealed[_BODY_AT:], associated)
     except InvalidTag:
         raise IntegrityError from None
 
@@ -258,6 +264,5 @@ def _derive(key: bytes | bytearray, label: bytes) -> KeyMaterial:
     return material
 
 
-def _check_size(name: str, value: bytes, size: int) -> None:
-    if len(value) != size:
-        raise ValueError(f"a {name} has {size} bytes")
+def _wrong_size(name: str, size: int) -> ValueError:
+    return ValueError(f"a {name} has {size} bytes")

@@ -5,14 +5,30 @@ import time
 from collections import Counter
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from vault.model import chance_id, new_id
+from vault import model
+from vault.model import chance_id, new_id, new_ids
 
 
 def test_the_ids_of_one_process_sort_by_when_they_were_made() -> None:
     made = [new_id("evt") for _ in range(2_000)]
     assert made == sorted(made)
     assert len(set(made)) == len(made)
+
+
+@given(st.integers(0, 2**128 - 4_000), st.integers(0, 3_000))
+@example((1 << 100) - 1, 2)
+@example((1 << 100) - 1024, 1024)
+@example(1 << 100, 1025)
+def test_ids_that_are_made_together_follow_each_other(first: int, count: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "_next_ulid", lambda _count: first)
+        made = new_ids("evt", count)
+    assert {len(one) for one in made} <= {30}
+    assert [one[:4] for one in made] == ["evt_"] * count
+    assert [number_of(one[4:]) for one in made] == list(range(first, first + count))
 
 
 def test_a_clock_that_is_set_back_does_not_put_a_later_id_before_an_earlier_one(
@@ -24,12 +40,16 @@ def test_a_clock_that_is_set_back_does_not_put_a_later_id_before_an_earlier_one(
     assert new_id("evt") > before
 
 
-def milliseconds(made: str) -> int:
-    """When it was made, as a reader of ULIDs has it."""
+def number_of(digits: str) -> int:
     found = 0
-    for digit in made[4:14]:
+    for digit in digits:
         found = found * 32 + "0123456789abcdefghjkmnpqrstvwxyz".index(digit)
     return found
+
+
+def milliseconds(made: str) -> int:
+    """When it was made, as a reader of ULIDs has it."""
+    return number_of(made[4:14])
 
 
 def test_an_id_by_chance_looks_like_the_others_and_is_of_its_millisecond(
