@@ -4,7 +4,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from vault.providers.check import NAME, captured
+from vault.providers.check import NAME, captured, templates
 from vault.providers.schema import Provider
 
 Rotation = Literal["none", "stays_valid", "grace", "strict"]
@@ -58,6 +58,13 @@ def needs_own_callback(provider: Provider) -> bool:
 def needs_choice(provider: Provider) -> bool:
     """May one consent reach several sites, of which the person takes one?"""
     return any(step.gives == "choices" for step in provider.steps)
+
+
+def refreshes_alike(provider: Provider) -> bool:
+    """Are all refreshes asked for in the same way, whatever a provider told of a connection?"""
+    parts = ("token.", "refresh.", "scopes.")
+    texts = [text for path, text in templates(provider) if path.startswith(parts)]
+    return captured(provider).isdisjoint(NAME.findall(" ".join(texts)))
 
 
 def flat_answer(provider: Provider) -> FlatAnswer | None:
