@@ -1,6 +1,6 @@
 """What is sent to each provider, as its file says; and what a file or a value cannot bring in."""
 
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -134,15 +134,47 @@ def test_what_is_made_once_for_all_connections_is_each_ones_own_request(name: st
     provider = app.provider
     for secret in secrets:
         for value in ("rt-1", "r/t=2 &+%~", "0000000000"):
-            tokens = tokens_of(
-                provider, refresh_token=Secret(value), access_token=Secret(value[::-1]), extras={}
+            whole = tokens_of(
+                provider, refresh_token=Secret(value), access_token=Secret(value[::-1])
             )
-            # What a provider told of a connection may fill anything: there nothing is shared.
-            own = replace(tokens, extras={"nobody_asks_for": "it"})
-            how = requests.Attempt(now=NOW, secret=secret)
-            alike, alone = (requests.refresh_request(app, how, one) for one in (tokens, own))
-            assert alike == alone
-            assert value in fields(alike).values()
+            for tokens in (whole, replace(whole, extras={})):
+                # What a person typed may fill anything: there nothing is shared.
+                own = replace(tokens, values={"nobody_asks_for": Secret("it")})
+                how = requests.Attempt(now=NOW, secret=secret)
+                alike, alone = (requests.refresh_request(app, how, one) for one in (tokens, own))
+                assert alike == alone
+                assert value in fields(alike).values()
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("token", {"url": "https://server.example/{region}/token"}),
+        ("token", {"headers": {"X-Region": "{region}"}}),
+        ("refresh", {"url": "https://server.example/{base64({region}:)}/token"}),
+        ("refresh", {"params": {"where": "{region}"}}),
+        ("scopes", {"default": ["read.{region}"]}),
+    ],
+)
+def test_what_was_told_of_one_connection_is_sent_for_it_alone(
+    part: str, changes: dict[str, Any]
+) -> None:
+    file = CATALOGUE.get("oauth2")
+    file = replace(
+        file,
+        variables={**file.variables, "region": Variable(filled_by="callback", default="north")},
+        reply=replace(file.reply, capture={"region": "region"}),
+        refresh=replace(file.refresh, params={"scope": "{scope}"}),
+        scopes=replace(file.scopes, default=["read"]),
+    )
+    file = replace(file, **{part: replace(getattr(file, part), **changes)})
+    app = app_of("oauth2", provider=file)
+    for region in ("north", "south", "east", "north"):
+        tokens = tokens_of(file, extras={"region": region} if region != "north" else {})
+        request = requests.refresh_request(app, attempt(), tokens)
+        sent = f"{request.url} {fields(request)} {said(request, 'X-Region')}"
+        told = (region, b64encode(f"{region}:".encode()).decode())
+        assert any(one in sent for one in told), sent
 
 
 @pytest.mark.parametrize("name", OWN_GRANTS)

@@ -51,7 +51,7 @@ def attempt(now: datetime, secret: Secret | None) -> Attempt:
 
 def first_attempt(app: App, now: datetime) -> Attempt:
     """An attempt with the secret that comes first."""
-    return attempt(now, app.client_secrets[0] if app.client_secrets else None)
+    return Attempt(now=now, secret=app.client_secrets[0] if app.client_secrets else None)
 
 
 def _refuses_client(failure: Failure) -> bool:

@@ -14,6 +14,7 @@ from typing import Literal
 from msgspec import Struct
 
 from vault.egress import Request
+from vault.providers import derived
 from vault.providers.schema import Provider
 from vault.secret import Secret
 
@@ -89,6 +90,11 @@ class App(Struct, frozen=True, kw_only=True, dict=True):
         refresh token differs; ``None``: more differs.
         """
         return []
+
+    @cached_property
+    def flat_answer(self) -> derived.FlatAnswer | None:
+        """How the provider answers a refresh, if that can be read directly."""
+        return derived.flat_answer(self.provider)
 
     def __repr__(self) -> str:
         return f"App({self.provider.id})"

@@ -17,19 +17,13 @@ from vault.oauth.replies import (
     seconds_of,
     unverified_lifetime,
 )
+from vault.providers.derived import REFRESH_LIFETIMES
 from vault.providers.schema import Reply
 from vault.secret import Secret
 
 DEFAULT_LIFETIME: Final = 3_600  # seconds
 MAX_REFRESH_LIFETIME: Final = 10 * 366 * 86_400
 _MS: Final = 1_000
-
-# Where a reply tells when the refresh token ends, if the file names no place of its own.
-_REFRESH_LIFETIMES: Final = (
-    "refresh_expires_in",
-    "refresh_token_expires_in",
-    "x_refresh_token_expires_in",
-)
 
 
 def access_end(
@@ -59,7 +53,7 @@ def refresh_end(says: Reply, root: Mapping[str, Any], now: datetime) -> datetime
         found = _moment(said, says.expires_at_format, now, MAX_REFRESH_LIFETIME)
         if found is not None:
             return found
-    names = (says.refresh_expires_in,) if says.refresh_expires_in else _REFRESH_LIFETIMES
+    names = (says.refresh_expires_in,) if says.refresh_expires_in else REFRESH_LIFETIMES
     for name in names:
         if (said := at(root, name)) is None:
             continue

@@ -15,12 +15,11 @@ _POSITION: Final = re.compile(r"[0-9]{1,4}", re.ASCII)
 
 def at(document: object, path: str) -> Any:  # noqa: ANN401 - any JSON
     """What stands at this path."""
+    if "." not in path and isinstance(document, dict):  # as most stand
+        return document.get(path)
     if path == ".":
         return document
-    keys = _keys(path)
-    if len(keys) == 1 and isinstance(document, dict):  # as most stand
-        return document.get(path)
-    for key in keys:
+    for key in _keys(path):
         if isinstance(document, dict):
             document = document.get(key)
         elif isinstance(document, list) and _POSITION.fullmatch(key):

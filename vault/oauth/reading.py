@@ -24,7 +24,7 @@ from vault.oauth.callbacks import MAX_EXTRA, check_hosts, check_told
 from vault.oauth.lifetimes import access_end, refresh_end
 from vault.oauth.paths import UNPRINTABLE, at, first_text, text_of
 from vault.oauth.refusals import refusal, said_yes, says_no
-from vault.oauth.replies import NoToken, succeeded, token_of
+from vault.oauth.replies import MAX_LIFETIME, OK, NoToken, fields_of, succeeded, token_of
 from vault.providers.schema import MoreTokens, Provider, Step
 from vault.secret import Secret
 
@@ -109,6 +109,8 @@ def renewed(
 
     A yes that cannot be read is told along: a new token may be in it.
     """
+    if more is None and (read := _renewed_directly(app, reply, tokens, now)) is not None:
+        return read
     try:
         if more is not None:
             return extra_token(app, reply, more, now=now, former=tokens)
@@ -117,6 +119,39 @@ def renewed(
         if succeeded(reply.status) and error.failure.outcome == "ambiguous":
             raise NoToken(error.failure, unread=Secret(reply.body)) from None
         raise
+
+
+def _renewed_directly(app: App, reply: Reply, former: TokenSet, now: datetime) -> TokenSet | None:
+    """What ``_tokens`` makes of an answer that says the ordinary things in the ordinary way.
+
+    ``None``: this one says something else, and that may be a no.
+    """
+    flat = app.flat_answer
+    if flat is None or reply.status != OK:
+        return None
+    document = fields_of(reply)
+    if document is None or not flat.others.isdisjoint(document):
+        return None
+    said = document.get
+    seconds, kind = said(flat.expires_in), said("token_type")
+    if type(seconds) is not int or not 0 < seconds <= MAX_LIFETIME:
+        return None
+    if kind is not None and kind != former.token_type:
+        return None
+    token, refresh_token = token_of(said(flat.access_token)), token_of(said(flat.refresh_token))
+    if token is None:
+        return None
+    scopes = _granted(app.provider, document) if flat.scope in document else None
+    end = former.refresh_expires_at
+    return replace(
+        former,
+        access_token=token,
+        obtained_at=now,
+        refresh_token=former.refresh_token if refresh_token is None else refresh_token,
+        expires_at=now + timedelta(seconds=seconds),
+        refresh_expires_at=end if flat.slides is None else now + timedelta(seconds=flat.slides),
+        scopes=former.scopes if scopes is None else scopes,
+    )
 
 
 def extra_token(

@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from vault.egress import Reply
 from vault.errors import EgressDenied, Invalid, Unreachable, UpstreamFailed, VaultError
+from vault.providers.derived import REFRESH_LIFETIMES
 from vault.secret import Secret
 
 Outcome = Literal["not_sent", "ambiguous", "throttled", "transient", "dead", "client"]
@@ -67,11 +68,6 @@ UNAVAILABLE: Final = 503
 
 _PRINTABLE: Final = bytes(range(0x20, 0x7F))
 _NUMBER: Final = re.compile(r"\s*[+-]?[0-9]{1,18}(\.[0-9]{1,18})?\s*", re.ASCII)
-_REFRESH_LIFETIMES: Final = (
-    "refresh_expires_in",  # Keycloak
-    "refresh_token_expires_in",  # GitHub
-    "x_refresh_token_expires_in",  # Intuit
-)
 _strictly: Final = msgspec.json.Decoder().decode
 _NOT_EXTRA: Final = re.compile(r"(?i)token|secret|assertion|^(expires_in|scope|error.*)$")
 
@@ -154,7 +150,7 @@ def _token_reply(
         odd_lifetime=odd_lifetime,
         refresh_token=token_of(fields.get("refresh_token")),
         refresh_expires_in=next(
-            (found for name in _REFRESH_LIFETIMES if (found := seconds_of(fields.get(name))[0])),
+            (found for name in REFRESH_LIFETIMES if (found := seconds_of(fields.get(name))[0])),
             None,
         ),
         id_token=token_of(fields.get("id_token")),
@@ -170,18 +166,19 @@ def _token_reply(
 def fields_of(reply: Reply) -> dict[str, Any] | None:
     """The reply as an object: JSON, or the form that old servers answer with."""
     try:
-        found = _json(reply.body)
+        found = _strictly(reply.body)
     except (ValueError, RecursionError):
-        return _form(reply.body)
+        return _leniently(reply.body)
     return found if isinstance(found, dict) else None
 
 
-def _json(body: bytes) -> Any:  # noqa: ANN401 - any JSON
-    """What the strict and fast reader takes; what it does not, some servers call JSON, too."""
+def _leniently(body: bytes) -> dict[str, Any] | None:
+    """What the strict and fast reader does not take, some servers call JSON, too; or a form."""
     try:
-        return _strictly(body)
+        found = json.loads(body)
     except (ValueError, RecursionError):
-        return json.loads(body)
+        return _form(body)
+    return found if isinstance(found, dict) else None
 
 
 def _form(body: bytes) -> dict[str, Any] | None:
@@ -194,10 +191,10 @@ def _form(body: bytes) -> dict[str, Any] | None:
 
 def token_of(value: object) -> Secret | None:
     """A token, if that is what it is: printable ASCII, and not endless."""
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_TOKEN or not value.isascii():
+    if not isinstance(value, str) or not value.isascii() or len(value) > MAX_TOKEN:
         return None
     plain = value.encode()
-    if plain.translate(None, _PRINTABLE) or plain.strip(b" ") != plain:
+    if not plain or plain.translate(None, _PRINTABLE) or plain.strip(b" ") != plain:
         return None
     return Secret(plain)
 

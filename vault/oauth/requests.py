@@ -35,6 +35,7 @@ from vault.oauth.filling import (
     moulded,
     with_query,
 )
+from vault.providers.derived import refreshes_alike
 from vault.providers.schema import Identity, Revoke, Step, Token
 from vault.secret import Secret
 
@@ -158,7 +159,7 @@ def refresh_request(
 ) -> Request:
     """A new access token for an old one's place; ``name``: of a further token, not the main one."""
     sent = tokens.refresh_token
-    if name is None and sent is not None and not (tokens.extras or tokens.values):
+    if name is None and sent is not None and not tokens.values:
         mould = _refresh_mould(app, attempt)
         if mould is not None:
             return moulded(mould, sent)
@@ -186,7 +187,7 @@ def _refresh_mould(app: App, attempt: Attempt) -> Mould | None:
     mould = None
     token, refresh = app.provider.token or Token(), app.provider.refresh
     is_form = (refresh.format or token.format) == "form" and refresh.sends == "refresh_token"
-    if is_form and client_auth(app) not in _SIGNED:
+    if is_form and client_auth(app) not in _SIGNED and refreshes_alike(app.provider):
         # What a token of the connection's would fill is not known here, and so raises.
         with contextlib.suppress(Unresolved, Invalid, Misconfigured):
             request = _refresh_request(app, attempt, _filling(app, attempt), _GAP, {})

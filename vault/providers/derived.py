@@ -1,11 +1,37 @@
 """What follows from a provider's facts. Pure."""
 
-from typing import Literal
+from typing import Final, Literal
 
-from vault.providers.check import NAME, captured
+from msgspec import Struct
+
+from vault.providers.check import NAME, captured, templates
 from vault.providers.schema import Provider
 
 Rotation = Literal["none", "stays_valid", "grace", "strict"]
+
+# Where a reply tells when the refresh token ends, if the file names no place of its own.
+REFRESH_LIFETIMES: Final = (
+    "refresh_expires_in",  # Keycloak
+    "refresh_token_expires_in",  # GitHub
+    "x_refresh_token_expires_in",  # Intuit
+)
+# Where any reply may say no, whatever the file says.
+_SAYS_NO: Final = ("error", "ok")
+
+
+class FlatAnswer(Struct, frozen=True):
+    """An answer to a refresh whose ordinary fields stand at its top, by these names.
+
+    ``others``: whatever else at its top means something. ``slides``: how many seconds the refresh
+    token lives from each refresh on.
+    """
+
+    access_token: str
+    refresh_token: str
+    expires_in: str
+    scope: str
+    others: frozenset[str]
+    slides: int | None
 
 
 def rotation(provider: Provider) -> Rotation:
@@ -32,6 +58,33 @@ def needs_own_callback(provider: Provider) -> bool:
 def needs_choice(provider: Provider) -> bool:
     """May one consent reach several sites, of which the person takes one?"""
     return any(step.gives == "choices" for step in provider.steps)
+
+
+def refreshes_alike(provider: Provider) -> bool:
+    """Are all refreshes asked for in the same way, whatever a provider told of a connection?"""
+    parts = ("token.", "refresh.", "scopes.")
+    texts = [text for path, text in templates(provider) if path.startswith(parts)]
+    return captured(provider).isdisjoint(NAME.findall(" ".join(texts)))
+
+
+def flat_answer(provider: Provider) -> FlatAnswer | None:
+    """How a refresh is answered, unless something ordinary stands deeper, or all of it counts."""
+    says, errors, refresh = provider.reply, provider.errors, provider.refresh
+    ordinary = (says.access_token, says.refresh_token, says.expires_in, says.scope)
+    others = {
+        *_SAYS_NO,
+        *((says.refresh_expires_in,) if says.refresh_expires_in else REFRESH_LIFETIMES),
+        *(one for one in (says.expires_at, says.refresh_expires_at, errors.success) if one),
+        *((errors.code,) if errors.with_200 else ()),
+        *says.capture.values(),
+    }
+    if says.refresh_roots or says.more or "." in others or any("." in one for one in ordinary):
+        return None
+    return FlatAnswer(
+        *ordinary,
+        others=frozenset(path.partition(".")[0] for path in others),
+        slides=refresh.end_seconds if refresh.slides else None,
+    )
 
 
 def extras(provider: Provider) -> list[str]:
