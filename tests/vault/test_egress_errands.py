@@ -49,7 +49,7 @@ class Scripted:
 def end_of(end: Reply | VaultError) -> End:
     """All that whoever called gets to see."""
     if isinstance(end, Reply):
-        return end.status, end.headers, end.body
+        return end.status, tuple(end.headers), end.body
     sent = getattr(end, "sent", None)
     return type(end), end.message, sent, end.__cause__, end.__context__
 

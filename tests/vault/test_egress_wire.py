@@ -1,20 +1,26 @@
 """Calls that are read whole, against servers that speak HTTP oddly, wrongly, or late."""
 
 import asyncio
+import gzip
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.framing import CHUNKED, CLOSED, FOUR, FRAMES, HEAD, REFUSED
 from support.loopback import OK, Authority, Listener, ask, calling, listening, saying
 
 from vault.egress import Timeouts
+from vault.egress.deadline import Deadline
+from vault.egress.messages import MAX_HEADERS, Outgoing
 from vault.egress.pool import KEEP_ALIVE
+from vault.egress.wire import Exchange, NotHttp
 from vault.errors import TooLarge, Unreachable, UpstreamFailed
 
 
@@ -96,6 +102,112 @@ async def test_a_body_in_the_smallest_chunks_is_no_nuisance() -> None:
     answer = saying(CHUNKED + b"\r\n", *[one * 5_000] * 10, b"0\r\n\r\n")
     async with listening(answer) as server, calling() as egress:
         assert (await ask(egress, url(server))).body == b"a" * 50_000
+
+
+class Never(Deadline):
+    """One that is not met."""
+
+    def __init__(self) -> None:
+        super().__init__(asyncio.new_event_loop(), total=60, read=60)
+        self._loop.close()  # it goes on telling the time
+
+    def end(self) -> None:
+        raise AssertionError
+
+
+NEVER = Never()
+
+
+def heard(*pieces: bytes, limit: int = 1_000) -> Exchange:
+    """What comes of these pieces; nobody sends or waits for them."""
+    exchange = Exchange(Outgoing("POST", b"", limit), NEVER)
+    for piece in pieces:
+        if not exchange.done:
+            exchange.feed(piece)
+    if not exchange.done:
+        exchange.ended()
+    exchange.over()
+    return exchange
+
+
+BODY = st.lists(st.binary(min_size=1, max_size=20), max_size=5)
+
+
+@given(pieces=BODY, limit=st.integers(0, 60), chunked=st.booleans(), short=st.booleans())
+def test_a_body_that_is_not_packed_is_the_same_whether_that_is_said_or_not(
+    pieces: Sequence[bytes],
+    limit: int,
+    chunked: bool,  # noqa: FBT001 - drawn
+    short: bool,  # noqa: FBT001 - drawn
+) -> None:
+    """Where it is said, the body goes the way of those that are unpacked."""
+    body = b"".join(pieces)
+    if chunked:
+        framing = b"Transfer-Encoding: chunked\r\n\r\n"
+        sent = [b"%x\r\n%b\r\n" % (len(one), one) for one in pieces] + [b"0\r\n\r\n"]
+    else:
+        framing, sent = b"Content-Length: %d\r\n\r\n" % len(body), list(pieces)
+    sent = sent[:-1] if short else sent
+    plain = heard(HEAD + framing, *sent, limit=limit)
+    said = heard(HEAD + b"Content-Encoding: identity\r\n" + framing, *sent, limit=limit)
+    assert (type(plain.error), plain.reusable) == (type(said.error), said.reusable)
+    if plain.error is None:
+        assert plain.reply().body == said.reply().body == body
+        assert len(body) <= limit
+
+
+LENGTHS_OF_FRAMING = (
+    "content-encoding",
+    "content-language",
+    "www-authenticate",
+    "x-rate-resetting",
+)
+
+
+@given(
+    st.lists(
+        st.sampled_from([*LENGTHS_OF_FRAMING, "x-ratelimit-limit", "x"]).flatmap(
+            lambda name: st.tuples(*(st.sampled_from([one, one.upper()]) for one in name))
+        ),
+        max_size=5,
+    )
+)
+def test_what_says_how_an_answer_is_packed_is_found_among_what_does_not(
+    names: list[tuple[str, ...]],
+) -> None:
+    packed = gzip.compress(b"body")
+    head = "".join(f"{''.join(name)}: gzip\r\n" for name in names).encode()
+    exchange = heard(HEAD + head + b"Content-Length: %d\r\n\r\n" % len(packed) + packed)
+    times = [name.lower() for name in map("".join, names)].count("content-encoding")
+    if times > 1:
+        assert isinstance(exchange.error, NotHttp)
+    else:
+        assert exchange.reply().body == (b"body" if times else packed)
+
+
+@given(st.lists(st.tuples(st.from_regex(r"[A-Za-z-]{1,9}", fullmatch=True), st.binary(max_size=9))))
+def test_headers_become_text_in_their_order_and_what_is_no_text_is_kept(
+    headers: list[tuple[str, bytes]],
+) -> None:
+    strip = bytes([*range(9), *range(10, 32), 127])  # what no header may hold
+    pairs = [(name, value.translate(None, strip).strip(b" \t")) for name, value in headers]
+    lines = b"".join(b"X-%b:  %b\r\n" % (name.encode(), value) for name, value in pairs)
+    reply = heard(HEAD + lines + FOUR + b"body").reply()
+    for _ in range(2):
+        *found, length = reply.headers
+        assert length == ("Content-Length", "4")
+        assert [(name, value.encode("utf-8", "surrogateescape")) for name, value in found] == [
+            (f"X-{name}", value) for name, value in pairs
+        ]
+    assert repr(reply.headers) == "Headers(***)"
+
+
+def test_as_many_headers_as_may_come_do_in_an_interim_answer_too() -> None:
+    most = b"X: a\r\n" * MAX_HEADERS
+    early = b"HTTP/1.1 103 Early Hints\r\n" + most + b"\r\n"
+    reply = heard(early + HEAD + most[6:] + FOUR + b"body").reply()
+    assert (reply.body, len(list(reply.headers))) == (b"body", MAX_HEADERS)
+    assert isinstance(heard(early + HEAD + most + FOUR + b"body").error, NotHttp)
 
 
 GARBAGE = [b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison", HEAD, b"\x00", b"0\r\n\r\n"]

@@ -203,7 +203,7 @@ class Egress:
                 lane = await self._lane_to(purpose, url, journey)
                 place = self._place(url, request)
                 answer = await lane.pool.exchange(place, outgoing, journey)
-                return Reply(status=answer.status, headers=answer.headers, body=answer.body)
+                return answer.reply()
         except VaultError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold the request

@@ -19,7 +19,7 @@ def ended_as(exchange: Exchange, url: VettedUrl) -> Reply | VaultError:
     """What an exchange came to: its answer, or what is raised in its stead."""
     error = exchange.error
     if error is None:
-        return Reply(status=exchange.status, headers=exchange.headers, body=exchange.body)
+        return exchange.reply()
     if isinstance(error, VaultError):
         return error
     return explained(error, url, sent=True)

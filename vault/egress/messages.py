@@ -7,7 +7,8 @@
 
 import re
 import ssl
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
 from msgspec import Struct
@@ -83,11 +84,33 @@ class Request(Struct, frozen=True, kw_only=True):
         return [("method", self.method)]
 
 
+class Headers(Struct, frozen=True, dict=True):
+    """An answer's headers, in order; they become text when somebody reads them. Mostly nobody does.
+
+    What is no text is kept, and nothing fails for it.
+    """
+
+    raw: Sequence[tuple[bytes, bytes]]
+
+    @cached_property
+    def _pairs(self) -> tuple[tuple[str, str], ...]:
+        return tuple([(name.decode("ascii"), as_text(value)) for name, value in self.raw])
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._pairs)
+
+    def __repr__(self) -> str:
+        return "Headers(***)"
+
+    def __rich_repr__(self) -> list[Any]:
+        return ["***"]
+
+
 class Reply(Struct, frozen=True, kw_only=True):
     """What came back, whatever its status. Its repr shows the status only."""
 
     status: int
-    headers: tuple[tuple[str, str], ...]
+    headers: Iterable[tuple[str, str]]
     body: bytes
 
     def get(self, name: str) -> str | None:
@@ -117,6 +140,10 @@ class Outgoing(Struct, frozen=True):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("method", self.method)]
+
+
+def as_text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")
 
 
 def written(request: Request, url: VettedUrl, *, often: bool = False) -> Outgoing:

@@ -19,7 +19,7 @@ import httptools
 
 from vault.egress.address import Address
 from vault.egress.deadline import Deadline
-from vault.egress.messages import MAX_HEADER, MAX_HEADERS, Outgoing
+from vault.egress.messages import MAX_HEADER, MAX_HEADERS, Headers, Outgoing, Reply, as_text
 from vault.egress.unpacking import Unpacking
 from vault.errors import VaultError
 
@@ -27,7 +27,9 @@ MAX_HEAD: Final = 1 << 17  # bytes, interim answers included
 # A byte of the body may come with so many that are none: one that is a chunk comes with five.
 FRAMING: Final = 8
 OK: Final = 200
-SAYING_HOW: Final = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
+# They say how an answer is framed. Most others differ from them in length already.
+FRAMING_HEADERS: Final = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
+AS_LONG: Final = frozenset(map(len, FRAMING_HEADERS))
 
 
 class NotHttp(Exception):
@@ -59,27 +61,32 @@ class Exchange:
     __slots__ = (
         "_deadline",
         "_ends_with_connection",
+        "_framing",
+        "_head_ended",
+        "_headers",
         "_line",
         "_outgoing",
+        "_packed",
         "_parser",
         "_pieces",
-        "_raw",
         "_received",
+        "_status",
         "_stays",
         "_unpacking",
-        "body",
         "done",
         "error",
         "heard",
         "reusable",
-        "status",
     )
+
+    _status: int
+    # Those of this answer, or of the interim one before it; and what they say of the framing.
+    _headers: list[tuple[bytes, bytes]]
+    _framing: dict[bytes, bytes]
 
     def __init__(self, outgoing: Outgoing, deadline: Deadline) -> None:
         self.done = False
         self.error: Exception | None = None
-        self.status = 0
-        self.body = b""
         self.heard = False
         self.reusable = False
         self._outgoing = outgoing
@@ -87,16 +94,17 @@ class Exchange:
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._received = 0
         self._line = 0
-        self._unpacking: Unpacking | None = None  # there is one as soon as the head has ended
+        self._head_ended = False  # that of an interim answer does not count
         self._pieces: list[bytes] = []
-        self._raw: list[tuple[bytes, bytes]] = []
+        self._packed = 0  # bytes of the body that came
+        self._unpacking: Unpacking | None = None  # where it is packed
         self._ends_with_connection = False
         self._stays = False
 
-    @property
-    def headers(self) -> tuple[tuple[str, str], ...]:
-        """As text; what is none is kept, and nothing fails for it."""
-        return tuple([(name.decode("ascii"), _text(value)) for name, value in self._raw])
+    def reply(self) -> Reply:
+        """What came, once all of it has."""
+        headers = Headers(self._headers)
+        return Reply(status=self._status, headers=headers, body=b"".join(self._pieces))
 
     def feed(self, data: bytes) -> None:
         """A piece of the answer came."""
@@ -116,8 +124,8 @@ class Exchange:
         self._deadline.heard()
         self._received += len(data)
         most = MAX_HEAD
-        if self._unpacking is not None:
-            most += FRAMING * self._unpacking.packed
+        if self._head_ended:
+            most += FRAMING * self._packed
         else:
             last = data.rfind(b"\n")
             self._line = len(data) - last - 1 if last >= 0 else self._line + len(data)
@@ -126,9 +134,9 @@ class Exchange:
 
     def ended(self) -> None:
         """The other side closed the connection in good order: of some answers that is the end."""
-        if self._ends_with_connection and not self.done:
+        if self._ends_with_connection:
             try:
-                self._finish()
+                self.on_message_complete()
             except VaultError as error:
                 self.fail(error)
         self.fail(Lost(heard=self.heard))
@@ -148,72 +156,61 @@ class Exchange:
     def on_message_begin(self) -> None:
         if self.done:
             raise NotHttp  # a second answer, to what nobody asked
-        self._raw = []
+        self._headers, self._framing = [], {}
 
     def on_status(self, reason: bytes) -> None:
         if len(reason) > MAX_HEADER:
             raise NotHttp
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._unpacking is not None:
+        if self._head_ended:
             return  # a trailer, which nobody wants
-        if len(self._raw) == MAX_HEADERS or len(name) + len(value) > MAX_HEADER:
+        length = len(name)
+        if length + len(value) > MAX_HEADER or len(self._headers) == MAX_HEADERS:
             raise NotHttp
-        self._raw.append((name, value))
+        self._headers.append((name, value))
+        if length in AS_LONG and (lower := name.lower()) in FRAMING_HEADERS:
+            if lower in self._framing:
+                raise NotHttp  # which of the two others believe, nobody knows
+            self._framing[lower] = value
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
-        framing, limit = _framing(self._raw), self._outgoing.max_bytes
-        self.status = self._parser.get_status_code()
-        if self.status < OK:
+        self._status = self._parser.get_status_code()
+        if self._status < OK:
             return  # interim: the answer follows
-        self._unpacking = Unpacking(framing.get(b"content-encoding", ""), limit)
+        self._head_ended = True
+        framing, limit = self._framing, self._outgoing.max_bytes
+        if (packing := framing.get(b"content-encoding")) is not None:
+            self._unpacking = Unpacking(as_text(packing), limit)
         if self._outgoing.method == "HEAD":
             # The parser cannot know that no body follows, whatever is announced.
             self.done = True
             return
         self._stays = self._parser.should_keep_alive()
         length, coding = framing.get(b"content-length"), framing.get(b"transfer-encoding")
-        if coding is not None and coding.lower() != "chunked":
+        if coding is not None and coding.lower() != b"chunked":
             raise NotHttp  # nobody asked for it (RFC 9112 section 6.1)
         self._ends_with_connection = length is None and coding is None
         if length is not None and int(length) > limit:
             raise Overflow(limit)
 
     def on_body(self, data: bytes) -> None:
-        if self._unpacking is None or self.done:
+        if not self._head_ended or self.done:
             return
-        piece = self._unpacking.add(data)
-        if piece is None:
+        self._packed += len(data)
+        piece = data if self._unpacking is None else self._unpacking.add(data)
+        if piece is None or self._packed > self._outgoing.max_bytes:
             raise Overflow(self._outgoing.max_bytes)
         self._pieces.append(piece)
 
     def on_message_complete(self) -> None:
-        if not self.done:
-            self._finish()
-
-    def _finish(self) -> None:
-        if self._unpacking is None:
-            return  # an interim answer's end
-        self._unpacking.end()
-        self.body = b"".join(self._pieces)
+        if not self._head_ended or self.done:
+            return
+        if self._unpacking is not None:
+            self._unpacking.end()
         self.reusable = self._stays
         self.done = True
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "surrogateescape")
-
-
-def _framing(headers: list[tuple[bytes, bytes]]) -> dict[bytes, str]:
-    """Those that say how the answer is framed; which of two others believe, nobody knows."""
-    found: dict[bytes, str] = {}
-    for name, value in headers:
-        if (lower := name.lower()) in SAYING_HOW:
-            if lower in found:
-                raise NotHttp
-            found[lower] = _text(value)
-    return found
 
 
 class Connection(asyncio.Protocol):
@@ -273,11 +270,10 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def _settle(self, exchange: Exchange) -> None:
-        """If no more is to come, say so; the connection is free, or closed."""
-        if not exchange.done:
-            return
+        """No more of it is to come: say so; the connection is free, or closed."""
         assert self._transport is not None
-        ended, self._exchange, self._ended = self._ended, None, None
+        ended = self._ended
+        self._exchange = self._ended = None
         exchange.over()
         if not exchange.reusable or self._transport.get_write_buffer_size():
             self.close()
@@ -297,11 +293,13 @@ class Connection(asyncio.Protocol):
         self.open = True
 
     def data_received(self, data: bytes) -> None:
-        if self._exchange is None:
+        exchange = self._exchange
+        if exchange is None:
             self.close()  # nobody can say what that would be the answer to
-        else:
-            self._exchange.feed(data)
-            self._settle(self._exchange)
+            return
+        exchange.feed(data)
+        if exchange.done:
+            self._settle(exchange)
 
     def eof_received(self) -> None:
         self.open = False
