@@ -163,7 +163,7 @@ def test_a_workspace_that_has_nobody_here_is_forgotten(others: int) -> None:
         for guest in guests:
             guest.workspace = name
             crowd.room.come(guest)
-        assert any(guest.inside for guest in guests) == (not others)
+        assert any(not guest.waits for guest in guests) == (not others)
         for guest in guests:
             crowd.room.go(guest)
         del name, guests, guest
@@ -291,9 +291,11 @@ def test_whoever_is_let_in_at_once_is_let_in_by_looking_at_everybody(
             )
             plain.come(name, deed)
             real.come(callers[name])
-        elif here := [name for name, one in callers.items() if one.inside or one.waits]:
+        elif here := [name for name, one in callers.items() if one.share]:
             name = here[number % len(here)]
             getattr(plain, deed)(name)
             getattr(real, deed)(callers[name])
         assert order == plain.order
-        assert {one.name for one in callers.values() if one.inside} == set(plain.inside)
+        assert {one.name for one in callers.values() if one.share and not one.waits} == set(
+            plain.inside
+        )

@@ -22,15 +22,18 @@ SHARED: Final[dict[Kind, int]] = {"waited_for": SLOTS // 4, "due": FOR_DUE // 4}
 
 
 class Guest:
-    """Somebody who wants in. ``let_in`` is called when there is room; perhaps at once."""
+    """Somebody who wants in. ``let_in`` is called when there is room; perhaps at once.
 
-    __slots__ = ("inside", "kind", "waits", "workspace")
+    ``share``: of which he is, from when he comes until he goes; in line, while he ``waits``.
+    """
+
+    __slots__ = ("kind", "share", "waits", "workspace")
 
     def __init__(self, workspace: str, kind: Kind) -> None:
         self.workspace = workspace
         self.kind: Kind = kind
+        self.share: _Share | None = None
         self.waits = False
-        self.inside = False
 
     def let_in(self) -> None:
         """There is room."""
@@ -52,23 +55,18 @@ class _Share:
         if not self.line:
             self.side.lines[self.workspace] = self
         self.line.append(guest)
+        guest.share = self
         guest.waits = True
 
     def unqueue(self, guest: Guest) -> bool:
         """Take this one out of the line; returns whether it was the last."""
         self.line.remove(guest)
+        guest.share = None
         guest.waits = False
         if not self.line:
             del self.side.lines[self.workspace]
             self.forget()
         return not self.line
-
-    def leave(self, guest: Guest) -> None:
-        """Take this one out of the room."""
-        guest.inside = False
-        self.inside -= 1
-        self.side.inside -= 1
-        self.forget()
 
     def forget(self) -> None:
         """Most workspaces have nobody here most of the time."""
@@ -115,7 +113,8 @@ class Room:
 
     def come(self, guest: Guest) -> None:
         """Be let in: at once, where nobody waits and there is room; else stand in line."""
-        share = self._share_of(guest)
+        side = self._due if guest.kind == "due" else self._waited_for
+        share = side.share_of(guest.workspace)
         if share.line:
             share.queue(guest)  # where those before him wait he has to wait, too
         elif self._waited_for.lines or self._due.lines or not self._has_room(share):
@@ -126,26 +125,27 @@ class Room:
 
     def go(self, guest: Guest) -> None:
         """Leave the line or the room, and let others in."""
+        share = guest.share
+        if share is None:
+            return
         if guest.waits:
-            if self._share_of(guest).unqueue(guest):
+            if share.unqueue(guest):
                 self._let_in()
-        elif guest.inside:
-            self._share_of(guest).leave(guest)
-            share = self._next()
-            if share is not None and self._call(share):
-                self._let_in()
+            return
+        guest.share = None
+        share.inside -= 1
+        share.side.inside -= 1
+        share.forget()
+        if (first := self._next()) is not None and self._call(first):
+            self._let_in()
 
     def hurry(self, guest: Guest) -> None:
         """Somebody waits for this one now."""
-        if guest.waits and guest.kind == "due":
-            self._share_of(guest).unqueue(guest)
+        if guest.waits and guest.kind == "due" and guest.share is not None:
+            guest.share.unqueue(guest)
             guest.kind = "waited_for"
-            self._share_of(guest).queue(guest)
+            self._waited_for.share_of(guest.workspace).queue(guest)
             self._let_in()
-
-    def _share_of(self, guest: Guest) -> _Share:
-        side = self._due if guest.kind == "due" else self._waited_for
-        return side.share_of(guest.workspace)
 
     def _has_room(self, share: _Share) -> bool:
         """Is there some for this workspace, where nobody waits?"""
@@ -183,5 +183,5 @@ class Room:
     def _enter(self, guest: Guest, share: _Share) -> None:
         share.inside += 1
         share.side.inside += 1
-        guest.inside = True
+        guest.share = share
         guest.let_in()
