@@ -1,14 +1,16 @@
 """What the short way of an ordinary refresh takes for granted is what the machine would say."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from vault.lifecycle import endpoint as endpoints
 from vault.lifecycle.breaker import Breaker
+from vault.lifecycle.clocks import Clocks
 from vault.lifecycle.endpoint import Endpoint
 from vault.lifecycle.events import Answered, Claimed
 from vault.lifecycle.intents import Announce, Call, Save, TellIntegration
@@ -16,10 +18,14 @@ from vault.lifecycle.life import Life
 from vault.lifecycle.machine import step
 from vault.lifecycle.rate import Rate
 from vault.lifecycle.retries import Retries
+from vault.lifecycle.schedule import Use, is_surely_due, next_look
 from vault.lifecycle.standing import Standing
 from vault.lifecycle.takeover import leased
 from vault.lifecycle.terms import Terms
 from vault.lifecycle.window import Window
+from vault.refreshing.page import luck_of
+from vault.refreshing.resting import AT_REST, is_due
+from vault.store.calls import Rested
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -74,6 +80,84 @@ known = st.builds(
     ),
     retries=st.builds(Retries, credit=st.floats(0, 10), at=moments),
 )
+
+
+DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
+
+
+def at(*minutes: int | None) -> st.SearchStrategy[datetime | None]:
+    """One of these, from now."""
+    return st.sampled_from([None if by is None else NOW + by * MINUTE for by in minutes])
+
+
+paces = st.builds(
+    Terms,
+    kills_old_access=st.booleans(),
+    min_age=st.sampled_from((HOUR - HOUR, HOUR - HOUR, 30 * MINUTE, 2 * HOUR)),
+    keep_alive=st.none() | st.sampled_from((HOUR, 2 * DAY)),
+    margin=st.none() | st.sampled_from((MINUTE, HOUR)),
+)
+rows = st.builds(
+    Rested,
+    connection_id=st.integers(0, 1_000_000).map(str),
+    user_id=st.just("ada"),
+    generation=st.integers(1, 100),
+    sealed=st.just(b""),
+    user_key=st.just(b""),
+    fence=fences,
+    due_at=st.just(NOW),
+    issued_at=at(None, 1, -3000, -20, -20, -50, -50, -50),
+    consented_at=at(None, -50_000, -5000, -5000, -5000),
+    access_ends=at(None, -5000, -100, -70, -1, 0, 4, 5, 6, 7, 8, 9, 10, 12),
+    idle_ends=at(None, None, -5000, -1, 60, 10_000),
+    consent_ends=at(None, None, None, -1, 1000, 20_000),
+    policy=st.sampled_from(("eager", "eager", "active", "lazy")),
+    noticed=st.sampled_from((None, 86_400, 3 * 86_400)),
+    used_at=at(None, -1, -24 * 60, -25 * 60, -26 * 60),
+    expected_at=at(None, -60, 7, 60),
+    promised=st.sampled_from((0, 0, 60, 1200)),
+    held_until=at(None, None, 1, 60),
+)
+
+
+def said_by_the_schedule(row: Rested, rules: Terms) -> bool:
+    """Is there a refresh to see to now, by the one word that decides about every life?"""
+    if row.issued_at is None or row.consented_at is None:
+        return False
+    times = Clocks(
+        issued_at=row.issued_at,
+        consented_at=row.consented_at,
+        access_ends=row.access_ends,
+        idle_ends=row.idle_ends,
+        consent_ends=row.consent_ends,
+    )
+    use = Use(
+        used_at=row.used_at,
+        hold_until=row.held_until,
+        expected_at=row.expected_at,
+        promise=timedelta(seconds=row.promised),
+    )
+    noticed = None if row.noticed is None else timedelta(seconds=row.noticed)
+    luck = luck_of(row.connection_id, row.generation)
+    look = next_look(AT_REST, times, rules, use, row.policy, now=NOW, luck=luck, noticed=noticed)
+    return look is not None and look.at <= NOW and look.why != "notice"
+
+
+@settings(max_examples=1_000)
+@given(rows, paces)
+def test_what_is_claimed_at_rest_is_what_the_schedule_calls_due(row: Rested, rules: Terms) -> None:
+    assert is_due(row, rules, NOW) == said_by_the_schedule(row, rules)
+
+
+@pytest.mark.parametrize(("left", "luck"), [(5, 0.0), (10, 1.0), (-60, 0.0)])
+def test_a_token_in_use_is_surely_due_when_its_time_has_come_and_not_before(
+    left: int, luck: float
+) -> None:
+    ends = NOW + left * MINUTE
+    given: dict[str, Any] = {"terms": Terms(), "use": Use(), "policy": "eager", "luck": luck}
+    assert is_surely_due(ends - HOUR, ends, now=NOW, **given)
+    sooner = min(NOW, ends) - timedelta(microseconds=1)
+    assert left < 0 or not is_surely_due(ends - HOUR, ends, now=sooner, **given)
 
 
 @given(resting, terms)

@@ -54,14 +54,16 @@ def clocks(
 ) -> Clocks:
     """The clocks of a token set that has just come. ``refresh_ends`` is what the reply said."""
     idle, consent = _idle(terms, issued_at, renewable=renewable), None
-    if terms.end is not None and terms.slides:
-        idle = _earlier(idle, issued_at + terms.end)
-    elif terms.end is not None:
-        consent = consented_at + terms.end
-    if refresh_ends is not None and _slides(terms):
-        idle = _earlier(idle, refresh_ends)
-    elif refresh_ends is not None:
-        consent = _earlier(consent, refresh_ends)
+    if terms.end is not None:
+        if terms.slides:
+            idle = _earlier(idle, issued_at + terms.end)
+        else:
+            consent = consented_at + terms.end
+    if refresh_ends is not None:
+        if _slides(terms):
+            idle = _earlier(idle, refresh_ends)
+        else:
+            consent = _earlier(consent, refresh_ends)
     if terms.by_access_token and access_ends is not None:
         idle = _earlier(idle, access_ends)
     return Clocks(

@@ -9,6 +9,7 @@
 """
 
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -39,6 +40,8 @@ KEEP_ALIVE_BY: Final = 3
 LAST_MINUTE: Final = timedelta(seconds=60)
 # A claim whose lease has ended stands in nobody's way meanwhile.
 ASLEEP_LOOK: Final = timedelta(seconds=10)
+# So many providers' lifetimes are at hand, divided.
+SPANS: Final = 1_024
 # Time for a person to read it, to forget it, and to be asked again.
 NOTICES: Final = (timedelta(days=14), timedelta(days=3), timedelta(days=1))
 
@@ -109,24 +112,42 @@ def refresh_at(
         return Look(at=life.next_try_at or now, why="retry")
     if not clocks.renewable or _is_past(clocks.consent_ends, now):
         return None
-    found = _keep_alive(clocks, terms, luck)
+    why: Why = "keep_alive"
+    at = _keep_alive(clocks, terms, luck)
     if (needed_at := _needed_at(policy, use, now)) is not None:
-        found = _sooner(found, _ahead_of_the_end(clocks, terms, use, luck, needed_at))
-    if found is None:
+        ahead = _ahead_of_the_end(clocks, terms, use, luck, needed_at)
+        if ahead is not None and (at is None or ahead < at):
+            at, why = ahead, "access"
+    if at is None:
         return None
-    at = max(found.at, clocks.issued_at + terms.min_age)
-    for earliest in (_held_off(clocks, terms, use), life.next_try_at):
-        at = at if earliest is None else max(at, earliest)
-    if life.failures and at == life.next_try_at:
-        return Look(at=at, why="retry")
-    return found if at == found.at else Look(at=at, why=found.why)
+    at = max(at, clocks.issued_at + terms.min_age)
+    if use.hold_until is not None and terms.kills_old_access:
+        at = max(at, _held_off(clocks, use.hold_until))
+    if life.next_try_at is not None:
+        at = max(at, life.next_try_at)
+        if life.failures and at == life.next_try_at:
+            why = "retry"
+    return Look(at=at, why=why)
 
 
-def margin(clocks: Clocks, terms: Terms, promise: timedelta) -> timedelta:
-    """How long before its end an access token is to be replaced."""
-    wanted = max(terms.margin or MARGIN, promise)
-    lifetime = clocks.lifetime
-    return wanted if lifetime is None else min(wanted, lifetime // LIFETIME_BY)
+def is_surely_due(
+    issued_at: datetime,
+    access_ends: datetime,
+    terms: Terms,
+    use: Use,
+    policy: Policy,
+    *,
+    now: datetime,
+    luck: float,
+) -> bool:
+    """Is a refresh to be seen to now, whatever else is known of a connection at rest that is ours
+    to renew, whose consent has no known end, and whose tokens nobody holds?
+
+    ``next_look`` says the same of each for which this is true, and takes several times as long.
+    """
+    if not _is_needed(policy, use, now) or now < issued_at + terms.min_age:
+        return False
+    return now >= max(access_ends, now) - _ahead(access_ends - issued_at, terms, use.promise, luck)
 
 
 def is_expiring(clocks: Clocks, now: datetime) -> bool:
@@ -163,41 +184,67 @@ def notice_points(clocks: Clocks) -> tuple[timedelta, ...]:
 
 def _needed_at(policy: Policy, use: Use, now: datetime) -> datetime | None:
     """From when on the access token is to be fresh; ``None``: only when somebody asks for it."""
-    lately = use.used_at is not None and now - use.used_at < USED_LATELY
-    held = use.hold_until is not None and now < use.hold_until
-    if policy == "eager" or (policy == "active" and (lately or held)):
+    if _is_needed(policy, use, now):
         return now
     expected = use.expected_at is not None and now < use.expected_at
     return use.expected_at if policy == "active" and expected else None
 
 
+def _is_needed(policy: Policy, use: Use, now: datetime) -> bool:
+    """Is the access token to be fresh already?"""
+    if policy != "active":
+        return policy == "eager"
+    if use.used_at is not None and now - use.used_at < USED_LATELY:
+        return True
+    return use.hold_until is not None and now < use.hold_until
+
+
 def _ahead_of_the_end(
     clocks: Clocks, terms: Terms, use: Use, luck: float, needed_at: datetime
-) -> Look | None:
-    lifetime = clocks.lifetime
-    if clocks.access_ends is None or lifetime is None:
+) -> datetime | None:
+    if clocks.access_ends is None:
         return None
-    ahead = margin(clocks, terms, use.promise)
-    ahead += _drawn(min(lifetime // SPREAD_BY, MOST_SPREAD), luck)
-    return Look(at=max(clocks.access_ends, needed_at) - ahead, why="access")
+    lifetime = clocks.access_ends - clocks.issued_at
+    return max(clocks.access_ends, needed_at) - _ahead(lifetime, terms, use.promise, luck)
 
 
-def _keep_alive(clocks: Clocks, terms: Terms, luck: float) -> Look | None:
+def _ahead(lifetime: timedelta, terms: Terms, promise: timedelta, luck: float) -> timedelta:
+    """How long before its end an access token is to be replaced."""
+    margin, spread = _access_spans(lifetime, terms.margin or MARGIN, promise)
+    return margin + _drawn(spread, luck)
+
+
+# To divide spans is dear, and a provider has few of them.
+@lru_cache(maxsize=SPANS)
+def _access_spans(
+    lifetime: timedelta, margin: timedelta, promise: timedelta
+) -> tuple[timedelta, timedelta]:
+    """How long before its end at the least, and how much sooner than that at the most."""
+    at_least = min(max(margin, promise), lifetime // LIFETIME_BY)
+    return at_least, min(lifetime // SPREAD_BY, MOST_SPREAD)
+
+
+def _keep_alive(clocks: Clocks, terms: Terms, luck: float) -> datetime | None:
     if clocks.idle_ends is None:
         return None
-    wait = (clocks.idle_ends - clocks.issued_at) // KEEP_ALIVE_BY
-    if terms.keep_alive is not None:
-        wait = min(wait, terms.keep_alive)
-    return Look(at=clocks.issued_at + wait - _drawn(wait // SPREAD_BY, luck), why="keep_alive")
+    wait, spread = _idle_spans(clocks.idle_ends - clocks.issued_at, terms.keep_alive)
+    return clocks.issued_at + wait - _drawn(spread, luck)
 
 
-def _held_off(clocks: Clocks, terms: Terms, use: Use) -> datetime | None:
+@lru_cache(maxsize=SPANS)
+def _idle_spans(idle: timedelta, keep_alive: timedelta | None) -> tuple[timedelta, timedelta]:
+    """How long a refresh token is left unused at the most, and how much less than that."""
+    wait = idle // KEEP_ALIVE_BY
+    if keep_alive is not None:
+        wait = min(wait, keep_alive)
+    return wait, wait // SPREAD_BY
+
+
+def _held_off(clocks: Clocks, hold_until: datetime) -> datetime:
     """Until when a refresh would take a token out of a live conversation's hands for nothing."""
-    if not terms.kills_old_access or use.hold_until is None:
-        return None
     if clocks.access_ends is None:
-        return use.hold_until
-    return min(use.hold_until, clocks.access_ends - LAST_MINUTE)
+        return hold_until
+    return min(hold_until, clocks.access_ends - LAST_MINUTE)
 
 
 def _notice(clocks: Clocks, noticed: timedelta | None) -> Look | None:

@@ -23,7 +23,7 @@ from vault.events import News, body_of
 from vault.lifecycle import endpoint as endpoints
 from vault.lifecycle.clocks import Clocks, clocks
 from vault.lifecycle.life import Life
-from vault.lifecycle.schedule import Look, Use, next_look
+from vault.lifecycle.schedule import Look, Use, is_surely_due, next_look
 from vault.lifecycle.takeover import leased
 from vault.lifecycle.terms import Terms
 from vault.model import new_ids
@@ -53,7 +53,7 @@ async def claim(
     if not asked:
         return {}
     rested = await calls.rested(tx, list(asked))
-    due = [row for row in rested if _is_due(row, asked[row.connection_id], page.now)]
+    due = [row for row in rested if is_due(row, asked[row.connection_id], page.now)]
     if not due:
         return {}
     page.endpoint = endpoints.admit_all(page.endpoint, page.now, len(due))
@@ -68,14 +68,19 @@ def _granted(page: Page, row: Rested, owner: str) -> Granted:
     return Granted(begun=page.begun, claim=claim, due_at=row.due_at, refreshable=row, rested=row)
 
 
-def _is_due(row: Rested, terms: Terms, now: datetime) -> bool:
+def is_due(row: Rested, terms: Terms, now: datetime) -> bool:
     """Is it a refresh that is to be seen to now, and neither a notice nor nothing at all?"""
-    if row.issued_at is None or row.consented_at is None:
+    issued_at, access_ends = row.issued_at, row.access_ends
+    if issued_at is None or row.consented_at is None:
         return False
+    if access_ends is not None and row.consent_ends is None and row.held_until is None:
+        use, luck = _use(row, None), luck_of(row.connection_id, row.generation)
+        if is_surely_due(issued_at, access_ends, terms, use, row.policy, now=now, luck=luck):
+            return True
     times = Clocks(
-        issued_at=row.issued_at,
+        issued_at=issued_at,
         consented_at=row.consented_at,
-        access_ends=row.access_ends,
+        access_ends=access_ends,
         idle_ends=row.idle_ends,
         consent_ends=row.consent_ends,
     )
@@ -170,16 +175,20 @@ def _look(
         AT_REST,
         times,
         terms,
-        Use(
-            used_at=row.used_at,
-            hold_until=held_until,
-            expected_at=row.expected_at,
-            promise=_seconds(row.promised),
-        ),
+        _use(row, held_until),
         row.policy,
         now=now,
         luck=luck_of(row.connection_id, generation),
         noticed=_seconds(row.noticed) if row.noticed is not None else None,
+    )
+
+
+def _use(row: Rested, held_until: datetime | None) -> Use:
+    return Use(
+        used_at=row.used_at,
+        hold_until=held_until,
+        expected_at=row.expected_at,
+        promise=_seconds(row.promised),
     )
 
 

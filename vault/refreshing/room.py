@@ -7,7 +7,7 @@
 * Less than ``vault.egress`` opens connections: who is let in and has claimed can send at once.
 """
 
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from typing import Final, Literal
 
 Kind = Literal["waited_for", "due"]
@@ -22,99 +22,166 @@ SHARED: Final[dict[Kind, int]] = {"waited_for": SLOTS // 4, "due": FOR_DUE // 4}
 
 
 class Guest:
-    """Somebody who wants in. ``let_in`` is called when there is room; perhaps at once."""
+    """Somebody who wants in. ``let_in`` is called when there is room; perhaps at once.
 
-    __slots__ = ("inside", "kind", "waits", "workspace")
+    ``share``: of which he is, from when he comes until he goes; in line, while he ``waits``.
+    """
+
+    __slots__ = ("kind", "share", "waits", "workspace")
 
     def __init__(self, workspace: str, kind: Kind) -> None:
         self.workspace = workspace
         self.kind: Kind = kind
+        self.share: _Share | None = None
         self.waits = False
-        self.inside = False
 
     def let_in(self) -> None:
         """There is room."""
         raise NotImplementedError
 
 
+class _Share:
+    """What a workspace has of the room, of one kind: how many are in, and who stands in line."""
+
+    __slots__ = ("inside", "line", "side", "workspace")
+
+    def __init__(self, side: "_Side", workspace: str) -> None:
+        self.side = side
+        self.workspace = workspace
+        self.inside = 0
+        self.line: deque[Guest] = deque()
+
+    def queue(self, guest: Guest) -> None:
+        if not self.line:
+            self.side.lines[self.workspace] = self
+        self.line.append(guest)
+        guest.share = self
+        guest.waits = True
+
+    def unqueue(self, guest: Guest) -> bool:
+        """Take this one out of the line; returns whether it was the last."""
+        self.line.remove(guest)
+        guest.share = None
+        guest.waits = False
+        if not self.line:
+            del self.side.lines[self.workspace]
+            self.forget()
+        return not self.line
+
+    def forget(self) -> None:
+        """Most workspaces have nobody here most of the time."""
+        if not self.inside and not self.line:
+            del self.side.shares[self.workspace]
+
+
+class _Side:
+    """All of one kind. ``lines``: the shares in which somebody waits, by whose turn it is."""
+
+    __slots__ = ("inside", "kind", "lines", "shares")
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind: Kind = kind
+        self.inside = 0
+        self.shares: dict[str, _Share] = {}
+        self.lines: OrderedDict[str, _Share] = OrderedDict()
+
+    def share_of(self, workspace: str) -> _Share:
+        share = self.shares.get(workspace)
+        if share is None:
+            share = self.shares[workspace] = _Share(self, workspace)
+        return share
+
+    def next(self) -> _Share | None:
+        """Whose turn it is, of those who wait and have less than they may have."""
+        most = (SHARED if len(self.lines) > 1 else ALONE)[self.kind]
+        for share in self.lines.values():
+            if share.inside < most:
+                return share
+        return None
+
+
 class Room:
-    """Who is in, and who waits in front of it."""
+    """Who is in, and who waits in front of it.
+
+    Nobody waits who could be let in. So one who goes makes room for one; for more only where a
+    line ends, since who waits alone may have more.
+    """
 
     def __init__(self) -> None:
-        self._inside: Counter[tuple[Kind, str]] = Counter()
-        self._number: dict[Kind, int] = {"waited_for": 0, "due": 0}
-        self._lines: dict[Kind, OrderedDict[str, deque[Guest]]] = {
-            "waited_for": OrderedDict(),
-            "due": OrderedDict(),
-        }
+        self._waited_for = _Side("waited_for")
+        self._due = _Side("due")
 
     def come(self, guest: Guest) -> None:
         """Be let in: at once, where nobody waits and there is room; else stand in line."""
-        lines = self._lines
-        alone = not lines["waited_for"] and not lines["due"]
-        within = self._inside[guest.kind, guest.workspace] < ALONE[guest.kind]
-        if alone and within and not self._is_full(guest.kind):
-            self._enter(guest)
-        else:
-            self._queue(guest)
+        side = self._due if guest.kind == "due" else self._waited_for
+        share = side.share_of(guest.workspace)
+        if share.line:
+            share.queue(guest)  # where those before him wait he has to wait, too
+        elif self._waited_for.lines or self._due.lines or not self._has_room(share):
+            share.queue(guest)
             self._let_in()
+        else:
+            self._enter(guest, share)
 
     def go(self, guest: Guest) -> None:
         """Leave the line or the room, and let others in."""
-        if guest.waits:
-            self._leave_line(guest)
-        elif guest.inside:
-            guest.inside = False
-            self._inside[guest.kind, guest.workspace] -= 1
-            self._number[guest.kind] -= 1
-        else:
+        share = guest.share
+        if share is None:
             return
-        if self._lines["waited_for"] or self._lines["due"]:
+        if guest.waits:
+            if share.unqueue(guest):
+                self._let_in()
+            return
+        guest.share = None
+        share.inside -= 1
+        share.side.inside -= 1
+        share.forget()
+        if (first := self._next()) is not None and self._call(first):
             self._let_in()
 
     def hurry(self, guest: Guest) -> None:
         """Somebody waits for this one now."""
-        if guest.waits and guest.kind == "due":
-            self._leave_line(guest)
+        if guest.waits and guest.kind == "due" and guest.share is not None:
+            guest.share.unqueue(guest)
             guest.kind = "waited_for"
-            self._queue(guest)
+            self._waited_for.share_of(guest.workspace).queue(guest)
             self._let_in()
 
-    def _queue(self, guest: Guest) -> None:
-        guest.waits = True
-        self._lines[guest.kind].setdefault(guest.workspace, deque()).append(guest)
+    def _has_room(self, share: _Share) -> bool:
+        """Is there some for this workspace, where nobody waits?"""
+        due = self._due.inside
+        if due + self._waited_for.inside >= SLOTS or (share.side is self._due and due >= FOR_DUE):
+            return False
+        return share.inside < ALONE[share.side.kind]
 
-    def _leave_line(self, guest: Guest) -> None:
-        lines = self._lines[guest.kind]
-        line = lines[guest.workspace]
-        line.remove(guest)
-        guest.waits = False
-        if not line:
-            del lines[guest.workspace]
+    def _next(self) -> _Share | None:
+        """Whose turn it is, if there is room."""
+        waited_for, due = self._waited_for, self._due
+        if waited_for.inside + due.inside >= SLOTS:
+            return None
+        if waited_for.lines and (share := waited_for.next()) is not None:
+            return share
+        return due.next() if due.lines and due.inside < FOR_DUE else None
 
     def _let_in(self) -> None:
-        while (guest := self._next("waited_for") or self._next("due")) is not None:
-            self._leave_line(guest)
-            if guest.workspace in self._lines[guest.kind]:
-                self._lines[guest.kind].move_to_end(guest.workspace)
-            self._enter(guest)
+        """Let in as many as there is room for."""
+        while (share := self._next()) is not None:
+            self._call(share)
 
-    def _enter(self, guest: Guest) -> None:
-        self._inside[guest.kind, guest.workspace] += 1
-        self._number[guest.kind] += 1
-        guest.inside = True
+    def _call(self, share: _Share) -> bool:
+        """Let in who is the first in this line; returns whether he was the last, too."""
+        guest = share.line.popleft()
+        guest.waits = False
+        ends = not share.line
+        if ends:
+            del share.side.lines[share.workspace]
+        else:
+            share.side.lines.move_to_end(share.workspace)
+        self._enter(guest, share)
+        return ends
+
+    def _enter(self, guest: Guest, share: _Share) -> None:
+        share.inside += 1
+        share.side.inside += 1
+        guest.share = share
         guest.let_in()
-
-    def _is_full(self, kind: Kind) -> bool:
-        due = self._number["due"]
-        return due + self._number["waited_for"] >= SLOTS or (kind == "due" and due >= FOR_DUE)
-
-    def _next(self, kind: Kind) -> Guest | None:
-        lines = self._lines[kind]
-        if not lines or self._is_full(kind):
-            return None
-        most = (SHARED if len(lines) > 1 else ALONE)[kind]
-        for workspace, line in lines.items():
-            if self._inside[kind, workspace] < most:
-                return line[0]
-        return None
