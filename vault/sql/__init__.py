@@ -7,15 +7,16 @@
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from importlib import resources
 from operator import attrgetter
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
 from vault.database import Database, Transaction
+from vault.errors import VaultError
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -67,13 +68,18 @@ class Query(Generic[R]):
         """Write outside of any one workspace; see ``Database.deed``."""
         return [self.row(*row) for row in await database.deed(self.sql, self._values(arguments))]
 
-    def columns(self, rows: Sequence[msgspec.Struct]) -> dict[str, list[object]]:
+    def columns(
+        self, rows: Sequence[msgspec.Struct], as_lines: Collection[str] = ()
+    ) -> dict[str, object]:
         """For a statement that takes a batch column by column: those fields of these rows that are
-        called as its parameters are.
+        called as its parameters are; some of them ``as_lines``.
         """
         fields = [name for name in self.parameters if name in rows[0].__struct_fields__]
-        values = map(attrgetter(*fields), rows)
-        return dict(zip(fields, map(column, zip(*values, strict=True)), strict=True))
+        values = zip(*map(attrgetter(*fields), rows), strict=True)
+        return {
+            name: lines(column_) if name in as_lines else column(column_)
+            for name, column_ in zip(fields, values, strict=True)
+        }
 
     def _values(self, arguments: dict[str, object]) -> list[object]:
         if arguments.keys() != set(self.parameters):
@@ -91,6 +97,19 @@ def column(values: Sequence[object]) -> list[object]:
     value: ``unnest`` fills up with nulls what is shorter than the rest.
     """
     return [] if values.count(None) == len(values) else list(values)
+
+
+def lines(values: Sequence[Any]) -> str:
+    """The same as one text: of texts each has its end of line, numbers and truths have spaces
+    between them. The driver looks at each element of an array for longer than PostgreSQL takes to
+    cut a text.
+    """
+    if not isinstance(values[0], str):
+        return " ".join(map(str, values))
+    text = "\n".join(values) + "\n"
+    if text.count("\n") != len(values):
+        raise VaultError("A text of a batch holds a line break.")  # the others' are sent without it
+    return text
 
 
 @cache

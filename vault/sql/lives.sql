@@ -128,12 +128,14 @@ update vault.connection_lives l
 
 -- name: claim
 -- Calls that one transaction has granted, all to one owner. Nothing else of a life changes by it.
+-- What is no array comes as a text: of texts each has its end of line, numbers have spaces between.
 update vault.connection_lives l
    set state = 'refreshing', fence = n.fence, lease_owner = :owner, lease_attempt = n.attempt,
        lease_generation = l.generation, lease_at = :at, lease_until = :until,
        doubt_since = n.doubt_since, next_try_at = null, due_at = :due_at
   from unnest(
-           :connection_id::text[], :fence::bigint[], :attempt::text[], :doubt_since::timestamptz[])
+           string_to_array(:connection_id, E'\n'), string_to_array(:fence, ' ')::bigint[],
+           string_to_array(:attempt, E'\n'), :doubt_since::timestamptz[])
        as n(connection_id, fence, attempt, doubt_since)
  where l.workspace_id = :workspace_id and l.connection_id = n.connection_id;
 
@@ -172,17 +174,20 @@ update vault.connection_lives l
 -- New tokens for lives that rested when they were claimed, with the timeline, the news and what is
 -- held no more; where nothing has changed since of what their next look was reckoned with, neither
 -- the claim nor the use. (While a claim stands, there is no line for its fence.) Returns whose they
--- became.
+-- became. Texts and numbers come as with claim.
 with n as (
     select n.connection_id, n.sealed, n.generation, n.fence, n.access_ends, n.idle_ends,
            n.consent_ends, n.policy, n.used_at, n.expected_at, n.promised, n.due_at, n.attempt,
            n.event_id, n.body
       from unnest(
-               :connection_id::text[], :sealed::bytea[], :generation::bigint[], :fence::bigint[],
+               string_to_array(:connection_id, E'\n'), :sealed::bytea[],
+               string_to_array(:generation, ' ')::bigint[], string_to_array(:fence, ' ')::bigint[],
                :access_ends::timestamptz[], :idle_ends::timestamptz[],
-               :consent_ends::timestamptz[], :policy::text[], :used_at::timestamptz[],
-               :expected_at::timestamptz[], :promised::integer[], :due_at::timestamptz[],
-               :attempt::text[], :event_id::text[], :body::text[])
+               :consent_ends::timestamptz[], string_to_array(:policy, E'\n'),
+               :used_at::timestamptz[], :expected_at::timestamptz[],
+               string_to_array(:promised, ' ')::integer[], :due_at::timestamptz[],
+               string_to_array(:attempt, E'\n'), string_to_array(:event_id, E'\n'),
+               string_to_array(:body, E'\n'))
            as n(connection_id, sealed, generation, fence, access_ends, idle_ends, consent_ends,
                policy, used_at, expected_at, promised, due_at, attempt, event_id, body)
 ), lives as (
@@ -227,9 +232,10 @@ with n as (
      using lives m
      where h.workspace_id = :workspace_id and h.user_id = m.of_user and h.held_until <= now()
 ), older as (
-    delete from vault.connection_holds
-     where workspace_id = :workspace_id and connection_id = any(:connection_id::text[])
-       and held_until <= now()
+    delete from vault.connection_holds h
+     using lives m
+     where h.workspace_id = :workspace_id and h.connection_id = m.connection_id
+       and h.held_until <= now()
 )
 select connection_id as id from lives;
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 from vault.database import Transaction
 from vault.lifecycle.life import Claim
 from vault.lifecycle.schedule import Policy, claimed_look
-from vault.sql import Nothing, Query
+from vault.sql import Nothing, Query, lines
 from vault.store.refreshing import LifeRow, write_lives
 
 
@@ -84,6 +84,9 @@ _claim: Final = Query("lives", "claim", Nothing)
 _renew: Final = Query("lives", "renew", Nothing)
 _replace_tokens: Final = Query("connections", "replace_tokens", Nothing)
 _forget_holds: Final = Query("lives", "forget_holds", Nothing)
+_AS_LINES: Final = frozenset(
+    ("connection_id", "generation", "fence", "policy", "promised", "attempt", "event_id", "body")
+)
 
 
 async def refreshable(tx: Transaction, connection_ids: Sequence[str]) -> dict[str, Refreshable]:
@@ -102,7 +105,7 @@ async def renew_rested(tx: Transaction, owner: str, renewed: Sequence[Renewed]) 
     """Write new tokens of those which the ``owner`` has claimed and nobody has touched since, and
     tell of it; returns which these are.
     """
-    columns = _renew_rested.columns(renewed)
+    columns = _renew_rested.columns(renewed, _AS_LINES)
     found = await _renew_rested.all(tx, workspace_id=tx.workspace, owner=owner, **columns)
     return {one.id for one in found}
 
@@ -124,9 +127,9 @@ async def write_claims(
         at=one.at,
         until=one.until,
         due_at=claimed_look(one, one.at).at,
-        connection_id=list(granted),
-        fence=[claim.fence for claim in claims],
-        attempt=[claim.attempt for claim in claims],
+        connection_id=lines(list(granted)),
+        fence=lines([claim.fence for claim in claims]),
+        attempt=lines([claim.attempt for claim in claims]),
         doubt_since=[doubts.get(one) for one in granted] if doubts else [],
     )
 
