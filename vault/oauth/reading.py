@@ -9,7 +9,6 @@
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
@@ -33,9 +32,6 @@ Kind = Literal["first", "refresh"]
 
 MAX_LABEL: Final = 500
 MAX_CHOICES: Final = 500
-
-_SPACES: Final = re.compile(r"\s+")
-_COMMAS: Final = re.compile(r"\s*,\s*")
 
 
 class Read(Struct, frozen=True, kw_only=True):
@@ -274,16 +270,14 @@ def _more(
 
 
 def _granted(provider: Provider, root: Document) -> tuple[str, ...] | None:
-    scopes = provider.scopes
-    said = at(root, provider.reply.scope)
-    if scopes.granted == "absent":
-        return None
+    granted = provider.scopes.granted
+    said = at(root, provider.reply.scope) if granted != "absent" else None
     if isinstance(said, list):
         return tuple(one for one in said if isinstance(one, str) and not UNPRINTABLE.search(one))
-    if not isinstance(said, str) or scopes.granted == "list" or UNPRINTABLE.search(said):
+    if not isinstance(said, str) or granted == "list" or UNPRINTABLE.search(said):
         return None
-    between = _COMMAS if scopes.granted == "comma" else _SPACES
-    return tuple(filter(None, between.split(said.strip())))
+    parts = map(str.strip, said.split(",")) if granted == "comma" else said.split()
+    return tuple(filter(None, parts))
 
 
 def _extras(
