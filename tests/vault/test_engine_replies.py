@@ -247,6 +247,16 @@ def test_extras_are_kept_and_read_again() -> None:
     assert renewed("salesforce", {"access_token": "at"}).extras == OLD.extras
 
 
+def test_what_a_refresh_says_again_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[Json] = []
+    monkeypatch.setattr(reading, "check_told", lambda *told: checked.append(told[1:]))
+    body = {"access_token": "at", **OLD.extras, "id": "https://x"}
+    assert renewed("salesforce", body).extras == {**OLD.extras, "identity_url": "https://x"}
+    assert checked == [("identity_url", "https://x")]
+    read("salesforce", body, former=OLD)
+    assert ("instance_url", OLD.extras["instance_url"]) in checked, "a first reply is"
+
+
 def test_a_host_that_is_not_the_providers_own_costs_the_first_reply_and_not_a_refresh() -> None:
     body = {"access_token": "at", "instance_url": "https://evil.example"}
     with pytest.raises(UpstreamFailed):

@@ -37,6 +37,7 @@ VALUES: Final[tuple[Json, ...]] = (
     *(None, True, False, 0, -1, 1, 1.5, 1e300, 2**64, 10**400, MAX_LIFETIME, MAX_LIFETIME + 1),
     *("", "at-2", " a", "a ", "a\x7f", "a\n", "é", "x" * (MAX_TOKEN + 1), "Bearer", "b c", "b,, c"),
     *("3600", " 60.5 ", "0", "nan", "soon", "2026-12-21T12:00:00Z", "1e3", "9" * 400),
+    *(FORMER.extras["instance_url"], "https://new.my.salesforce.com", "https://evil.example"),
     *([], ["b", 1, "c\x00"], {}, {"code": "x"}),
 )
 anything = st.recursive(
@@ -163,9 +164,12 @@ def test_the_ordinary_answer_of_most_providers_is_read_directly(
         assert flat_answer(app.provider) is None
         return
     says = app.provider.reply
-    said = {says.access_token: "at-1", says.refresh_token: "rt-1", says.expires_in: 3600}
+    said: dict[str, Json] = {says.access_token: "at-1", says.refresh_token: "rt-1"}
+    said |= {says.expires_in: 3_600, "token_type": "Bearer"}
+    for path in (*says.capture.values(), says.refresh_expires_in or REFRESH_LIFETIMES[0]):
+        put(said, path, 7_200)
     monkeypatch.setattr(reading, "_tokens", None)
-    tokens = reading.renewed(app, reply(said | {"token_type": "Bearer"}), FORMER, now=NOW)
+    tokens = reading.renewed(app, reply(said), FORMER, now=NOW)
     assert (tokens.access_token, tokens.refresh_token) == (Secret("at-1"), Secret("rt-1"))
     assert (tokens.expires_at, tokens.scopes) == (NOW + timedelta(hours=1), ("a", "b"))
-    assert tokens.extras == FORMER.extras
+    assert tokens.refresh_expires_at == NOW + timedelta(hours=2)

@@ -36,18 +36,21 @@ def _keys(path: str) -> tuple[str, ...]:
 
 def text_of(value: object, longest: int) -> str | None:
     """A value as a short text, if it is one; an empty one says nothing."""
-    if isinstance(value, bool):
-        value = "true" if value else "false"
-    elif isinstance(value, int | float):
-        value = _number(value)
-    if not isinstance(value, str) or not 0 < len(value) <= longest or UNPRINTABLE.search(value):
+    text = value if isinstance(value, str) else _written(value)
+    if text is None or not 0 < len(text) <= longest or UNPRINTABLE.search(text):
         return None
-    return value
+    return text
 
 
 def first_text(values: Iterable[object], longest: int) -> str | None:
     """The first of them that is a text."""
     return next((one for value in values if (one := text_of(value, longest)) is not None), None)
+
+
+def _written(value: object) -> str | None:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return _number(value) if isinstance(value, int | float) else None
 
 
 def _number(value: float) -> str | None:

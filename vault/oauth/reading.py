@@ -9,7 +9,6 @@
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
@@ -33,9 +32,6 @@ Kind = Literal["first", "refresh"]
 
 MAX_LABEL: Final = 500
 MAX_CHOICES: Final = 500
-
-_SPACES: Final = re.compile(r"\s+")
-_COMMAS: Final = re.compile(r"\s*,\s*")
 
 
 class Read(Struct, frozen=True, kw_only=True):
@@ -130,27 +126,33 @@ def _renewed_directly(app: App, reply: Reply, former: TokenSet, now: datetime) -
     if flat is None or reply.status != OK:
         return None
     document = fields_of(reply)
-    if document is None or not flat.others.isdisjoint(document):
+    if document is None:
         return None
     said = document.get
-    seconds, kind = said(flat.expires_in), said("token_type")
-    if type(seconds) is not int or not 0 < seconds <= MAX_LIFETIME:
-        return None
-    if kind is not None and kind != former.token_type:
+    seconds, is_usual = said(flat.expires_in), said("token_type") in (former.token_type, None)
+    if type(seconds) is not int or not 0 < seconds <= MAX_LIFETIME or not is_usual:
         return None
     token, refresh_token = token_of(said(flat.access_token)), token_of(said(flat.refresh_token))
     if token is None:
         return None
+    end, told = None, None
+    if not flat.others.isdisjoint(document):
+        if not flat.odd.isdisjoint(document):
+            return None
+        end = refresh_end(app.provider.reply, document, now)
+        told = _extras(app, app.provider.reply.capture, (document,), former, "refresh")
     scopes = _granted(app.provider, document) if flat.scope in document else None
-    end = former.refresh_expires_at
+    if end is None and flat.slides is not None:
+        end = now + timedelta(seconds=flat.slides)
     return replace(
         former,
         access_token=token,
         obtained_at=now,
         refresh_token=former.refresh_token if refresh_token is None else refresh_token,
         expires_at=now + timedelta(seconds=seconds),
-        refresh_expires_at=end if flat.slides is None else now + timedelta(seconds=flat.slides),
+        refresh_expires_at=former.refresh_expires_at if end is None else end,
         scopes=former.scopes if scopes is None else scopes,
+        extras={**former.extras, **told} if told else former.extras,
     )
 
 
@@ -274,30 +276,28 @@ def _more(
 
 
 def _granted(provider: Provider, root: Document) -> tuple[str, ...] | None:
-    scopes = provider.scopes
-    said = at(root, provider.reply.scope)
-    if scopes.granted == "absent":
-        return None
+    granted = provider.scopes.granted
+    said = at(root, provider.reply.scope) if granted != "absent" else None
     if isinstance(said, list):
         return tuple(one for one in said if isinstance(one, str) and not UNPRINTABLE.search(one))
-    if not isinstance(said, str) or scopes.granted == "list" or UNPRINTABLE.search(said):
+    if not isinstance(said, str) or granted == "list" or UNPRINTABLE.search(said):
         return None
-    between = _COMMAS if scopes.granted == "comma" else _SPACES
-    return tuple(filter(None, between.split(said.strip())))
+    parts = map(str.strip, said.split(",")) if granted == "comma" else said.split()
+    return tuple(filter(None, parts))
 
 
 def _extras(
     app: App,
     paths: Mapping[str, str],
-    documents: tuple[Document, Document],
+    documents: tuple[Document, ...],
     former: TokenSet | None,
     kind: Kind,
 ) -> dict[str, str]:
     found = {}
     for name, path in paths.items():
         value = first_text((at(one, path) for one in documents), MAX_EXTRA)
-        if value is None:
-            continue
+        if value is None or (kind == "refresh" and former and former.extras.get(name) == value):
+            continue  # nothing, or nothing new
         try:
             check_told(app, name, value)
             check_hosts(app, {**(former.extras if former else {}), name: value})
@@ -317,7 +317,7 @@ def step_extras(
     root = at(document, step.items)
     if not isinstance(root, dict):
         raise UpstreamFailed("The provider's reply does not hold what it should.")
-    return _extras(app, step.fields, (root, root), former, "first")
+    return _extras(app, step.fields, (root,), former, "first")
 
 
 def step_choices(
@@ -333,7 +333,7 @@ def step_choices(
         if not isinstance(item, dict):
             continue
         try:
-            fields = _extras(app, step.fields, (item, item), former, "first")
+            fields = _extras(app, step.fields, (item,), former, "first")
         except UpstreamFailed:
             continue
         if (name := next(iter(step.fields))) in fields:

@@ -22,8 +22,9 @@ _SAYS_NO: Final = ("error", "ok")
 class FlatAnswer(Struct, frozen=True):
     """An answer to a refresh whose ordinary fields stand at its top, by these names.
 
-    ``others``: whatever else at its top means something. ``slides``: how many seconds the refresh
-    token lives from each refresh on.
+    ``others``: whatever else at its top means something; ``odd``: of these, what may be a no, or
+    counts more than an ordinary field. ``slides``: how many seconds the refresh token lives from
+    each refresh on.
     """
 
     access_token: str
@@ -31,6 +32,7 @@ class FlatAnswer(Struct, frozen=True):
     expires_in: str
     scope: str
     others: frozenset[str]
+    odd: frozenset[str]
     slides: int | None
 
 
@@ -71,18 +73,19 @@ def flat_answer(provider: Provider) -> FlatAnswer | None:
     """How a refresh is answered, unless something ordinary stands deeper, or all of it counts."""
     says, errors, refresh = provider.reply, provider.errors, provider.refresh
     ordinary = (says.access_token, says.refresh_token, says.expires_in, says.scope)
-    others = {
+    ends = (says.refresh_expires_in,) if says.refresh_expires_in else REFRESH_LIFETIMES
+    odd = {
         *_SAYS_NO,
-        *((says.refresh_expires_in,) if says.refresh_expires_in else REFRESH_LIFETIMES),
         *(one for one in (says.expires_at, says.refresh_expires_at, errors.success) if one),
         *((errors.code,) if errors.with_200 else ()),
-        *says.capture.values(),
     }
+    others = {*odd, *ends, *says.capture.values()}
     if says.refresh_roots or says.more or "." in others or any("." in one for one in ordinary):
         return None
     return FlatAnswer(
         *ordinary,
         others=frozenset(path.partition(".")[0] for path in others),
+        odd=frozenset(path.partition(".")[0] for path in odd),
         slides=refresh.end_seconds if refresh.slides else None,
     )
 
