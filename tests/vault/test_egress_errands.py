@@ -5,19 +5,24 @@ however it says it, both come to the same.
 """
 
 import asyncio
+import gc
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
 from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.framing import CLOSED, FRAMES, REFUSED
-from support.loopback import OK, Listener, ask, calling, listening, saying
+from support.loopback import OK, Authority, Listener, ask, calling, listening, saying
+from yarl import URL
 
-from vault.egress import Egress, Endpoint, Purpose, Reply, Request, Timeouts
+from vault.egress import Egress, Endpoint, Purpose, Reply, Request, Timeouts, VettedUrl
 from vault.egress.messages import MAX_REPLY
+from vault.egress.names import Names, OwnServices
+from vault.egress.pool import Host
 from vault.errors import Unreachable, VaultError
 
 QUICK = Timeouts(total=0.4)
@@ -200,6 +205,62 @@ async def test_a_service_of_our_own_is_out_of_reach_of_a_connection_that_is_kept
             assert len(server.heard) == 2
 
 
+SOME_HOSTS = st.sampled_from(["10.0.0.1", "10.0.0.2", "::1", "ours.example", "0.0.0.0", ""])  # noqa: S104 - never bound
+SOME_PORTS = st.sampled_from([443, 8443])
+
+
+@given(
+    endpoints=st.lists(st.builds(Endpoint, SOME_HOSTS, st.none() | SOME_PORTS), max_size=3),
+    host=SOME_HOSTS.filter(bool),
+    port=SOME_PORTS,
+)
+def test_nobody_has_to_ask_where_ours_are_only_if_none_is_on_that_port(
+    endpoints: list[Endpoint], host: str, port: int
+) -> None:
+    names = Names(None)
+    own = OwnServices(endpoints, names)
+    address = ip_address("10.0.0.1")
+    url = VettedUrl(url=URL.build(scheme="https", host=host), host=host, port=port, address=None)
+    assert own.may_be_on(port) == any(one.port in (None, port) for one in endpoints)
+    if not own.may_be_on(port):
+        assert own.are_surely_elsewhere(url, [address], 0)
+        assert not asyncio.run(own.are_at(url, [address], 0))
+    names.close()
+
+
+async def test_a_url_that_asks_something_is_not_kept_and_goes_the_short_way_all_the_same() -> None:
+    async with listening(saying(OK)) as server, warm(server) as egress:
+        for address in (url(server), f"{url(server)}?key=sentinel-5f1d"):
+            one = Request(method="POST", url=address, timeout=QUICK)
+            assert isinstance(await begun(egress, one), Reply)
+        assert b"POST /?key=sentinel-5f1d HTTP/1.1" in server.heard[-1]
+        assert server.accepted == 1
+        gc.collect()
+        kept = [str(held.url) for held in gc.get_objects() if isinstance(held, VettedUrl)]
+        assert url(server) in kept
+        assert not [held for held in kept if "sentinel-5f1d" in held]
+
+
+async def test_what_one_client_certificate_opened_carries_no_errand_of_anybody_else(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    authority = Authority(tmp_path_factory.mktemp("authority"))
+    table = {"api.example.com": ["127.0.0.1"]}
+    async with (
+        listening(saying(OK), tls=authority.server("api.example.com")) as server,
+        calling("api.example.com", table, ca_file=authority.file) as egress,
+    ):
+        at = f"https://api.example.com:{server.port}/"
+        contexts = [None, egress.tls_context(), egress.tls_context()]
+        for number, tls in enumerate(contexts, start=1):
+            one = Request(method="POST", url=at, tls=tls)
+            assert egress.begin("tool", one, lambda _: None) is None, "nothing is kept for it"
+            await egress.call("tool", one)
+            assert server.accepted == number
+            assert isinstance(await begun(egress, one), Reply)
+        assert (server.accepted, len(server.heard)) == (3, 6)
+
+
 async def test_names_that_have_to_be_looked_up_again_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vault.egress.names.NAMES_LAST", 0.2)
     table = {"theirs.example": ["127.0.0.1"]}
@@ -253,6 +314,41 @@ async def test_an_answer_that_is_late_is_told_to_be_and_so_is_one_that_is_waited
             None,
         )
         await until_closed(server)
+
+
+async def test_a_place_is_forgotten_once_nobody_is_there_and_nothing_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vault.egress.pool.KEEP_ALIVE", 0.2)
+
+    def places() -> int:
+        gc.collect()
+        hosts = [one for one in gc.get_objects() if isinstance(one, Host)]
+        return len([one for one in hosts if one.place[1] == server.port])
+
+    script = Scripted()
+    async with listening(script) as server, calling() as egress:
+        await ask(egress, url(server), method="POST")
+        assert isinstance(await begun(egress, request(server)), Reply)
+        assert places() == 1
+        await until_closed(server)  # nobody uses it
+        assert places() == 0
+
+        await ask(egress, url(server), method="POST")
+        script.next = [OK, CLOSED]
+        async with asyncio.timeout(1):
+            assert isinstance(await begun(egress, request(server)), Reply)
+            await until_closed(server)
+        for last in ([OK[:-1], CLOSED], [CLOSED]):
+            await ask(egress, url(server), method="POST")
+            script.next = last
+            held = asyncio.create_task(egress.call("tool", request(server)))
+            await asyncio.sleep(0)
+            assert places() == 1, "it is lent"
+            with pytest.raises(Unreachable):
+                await asyncio.wait_for(held, 2)
+            assert places() == 0
+        assert (await ask(egress, url(server), method="POST")).body == b"ok"
 
 
 async def test_who_closes_ends_what_is_under_way() -> None:

@@ -39,7 +39,7 @@ from vault.egress.address import (
     vet,
 )
 from vault.egress.deadline import Deadlines
-from vault.egress.errand import Errand, Then, Way
+from vault.egress.errand import Errand, Then
 from vault.egress.failures import explained
 from vault.egress.journey import Journey
 from vault.egress.messages import (
@@ -88,8 +88,8 @@ __all__ = [
     "parse_allow",
 ]
 
-# So many places and URLs that were found to be open are remembered.
-MAX_PASSED: Final = 256
+# So many URLs that may be called are remembered.
+MAX_KEPT: Final = 256
 
 
 class Egress:
@@ -115,8 +115,8 @@ class Egress:
         self._limits = (max_connections, max_per_host, max_sockets)
         self._own = OwnServices(forbidden, Names(resolver))
         self._lanes: dict[Purpose, _Lane] = {}
-        self._passed: dict[tuple[Purpose, str, int, bool], tuple[Address, ...]] = {}
-        self._vet = lru_cache(MAX_PASSED)(partial(vet, self._allow))
+        self._vet = lru_cache(MAX_KEPT)(partial(vet, self._allow))
+        self._kept_route = lru_cache(MAX_KEPT)(self._new_route)
         self._deadlines = Deadlines()
         self._closed = False
 
@@ -159,17 +159,18 @@ class Egress:
         if lane is None or self._closed or request.method in REPEATABLE:
             return None
         try:
-            url = self.vet_url(purpose, request.url)
-            outgoing = written(request, url, often=purpose == "provider")
+            route = self._route(purpose, request.url)
+            outgoing = written(request, route.url, often=purpose == "provider")
         except VaultError:
             return None
-        addresses = self._known(lane, purpose, url)
+        now = lane.pool.loop.time()
+        addresses = self._known(lane, route, now)
         if addresses is None:
             return None
-        taken = lane.pool.take(self._place(url, request), addresses)
-        if taken is None:
+        loan = lane.pool.take(route.place(request.tls), addresses, now)
+        if loan is None:
             return None
-        errand = Errand(Way(url, lane.pool, *taken), request.timeout, self._deadlines, then)
+        errand = Errand(route.url, loan, request.timeout, self._deadlines, then)
         errand.send(outgoing)
         return errand
 
@@ -194,20 +195,19 @@ class Egress:
 
     async def _travelled(self, purpose: Purpose, request: Request) -> Reply:
         """The long way: whatever has to be looked up, connected or waited for."""
-        url = self.vet_url(purpose, request.url)
-        outgoing = written(request, url)
+        route = self._route(purpose, request.url)
+        outgoing = written(request, route.url)
         journey = Journey(request.timeout, self._deadlines)
         failure: VaultError
         try:
             async with journey:
-                lane = await self._lane_to(purpose, url, journey)
-                place = self._place(url, request)
-                answer = await lane.pool.exchange(place, outgoing, journey)
+                lane = await self._lane_to(route, journey)
+                answer = await lane.pool.exchange(route.place(request.tls), outgoing, journey)
                 return answer.reply()
         except VaultError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold the request
-            failure = explained(error, url, sent=journey.sent)
+            failure = explained(error, route.url, sent=journey.sent)
         raise failure  # out here: not even its context leads to what went wrong
 
     @asynccontextmanager
@@ -227,17 +227,17 @@ class Egress:
     async def _opened(
         self, purpose: Purpose, request: Request, upload: Upload | None
     ) -> AsyncIterator["Answer"]:
-        url = self.vet_url(purpose, request.url)
+        route = self._route(purpose, request.url)
         leaving = outbound(request, upload)
         journey = Journey(request.timeout, self._deadlines)
         failure: VaultError
         opened = False
         try:
             async with journey:
-                lane = await self._lane_to(purpose, url, journey)
+                lane = await self._lane_to(route, journey)
                 with steering(journey):
-                    async with lane.streams.exchange(request, url, leaving) as response:
-                        answer = Answer(response, request, url, journey.deadline)
+                    async with lane.streams.exchange(request, route.url, leaving) as response:
+                        answer = Answer(response, request, route.url, journey.deadline)
                         opened = True
                         yield answer
                         return
@@ -246,30 +246,30 @@ class Egress:
         except Exception as error:  # whatever it is, its text may hold the request
             if opened and not isinstance(error, TimeoutError):
                 raise  # it is of whoever reads the answer
-            failure = explained(error, url, sent=journey.sent)
+            failure = explained(error, route.url, sent=journey.sent)
         raise failure  # out here, as in ``call``
 
     async def socket(self, purpose: Purpose, dial: Dial) -> Socket:
         """Open a WebSocket; ``sockets`` says what it keeps to. Whoever opened it closes it."""
-        url = self.vet_url(purpose, dial.http_url())
+        route = self._route(purpose, dial.http_url())
         journey = Journey(dial.timeout, self._deadlines)
         failure: VaultError
         try:
             async with journey:
-                lane = await self._lane_to(purpose, url, journey)
+                lane = await self._lane_to(route, journey)
                 with steering(journey):
-                    return await lane.sockets.open(url, dial)
+                    return await lane.sockets.open(route.url, dial)
         except VaultError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold the URL
-            failure = explained(error, url, sent=journey.sent)
+            failure = explained(error, route.url, sent=journey.sent)
         raise failure
 
-    async def _lane_to(self, purpose: Purpose, url: VettedUrl, journey: Journey) -> "_Lane":
+    async def _lane_to(self, route: "_Route", journey: Journey) -> "_Lane":
         """Vet where the URL leads to; only there the journey may go."""
-        lane = self._lane(purpose)
+        lane = self._lane(route.purpose)
         until = journey.loop.time() + journey.limits.connect
-        journey.addresses = await self._vetted(lane, purpose, url, until)
+        journey.addresses = await self._vetted(lane, route, until)
         return lane
 
     async def aclose(self) -> None:
@@ -283,8 +283,13 @@ class Egress:
             await lane.aclose()
         self._own.close()
 
-    def _place(self, url: VettedUrl, request: Request) -> Place:
-        return Place(url.host, url.port, None if url.plain else request.tls or self._tls)
+    def _route(self, purpose: Purpose, url: str) -> "_Route":
+        # As in ``vet_url``.
+        return self._new_route(purpose, url) if "?" in url else self._kept_route(purpose, url)
+
+    def _new_route(self, purpose: Purpose, url: str) -> "_Route":
+        vetted = self.vet_url(purpose, url)
+        return _Route(purpose, vetted, self._tls, may_be_ours=self._own.may_be_on(vetted.port))
 
     def _lane(self, purpose: Purpose) -> "_Lane":
         if self._closed:
@@ -293,14 +298,12 @@ class Egress:
             self._lanes[purpose] = _Lane(self._tls, Names(self._resolver), *self._limits)
         return self._lanes[purpose]
 
-    async def _vetted(
-        self, lane: "_Lane", purpose: Purpose, url: VettedUrl, until: float
-    ) -> tuple[Address, ...]:
-        literal = url.address
-        addresses = (literal,) if literal else await lane.names.addresses(url.host, until)
+    async def _vetted(self, lane: "_Lane", route: "_Route", until: float) -> tuple[Address, ...]:
+        url = route.url
+        addresses = route.literal or await lane.names.addresses(url.host, until)
         if not addresses:
             raise Unreachable(f"{url.place}: this host name has no address.", sent=False)
-        if not self._permitted(purpose, url, addresses):
+        if not self._permitted(route, addresses):
             raise EgressDenied(
                 f"{url.place}: this address is not public, or not open for calls of this kind."
             )
@@ -308,28 +311,50 @@ class Egress:
             raise EgressDenied(f"{url.place}: this address may not be called.")
         return addresses
 
-    def _known(self, lane: "_Lane", purpose: Purpose, url: VettedUrl) -> tuple[Address, ...] | None:
+    def _known(self, lane: "_Lane", route: "_Route", now: float) -> tuple[Address, ...] | None:
         """The same at once; ``None`` where something has to be looked up, or is refused."""
-        now = asyncio.get_running_loop().time()
-        literal = url.address
-        addresses = (literal,) if literal else lane.names.known(url.host, now)
-        if addresses is None or not self._permitted(purpose, url, addresses):
+        addresses = route.literal or lane.names.known(route.url.host, now)
+        if addresses is None or not self._permitted(route, addresses):
             return None
-        return addresses if self._own.are_surely_elsewhere(url, addresses, now) else None
+        if route.may_be_ours and not self._own.are_surely_elsewhere(route.url, addresses, now):
+            return None
+        return addresses
 
-    def _permitted(self, purpose: Purpose, url: VettedUrl, addresses: tuple[Address, ...]) -> bool:
+    def _permitted(self, route: "_Route", addresses: tuple[Address, ...]) -> bool:
         """May all of them be called? The rules never change, so a yes is remembered: it is for
-        these very addresses, of this host, at this port.
+        these very addresses.
         """
-        place = (purpose, url.host, url.port, url.plain)
-        if self._passed.get(place) == addresses:
+        if route.passed == addresses:
             return True
-        if not all(permits(self._allow, purpose, url, address) for address in addresses):
+        if not all(permits(self._allow, route.purpose, route.url, one) for one in addresses):
             return False
-        if len(self._passed) >= MAX_PASSED:
-            self._passed.clear()
-        self._passed[place] = addresses
+        route.passed = addresses
         return True
+
+
+class _Route:
+    """A URL that may be called for one purpose, and what is the same whenever it is called.
+
+    Where its name leads, and whether a service of our own is there, never is.
+    """
+
+    __slots__ = ("_place", "literal", "may_be_ours", "passed", "purpose", "url")
+
+    def __init__(
+        self, purpose: Purpose, url: VettedUrl, tls: ssl.SSLContext, *, may_be_ours: bool
+    ) -> None:
+        self.purpose = purpose
+        self.url = url
+        self.literal = (url.address,) if url.address else None
+        self.may_be_ours = may_be_ours  # one of them is on its port
+        self.passed: tuple[Address, ...] | None = None  # the last ones that all may be called
+        self._place: Place = (url.host, url.port, None if url.plain else tls)
+
+    def place(self, tls: ssl.SSLContext | None) -> Place:
+        """Where it leads, with this TLS or else with ours."""
+        if tls is None or self.url.plain:
+            return self._place
+        return self.url.host, self.url.port, tls
 
 
 class _Lane:

@@ -34,6 +34,7 @@ from ipaddress import (
     IPv4Network,
     IPv6Address,
     IPv6Network,
+    ip_address,
     ip_network,
 )
 from typing import Final, Literal, get_args
@@ -115,6 +116,12 @@ LOOPBACK_V6: Final = IPv6Address("::1")
 LOW_32: Final = (1 << 32) - 1
 
 
+@lru_cache(4096)
+def read_address(text: str) -> Address:
+    """Read an address; the same one is the same object, so that comparing it costs nothing."""
+    return ip_address(text)
+
+
 def judged(address: Address) -> Address:
     """Unpack the two forms that the network itself turns into IPv4: mapped, and NAT64."""
     if isinstance(address, IPv6Address):
@@ -174,6 +181,11 @@ class VettedUrl(Struct, frozen=True, dict=True):
         """How a request to it begins, after the method."""
         host = self.url.host_port_subcomponent
         return f"{self.url.raw_path_qs} HTTP/1.1\r\nHost: {host}\r\n".encode("ascii")
+
+    @cached_property
+    def has_query(self) -> bool:
+        """What is in a query may be a secret, and nobody's twice."""
+        return b"?" in self.head
 
     @cached_property
     def place(self) -> str:
@@ -273,7 +285,7 @@ def read(unverified_url: str) -> VettedUrl:
             "The URL's host is neither a host name nor an IP address in its usual form."
         )
     host = url.raw_host if address is None else str(address)
-    return VettedUrl(url=url, host=host, port=url.port, address=address)
+    return VettedUrl(url=url, host=host, port=url.port, address=address and read_address(host))
 
 
 def _parsed(text: str) -> URL | None:

@@ -73,7 +73,7 @@ class Deadline(ABC):
         self._read = read
         now = loop.time()
         self._due = self._total_at = now + total
-        self.next_look = now + min(total, read)
+        self.next_look = now + read if read < total else self._due
         self._slept = False
 
     def heard(self) -> None:

@@ -5,74 +5,67 @@
   it up hears no more, and its connection is closed.
 """
 
-import asyncio
 from collections.abc import Callable
-from typing import NamedTuple, final
+from typing import final
 
 from vault.egress.address import VettedUrl
 from vault.egress.deadline import Deadline, Deadlines
 from vault.egress.failures import ended_as, explained
 from vault.egress.messages import Outgoing, Reply, Timeouts
-from vault.egress.pool import Host, Pool
-from vault.egress.wire import Connection, Exchange
+from vault.egress.pool import Loan
+from vault.egress.wire import Exchange
 from vault.errors import VaultError
 
 Then = Callable[[Reply | VaultError], None]
-
-
-class Way(NamedTuple):
-    """Where an errand goes: over a connection that was taken from this pool."""
-
-    url: VettedUrl
-    pool: Pool
-    host: Host
-    connection: Connection
 
 
 @final
 class Errand(Deadline):
     """One such call, from its sending on; and its time."""
 
-    __slots__ = ("_deadlines", "_then", "_way")
+    __slots__ = ("_deadlines", "_loan", "_then", "_url")
 
-    def __init__(self, way: Way, limits: Timeouts, deadlines: Deadlines, then: Then) -> None:
-        super().__init__(asyncio.get_running_loop(), total=limits.total, read=limits.read)
-        self._way: Way | None = way
+    def __init__(
+        self, url: VettedUrl, loan: Loan, limits: Timeouts, deadlines: Deadlines, then: Then
+    ) -> None:
+        super().__init__(loan.pool.loop, total=limits.total, read=limits.read)
+        self._url = url
+        self._loan: Loan | None = loan
         self._deadlines = deadlines
         self._then = then
 
     def send(self, outgoing: Outgoing) -> None:
         """Send it; from now on it may have been heard, and ``then`` hears how it ends."""
-        assert self._way is not None
+        assert self._loan is not None
         self._deadlines.add(self)
         try:
-            self._way.connection.send(outgoing, self, self._ended)
+            self._loan.connection.send(outgoing, self, self._ended)
         except Exception as error:  # noqa: BLE001 - it is told, as if it had come later
             self._loop.call_soon(self._broke, error)
 
     def give_up(self) -> None:
         """Nobody wants to hear of it any more."""
-        if (way := self._left()) is not None:
-            way.connection.give_up()
-            way.pool.give_back(way.host, way.connection)
+        if (loan := self._left()) is not None:
+            loan.connection.give_up()
+            loan.pool.give_back(loan)
 
     def end(self) -> None:
         """It took too long."""
-        if self._way is not None:
-            self._way.connection.give_up(TimeoutError())
+        if self._loan is not None:
+            self._loan.connection.give_up(TimeoutError())
 
     def _broke(self, error: Exception) -> None:
-        if (way := self._left()) is not None:
-            way.pool.give_back(way.host, way.connection)
-            self._then(explained(error, way.url, sent=True))
+        if (loan := self._left()) is not None:
+            loan.pool.give_back(loan)
+            self._then(explained(error, self._url, sent=True))
 
     def _ended(self, exchange: Exchange) -> None:
-        if (way := self._left()) is not None:
-            way.pool.give_back(way.host, way.connection)
-            self._then(ended_as(exchange, way.url))
+        if (loan := self._left()) is not None:
+            loan.pool.give_back(loan)
+            self._then(ended_as(exchange, self._url))
 
-    def _left(self) -> Way | None:
-        """Where it was, if it was not over yet; it is now."""
-        way, self._way = self._way, None
+    def _left(self) -> Loan | None:
+        """What it went over, if it was not over yet; it is now."""
+        loan, self._loan = self._loan, None
         self._deadlines.discard(self)
-        return way
+        return loan

@@ -161,7 +161,10 @@ def written(request: Request, url: VettedUrl, *, often: bool = False) -> Outgoin
 
 def _may_be_secret(request: Request, url: VettedUrl) -> bool:
     """May there be something in its head that nobody keeps?"""
-    return b"?" in url.head or any(isinstance(value, Secret) for _, value in request.headers)
+    for _, value in request.headers:
+        if isinstance(value, Secret):
+            return True
+    return url.has_query
 
 
 def _head(method: str, start: bytes, headers: tuple[tuple[str, str | Secret], ...]) -> bytes:

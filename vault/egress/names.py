@@ -11,12 +11,12 @@ import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address
 from typing import Final
 
 from msgspec import Struct
 
-from vault.egress.address import Address, VettedUrl, faces
+from vault.egress.address import Address, VettedUrl, faces, read_address
 from vault.errors import Unreachable
 
 Resolver = Callable[[str], Awaitable[Sequence[str]]]
@@ -77,7 +77,7 @@ class Names:
     async def _look_up(self, host: str) -> tuple[Address, ...]:
         try:
             texts = await self._resolver(host)
-            return tuple(dict.fromkeys(ip_address(text) for text in texts))
+            return tuple(dict.fromkeys(read_address(text) for text in texts))
         except (OSError, ValueError):
             return ()
 
@@ -104,6 +104,10 @@ class OwnServices:
         )
         self._names = names
         self._last: dict[str, frozenset[Address]] = {}
+
+    def may_be_on(self, port: int) -> bool:
+        """Is one of ours on this port? If none is, nobody has to ask where they are."""
+        return any(endpoint.port in (None, port) for endpoint in self._endpoints)
 
     async def are_at(self, url: VettedUrl, addresses: Sequence[Address], until: float) -> bool:
         """Is one of ours at one of these addresses, on this URL's port?"""
@@ -158,7 +162,7 @@ class OwnServices:
 @lru_cache(256)
 def _as_address(text: str) -> Address | None:
     try:
-        return ip_address(text)
+        return read_address(text)
     except ValueError:
         return None
 

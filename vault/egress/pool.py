@@ -14,12 +14,12 @@ import ssl
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from ipaddress import ip_address
-from typing import Final, NamedTuple
+from typing import Final
 
 from aiohappyeyeballs import start_connection
+from msgspec import Struct
 
-from vault.egress.address import Address
+from vault.egress.address import Address, read_address
 from vault.egress.journey import Journey
 from vault.egress.messages import Outgoing
 from vault.egress.names import family_of
@@ -32,12 +32,8 @@ NEXT_ADDRESS: Final = 0.25
 REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 
-class Place(NamedTuple):
-    """Where to, and with which TLS, if any."""
-
-    host: str
-    port: int
-    tls: ssl.SSLContext | None
+# Where to: the host, the port, and with which TLS, if any.
+Place = tuple[str, int, ssl.SSLContext | None]
 
 
 class Gate:
@@ -74,23 +70,37 @@ class Gate:
         self.free += 1
 
 
-class Host:
-    """One place: who uses it or waits for it, and what is kept."""
+class Host(Gate):
+    """One place: who is there or waits for it, and what is kept."""
 
-    __slots__ = ("idle", "place", "room", "users")
+    __slots__ = ("_most", "callers", "idle", "place")
 
     def __init__(self, place: Place, most: int) -> None:
+        super().__init__(most)
+        self._most = most
         self.place = place
-        self.room = Gate(most)
-        self.users = 0
+        self.callers = 0  # of ``exchange``; who has a loan only takes up room
         self.idle: list[Connection] = []
+
+    @property
+    def forgettable(self) -> bool:
+        """Is nobody there, and nothing kept?"""
+        return not self.idle and not self.callers and self.free == self._most
+
+
+class Loan(Struct, frozen=True):
+    """A connection that somebody has for himself, until he gives it back."""
+
+    pool: "Pool"
+    host: Host
+    connection: Connection
 
 
 class Pool:
     """Connections of one purpose; none of them ever serves another."""
 
     def __init__(self, max_connections: int, max_per_host: int) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._room = Gate(max_connections)
         self._max_per_host = max_per_host
         self._hosts: dict[Place, Host] = {}
@@ -101,10 +111,10 @@ class Pool:
         host = self._hosts.get(place)
         if host is None:
             host = self._hosts[place] = Host(place, self._max_per_host)
-        host.users += 1
-        until = self._loop.time() + journey.limits.wait
+        host.callers += 1
+        until = self.loop.time() + journey.limits.wait
         try:
-            if host.room.free and self._room.free:
+            if host.free and self._room.free:
                 await self._enter(host)
             else:
                 async with asyncio.timeout_at(until):
@@ -113,57 +123,57 @@ class Pool:
                 return await self._exchanged(host, outgoing, journey, until)
             finally:
                 self._room.leave()
-                host.room.leave()
+                host.leave()
         finally:
-            self._leave(host)
+            host.callers -= 1
+            self._forget(host)
 
-    def take(self, place: Place, addresses: Sequence[Address]) -> tuple[Host, Connection] | None:
+    def take(self, place: Place, addresses: Sequence[Address], now: float) -> Loan | None:
         """A connection that is kept for one of these addresses, if it and room for it are there."""
         host = self._hosts.get(place)
-        if host is None or not host.idle or not host.room.free or not self._room.free:
+        if host is None or not host.free or not self._room.free:
             return None
-        connection = self._kept(host, addresses)
+        connection = _kept(host, addresses, now)
         if connection is None:
             return None
-        host.users += 1
-        host.room.free -= 1
+        host.free -= 1
         self._room.free -= 1
-        return host, connection
+        return Loan(self, host, connection)
 
-    def give_back(self, host: Host, connection: Connection) -> None:
+    def give_back(self, loan: Loan) -> None:
         """What was taken is of use to others again, if it is open."""
-        if connection.open:
-            self._keep(connection, host)
         self._room.leave()
-        host.room.leave()
-        self._leave(host)
+        loan.host.leave()
+        if loan.connection.open:
+            self._keep(loan.connection, loan.host)
+        else:
+            self._forget(loan.host)
 
-    def _leave(self, host: Host) -> None:
-        host.users -= 1
-        if not host.users and not host.idle:
+    def _forget(self, host: Host) -> None:
+        if host.forgettable:
             del self._hosts[host.place]
 
     async def _enter(self, host: Host) -> None:
         """Take a place among the host's, and then one among all; first come, first served."""
-        await host.room.enter()
+        await host.enter()
         try:
             await self._room.enter()
         except BaseException:
-            host.room.leave()
+            host.leave()
             raise
 
     async def _exchanged(
         self, host: Host, outgoing: Outgoing, journey: Journey, until: float
     ) -> Exchange:
-        connection = self._kept(host, journey.addresses)
+        connection = _kept(host, journey.addresses, self.loop.time())
         if connection is not None:
             try:
                 return await self._over(connection, host, outgoing, journey)
             except Lost as lost:
                 if lost.heard or outgoing.method not in REPEATABLE:
                     raise
-        async with asyncio.timeout_at(min(until, self._loop.time() + journey.limits.connect)):
-            connection = await _connected(self._loop, host.place, journey.addresses)
+        async with asyncio.timeout_at(min(until, self.loop.time() + journey.limits.connect)):
+            connection = await _connected(self.loop, host.place, journey.addresses)
         return await self._over(connection, host, outgoing, journey)
 
     async def _over(
@@ -177,34 +187,23 @@ class Pool:
             self._keep(connection, host)
         return exchange
 
-    def _kept(self, host: Host, addresses: Sequence[Address]) -> Connection | None:
-        since = self._loop.time() - KEEP_ALIVE
-        while host.idle:
-            connection = host.idle.pop()
-            fresh = connection.open and connection.idle_since > since
-            if fresh and connection.address in addresses:
-                return connection
-            connection.close()
-        return None
-
     def _keep(self, connection: Connection, host: Host) -> None:
-        connection.idle_since = self._loop.time()
+        connection.idle_since = self.loop.time()
         host.idle.append(connection)
         if self._tidying is None:
-            self._tidying = self._loop.call_later(KEEP_ALIVE, self._tidy)
+            self._tidying = self.loop.call_later(KEEP_ALIVE, self._tidy)
 
     def _tidy(self) -> None:
         """Close what nobody has used for a while."""
-        since = self._loop.time() - KEEP_ALIVE
-        for place, host in list(self._hosts.items()):
+        since = self.loop.time() - KEEP_ALIVE
+        for host in list(self._hosts.values()):
             for connection in host.idle:
                 if connection.idle_since <= since:
                     connection.close()
             host.idle = [connection for connection in host.idle if connection.open]
-            if not host.idle and not host.users:
-                del self._hosts[place]
+            self._forget(host)
         left = any(host.idle for host in self._hosts.values())
-        self._tidying = self._loop.call_later(KEEP_ALIVE / 4, self._tidy) if left else None
+        self._tidying = self.loop.call_later(KEEP_ALIVE / 4, self._tidy) if left else None
 
     def close(self) -> None:
         """Close what is kept. Those under way have to be ended by who began them."""
@@ -216,22 +215,33 @@ class Pool:
             host.idle.clear()
 
 
+def _kept(host: Host, addresses: Sequence[Address], now: float) -> Connection | None:
+    while host.idle:
+        connection = host.idle.pop()
+        fresh = connection.open and connection.idle_since > now - KEEP_ALIVE
+        if fresh and connection.address in addresses:
+            return connection
+        connection.close()
+    return None
+
+
 async def _connected(
     loop: asyncio.AbstractEventLoop, place: Place, addresses: Sequence[Address]
 ) -> Connection:
+    host, port, tls = place
     infos = [
-        (family_of(one), socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (str(one), place.port))
+        (family_of(one), socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (str(one), port))
         for one in addresses
     ]
     found = await start_connection(infos, happy_eyeballs_delay=NEXT_ADDRESS, loop=loop)
     try:
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        address = ip_address(found.getpeername()[0])
+        address = read_address(found.getpeername()[0])
         _, connection = await loop.create_connection(
             lambda: Connection(loop, address),
             sock=found,
-            ssl=place.tls,
-            server_hostname=place.host if place.tls else None,
+            ssl=tls,
+            server_hostname=host if tls else None,
         )
     except BaseException:
         found.close()

@@ -80,6 +80,7 @@ class Exchange:
     )
 
     _status: int
+    _stays: bool
     # Those of this answer, or of the interim one before it; and what they say of the framing.
     _headers: list[tuple[bytes, bytes]]
     _framing: dict[bytes, bytes]
@@ -91,7 +92,7 @@ class Exchange:
         self.reusable = False
         self._outgoing = outgoing
         self._deadline = deadline
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._parser = httptools.HttpResponseParser(self)
         self._received = 0
         self._line = 0
         self._head_ended = False  # that of an interim answer does not count
@@ -99,7 +100,6 @@ class Exchange:
         self._packed = 0  # bytes of the body that came
         self._unpacking: Unpacking | None = None  # where it is packed
         self._ends_with_connection = False
-        self._stays = False
 
     def reply(self) -> Reply:
         """What came, once all of it has."""
@@ -108,7 +108,6 @@ class Exchange:
 
     def feed(self, data: bytes) -> None:
         """A piece of the answer came."""
-        assert self._parser is not None
         self.heard = True
         try:
             self._parser.feed_data(data)
@@ -149,7 +148,7 @@ class Exchange:
 
     def over(self) -> None:
         """Nobody waits any more. (The parser knows us, and we it; Python would look for that.)"""
-        self._parser = None
+        del self._parser
 
     # Called by the parser
 
@@ -175,7 +174,6 @@ class Exchange:
             self._framing[lower] = value
 
     def on_headers_complete(self) -> None:
-        assert self._parser is not None
         self._status = self._parser.get_status_code()
         if self._status < OK:
             return  # interim: the answer follows
