@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from vault.lifecycle import breaker, endpoint, rate, retries, standing, takeover
@@ -346,6 +348,27 @@ def test_no_workspace_takes_all_of_the_room(others: int, flying: dict[str, int],
     found = in_turn([*crowd, *rest], 20, now=NOW, flying=flying, of=20)
     assert sum(one.workspace == "a" for one in found) == mine
     assert sum(one.workspace == "b" for one in found) == others
+
+
+crowds = st.lists(
+    st.builds(
+        Candidate,
+        workspace=st.just("a"),
+        connection=st.integers(0, 1000).map(str),
+        waiting=st.booleans(),
+        used_at=st.sampled_from((None, NOW, NOW - DAY, NOW - 2 * DAY)),
+        ends_at=st.sampled_from((None, NOW, NOW + HOUR, NOW - HOUR)),
+    )
+)
+
+
+@given(crowds, st.integers(0, 12), st.integers(0, 12), st.integers(0, 30))
+def test_a_workspace_alone_has_its_turns_as_among_others(
+    crowd: list[Candidate], room: int, flying: int, of: int
+) -> None:
+    alone = in_turn(crowd, room, now=NOW, flying={"a": flying}, of=of)
+    among_others = {"a": flying, "b": 1}
+    assert alone == in_turn(crowd, room, now=NOW, flying=among_others, of=2 * of)
 
 
 def test_every_provider_has_terms() -> None:

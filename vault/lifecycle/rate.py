@@ -91,7 +91,10 @@ def succeeded(rate: Rate, now: datetime, answers: int = 1) -> Rate:
     filled = _filled(rate, now)
     grown = filled.per_second
     for _ in range(answers):
-        grown = min(rate.ceiling, grown + GROWTH / max(grown, 1.0))
+        grown += GROWTH / max(grown, 1.0)
+        if grown >= rate.ceiling:  # there it stays
+            grown = rate.ceiling
+            break
     return replace(filled, per_second=grown)
 
 

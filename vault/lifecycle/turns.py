@@ -8,7 +8,7 @@ than half of all that is under way, nor more than a quarter while another one ha
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from itertools import groupby, islice
+from itertools import chain, islice
 
 from msgspec import Struct
 
@@ -39,15 +39,19 @@ def in_turn(
 
     ``flying``: how many of each workspace are under way, where ``of`` in all can be.
     """
-    candidates = list(candidates)
-    busy = {one.workspace for one in candidates} | {
-        name for name, number in flying.items() if number
-    }
-    most = of // (4 if len(busy) > 1 else 2)
-    ordered = sorted(candidates, key=lambda one: (_tier(one, now), one.ends_at or _NEVER))
-    tiers = groupby(ordered, key=lambda one: _tier(one, now))
-    in_order = (one for _, tier in tiers for one in _round(tier))
-    return list(islice(_fair(in_order, flying, most), room))
+    tiers: tuple[list[Candidate], ...] = ([], [], [])
+    busy = {name for name, number in flying.items() if number}
+    for one in candidates:
+        tiers[_tier(one, now)].append(one)
+        busy.add(one.workspace)
+    for tier in tiers:
+        tier.sort(key=lambda one: one.ends_at or _NEVER)
+    if len(busy) == 1:  # there is nobody to take turns with
+        [alone] = busy
+        most = of // 2 - flying.get(alone, 0)
+        return list(islice(chain(*tiers), max(0, min(room, most))))
+    in_order = (one for tier in tiers for one in _round(tier))
+    return list(islice(_fair(in_order, flying, of // 4), room))
 
 
 def _fair(
