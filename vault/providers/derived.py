@@ -64,9 +64,12 @@ def needs_choice(provider: Provider) -> bool:
 
 def refreshes_alike(provider: Provider) -> bool:
     """Are all refreshes asked for in the same way, whatever a provider told of a connection?"""
+    told = captured(provider)
+    if not told:
+        return True
     parts = ("token.", "refresh.", "scopes.")
     texts = [text for path, text in templates(provider) if path.startswith(parts)]
-    return captured(provider).isdisjoint(NAME.findall(" ".join(texts)))
+    return told.isdisjoint(NAME.findall(" ".join(texts)))
 
 
 def flat_answer(provider: Provider) -> FlatAnswer | None:
