@@ -18,13 +18,13 @@ from vault.lifecycle.life import Life
 from vault.lifecycle.machine import step
 from vault.lifecycle.rate import Rate
 from vault.lifecycle.retries import Retries
-from vault.lifecycle.schedule import Use, is_surely_due, next_look
+from vault.lifecycle.schedule import Use, is_surely_due, next_look, resting_look
 from vault.lifecycle.standing import Standing
 from vault.lifecycle.takeover import leased
 from vault.lifecycle.terms import Terms
 from vault.lifecycle.window import Window
 from vault.refreshing.page import luck_of
-from vault.refreshing.resting import AT_REST, is_due
+from vault.refreshing.resting import is_due
 from vault.store.calls import Rested
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -120,10 +120,12 @@ rows = st.builds(
 )
 
 
-def said_by_the_schedule(row: Rested, rules: Terms) -> bool:
-    """Is there a refresh to see to now, by the one word that decides about every life?"""
+@settings(max_examples=1_000)
+@given(rows, paces)
+def test_what_is_claimed_at_rest_is_what_the_schedule_calls_due(row: Rested, rules: Terms) -> None:
     if row.issued_at is None or row.consented_at is None:
-        return False
+        assert not is_due(row, rules, NOW)
+        return
     times = Clocks(
         issued_at=row.issued_at,
         consented_at=row.consented_at,
@@ -137,16 +139,16 @@ def said_by_the_schedule(row: Rested, rules: Terms) -> bool:
         expected_at=row.expected_at,
         promise=timedelta(seconds=row.promised),
     )
-    noticed = None if row.noticed is None else timedelta(seconds=row.noticed)
-    luck = luck_of(row.connection_id, row.generation)
-    look = next_look(AT_REST, times, rules, use, row.policy, now=NOW, luck=luck, noticed=noticed)
-    return look is not None and look.at <= NOW and look.why != "notice"
-
-
-@settings(max_examples=1_000)
-@given(rows, paces)
-def test_what_is_claimed_at_rest_is_what_the_schedule_calls_due(row: Rested, rules: Terms) -> None:
-    assert is_due(row, rules, NOW) == said_by_the_schedule(row, rules)
+    more: dict[str, Any] = {
+        "now": NOW,
+        "luck": luck_of(row.connection_id, row.generation),
+        "noticed": None if row.noticed is None else timedelta(seconds=row.noticed),
+    }
+    at_rest = Life(generation=row.generation)
+    look = next_look(at_rest, times, rules, use, row.policy, **more)
+    assert resting_look(times, rules, use, row.policy, **more) == look
+    is_refresh = look is not None and look.at <= NOW and look.why != "notice"
+    assert is_due(row, rules, NOW) == is_refresh
 
 
 @pytest.mark.parametrize(("left", "luck"), [(5, 0.0), (10, 1.0), (-60, 0.0)])
@@ -154,7 +156,8 @@ def test_a_token_in_use_is_surely_due_when_its_time_has_come_and_not_before(
     left: int, luck: float
 ) -> None:
     ends = NOW + left * MINUTE
-    given: dict[str, Any] = {"terms": Terms(), "use": Use(), "policy": "eager", "luck": luck}
+    given: dict[str, Any] = {"terms": Terms(), "policy": "eager", "used_at": None, "luck": luck}
+    given["promise"] = timedelta()
     assert is_surely_due(ends - HOUR, ends, now=NOW, **given)
     sooner = min(NOW, ends) - timedelta(microseconds=1)
     assert left < 0 or not is_surely_due(ends - HOUR, ends, now=sooner, **given)

@@ -86,7 +86,22 @@ def next_look(
     if not life.generation or life.verdict is not None or life.gone:
         return None
     refresh = refresh_at(life, clocks, terms, use, policy, now=now, luck=luck)
-    return _sooner(refresh, _notice(clocks, noticed))
+    return _or_notice(refresh, clocks, noticed)
+
+
+def resting_look(
+    clocks: Clocks,
+    terms: Terms,
+    use: Use,
+    policy: Policy,
+    *,
+    now: datetime,
+    luck: float,
+    noticed: timedelta | None = None,
+) -> Look | None:
+    """The same of a connection at rest: of its life there is no more to know."""
+    refresh = _refresh_at_rest(clocks, terms, use, policy, now=now, luck=luck)
+    return _or_notice(refresh, clocks, noticed)
 
 
 def claimed_look(claim: Claim, now: datetime) -> Look:
@@ -110,32 +125,20 @@ def refresh_at(
     if life.suspicion is not None or life.doubt is not None:
         # A question is open, which is settled before anybody waits for it.
         return Look(at=life.next_try_at or now, why="retry")
-    if not clocks.renewable or _is_past(clocks.consent_ends, now):
-        return None
-    why: Why = "keep_alive"
-    at = _keep_alive(clocks, terms, luck)
-    if (needed_at := _needed_at(policy, use, now)) is not None:
-        ahead = _ahead_of_the_end(clocks, terms, use, luck, needed_at)
-        if ahead is not None and (at is None or ahead < at):
-            at, why = ahead, "access"
-    if at is None:
-        return None
-    at = max(at, clocks.issued_at + terms.min_age)
-    if use.hold_until is not None and terms.kills_old_access:
-        at = max(at, _held_off(clocks, use.hold_until))
-    if life.next_try_at is not None:
-        at = max(at, life.next_try_at)
-        if life.failures and at == life.next_try_at:
-            why = "retry"
-    return Look(at=at, why=why)
+    refresh = _refresh_at_rest(clocks, terms, use, policy, now=now, luck=luck)
+    if refresh is None or life.next_try_at is None:
+        return refresh
+    at = max(refresh.at, life.next_try_at)
+    return Look(at=at, why="retry" if life.failures and at == life.next_try_at else refresh.why)
 
 
 def is_surely_due(
     issued_at: datetime,
     access_ends: datetime,
     terms: Terms,
-    use: Use,
     policy: Policy,
+    used_at: datetime | None,
+    promise: timedelta,
     *,
     now: datetime,
     luck: float,
@@ -143,11 +146,11 @@ def is_surely_due(
     """Is a refresh to be seen to now, whatever else is known of a connection at rest that is ours
     to renew, whose consent has no known end, and whose tokens nobody holds?
 
-    ``next_look`` says the same of each for which this is true, and takes several times as long.
+    ``resting_look`` says the same of each for which this is true, and takes several times as long.
     """
-    if not _is_needed(policy, use, now) or now < issued_at + terms.min_age:
+    if not _is_in_use(policy, used_at, now) or now < issued_at + terms.min_age:
         return False
-    return now >= max(access_ends, now) - _ahead(access_ends - issued_at, terms, use.promise, luck)
+    return _replaced_at(issued_at, access_ends, terms, promise, luck, now) <= now
 
 
 def is_expiring(clocks: Clocks, now: datetime) -> bool:
@@ -182,36 +185,57 @@ def notice_points(clocks: Clocks) -> tuple[timedelta, ...]:
     return tuple(ahead for ahead in NOTICES if ahead <= (end - begin) / 2)
 
 
+def _refresh_at_rest(
+    clocks: Clocks, terms: Terms, use: Use, policy: Policy, *, now: datetime, luck: float
+) -> Look | None:
+    consent_ends = clocks.consent_ends
+    if not clocks.renewable or (consent_ends is not None and consent_ends <= now):
+        return None
+    issued_at, access_ends = clocks.issued_at, clocks.access_ends
+    why: Why = "keep_alive"
+    at = _kept_alive_at(clocks, terms, luck)
+    needed_at = _needed_at(policy, use, now)
+    if access_ends is not None and needed_at is not None:
+        replaced_at = _replaced_at(issued_at, access_ends, terms, use.promise, luck, needed_at)
+        if at is None or replaced_at < at:
+            at, why = replaced_at, "access"
+    if at is None:
+        return None
+    at = max(at, issued_at + terms.min_age)
+    if use.hold_until is not None and terms.kills_old_access:
+        at = max(at, _held_off(clocks, use.hold_until))
+    return Look(at=at, why=why)
+
+
 def _needed_at(policy: Policy, use: Use, now: datetime) -> datetime | None:
     """From when on the access token is to be fresh; ``None``: only when somebody asks for it."""
-    if _is_needed(policy, use, now):
+    if _is_in_use(policy, use.used_at, now):
         return now
-    expected = use.expected_at is not None and now < use.expected_at
-    return use.expected_at if policy == "active" and expected else None
-
-
-def _is_needed(policy: Policy, use: Use, now: datetime) -> bool:
-    """Is the access token to be fresh already?"""
     if policy != "active":
-        return policy == "eager"
-    if use.used_at is not None and now - use.used_at < USED_LATELY:
-        return True
-    return use.hold_until is not None and now < use.hold_until
-
-
-def _ahead_of_the_end(
-    clocks: Clocks, terms: Terms, use: Use, luck: float, needed_at: datetime
-) -> datetime | None:
-    if clocks.access_ends is None:
         return None
-    lifetime = clocks.access_ends - clocks.issued_at
-    return max(clocks.access_ends, needed_at) - _ahead(lifetime, terms, use.promise, luck)
+    if use.hold_until is not None and now < use.hold_until:
+        return now
+    return use.expected_at if use.expected_at is not None and now < use.expected_at else None
 
 
-def _ahead(lifetime: timedelta, terms: Terms, promise: timedelta, luck: float) -> timedelta:
-    """How long before its end an access token is to be replaced."""
-    margin, spread = _access_spans(lifetime, terms.margin or MARGIN, promise)
-    return margin + _drawn(spread, luck)
+def _is_in_use(policy: Policy, used_at: datetime | None, now: datetime) -> bool:
+    """Is the access token to be fresh already, whoever holds or expects it?"""
+    if policy == "active":
+        return used_at is not None and now - used_at < USED_LATELY
+    return policy == "eager"
+
+
+def _replaced_at(
+    issued_at: datetime,
+    access_ends: datetime,
+    terms: Terms,
+    promise: timedelta,
+    luck: float,
+    needed_at: datetime,
+) -> datetime:
+    """When an access token is to be replaced, ahead of its end."""
+    margin, spread = _access_spans(access_ends - issued_at, terms.margin or MARGIN, promise)
+    return max(access_ends, needed_at) - (margin + _drawn(spread, luck))
 
 
 # To divide spans is dear, and a provider has few of them.
@@ -224,7 +248,7 @@ def _access_spans(
     return at_least, min(lifetime // SPREAD_BY, MOST_SPREAD)
 
 
-def _keep_alive(clocks: Clocks, terms: Terms, luck: float) -> datetime | None:
+def _kept_alive_at(clocks: Clocks, terms: Terms, luck: float) -> datetime | None:
     if clocks.idle_ends is None:
         return None
     wait, spread = _idle_spans(clocks.idle_ends - clocks.issued_at, terms.keep_alive)
@@ -247,24 +271,17 @@ def _held_off(clocks: Clocks, hold_until: datetime) -> datetime:
     return min(hold_until, clocks.access_ends - LAST_MINUTE)
 
 
-def _notice(clocks: Clocks, noticed: timedelta | None) -> Look | None:
+def _or_notice(refresh: Look | None, clocks: Clocks, noticed: timedelta | None) -> Look | None:
+    """This refresh, unless a notice comes first."""
     end = clocks.person_needed_at
     if end is None:
-        return None
+        return refresh
     ahead = [one for one in notice_points(clocks) if noticed is None or one < noticed]
-    return Look(at=end - ahead[0], why="notice") if ahead else None
-
-
-def _sooner(one: Look | None, other: Look | None) -> Look | None:
-    if one is None or other is None:
-        return one or other
-    return other if other.at < one.at else one
+    if not ahead or (refresh is not None and refresh.at <= end - ahead[0]):
+        return refresh
+    return Look(at=end - ahead[0], why="notice")
 
 
 def _drawn(span: timedelta, luck: float) -> timedelta:
     """So much of it as chance will have."""
     return span * int(luck * GRAINS) // GRAINS
-
-
-def _is_past(end: datetime | None, now: datetime) -> bool:
-    return end is not None and end <= now

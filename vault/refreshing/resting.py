@@ -22,8 +22,7 @@ from vault.database import Transaction
 from vault.events import News, body_of
 from vault.lifecycle import endpoint as endpoints
 from vault.lifecycle.clocks import Clocks, clocks
-from vault.lifecycle.life import Life
-from vault.lifecycle.schedule import Look, Use, is_surely_due, next_look
+from vault.lifecycle.schedule import Look, Use, is_surely_due, resting_look
 from vault.lifecycle.takeover import leased
 from vault.lifecycle.terms import Terms
 from vault.model import new_ids
@@ -34,8 +33,6 @@ from vault.store import calls
 from vault.store.calls import Renewed, Rested
 from vault.store.connections import packed, tokens_context
 
-# Of a life, the schedule wants to know no more than that it rests.
-AT_REST: Final = Life(generation=1)
 _id_of: Final = attrgetter("connection_id")
 
 
@@ -74,8 +71,10 @@ def is_due(row: Rested, terms: Terms, now: datetime) -> bool:
     if issued_at is None or row.consented_at is None:
         return False
     if access_ends is not None and row.consent_ends is None and row.held_until is None:
-        use, luck = _use(row, None), luck_of(row.connection_id, row.generation)
-        if is_surely_due(issued_at, access_ends, terms, use, row.policy, now=now, luck=luck):
+        luck, promise = luck_of(row.connection_id, row.generation), _seconds(row.promised)
+        if is_surely_due(
+            issued_at, access_ends, terms, row.policy, row.used_at, promise, now=now, luck=luck
+        ):
             return True
     times = Clocks(
         issued_at=issued_at,
@@ -171,24 +170,20 @@ def _look(
     now: datetime,
     held_until: datetime | None = None,
 ) -> Look | None:
-    return next_look(
-        AT_REST,
-        times,
-        terms,
-        _use(row, held_until),
-        row.policy,
-        now=now,
-        luck=luck_of(row.connection_id, generation),
-        noticed=_seconds(row.noticed) if row.noticed is not None else None,
-    )
-
-
-def _use(row: Rested, held_until: datetime | None) -> Use:
-    return Use(
+    use = Use(
         used_at=row.used_at,
         hold_until=held_until,
         expected_at=row.expected_at,
         promise=_seconds(row.promised),
+    )
+    return resting_look(
+        times,
+        terms,
+        use,
+        row.policy,
+        now=now,
+        luck=luck_of(row.connection_id, generation),
+        noticed=_seconds(row.noticed) if row.noticed is not None else None,
     )
 
 

@@ -135,7 +135,8 @@ class Room:
         guest.share = None
         share.inside -= 1
         share.side.inside -= 1
-        share.forget()
+        if not share.inside:
+            share.forget()
         if (first := self._next()) is not None and self._call(first):
             self._let_in()
 
