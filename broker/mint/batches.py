@@ -12,13 +12,13 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
 from datetime import datetime
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from vault.errors import NotReady
+from vault.errors import NotReady, VaultError
 from vault.model import Caller, KeyId, Scope, WorkspaceId
 from vault.sql import column
 
@@ -167,11 +167,27 @@ class KeyRow(Struct, frozen=True):
 R = TypeVar("R", bound=KeyRow)
 
 
-def columns(names: Sequence[str], rows: Sequence[Sequence[object]]) -> dict[str, list[object]]:
-    """A batch as a statement takes it: an array for each parameter."""
+def columns(
+    names: Sequence[str], rows: Sequence[Sequence[object]], arrays: Collection[str]
+) -> dict[str, object]:
+    """A batch as a statement takes it, parameter by parameter: ``arrays``, and lines for the rest.
+
+    The driver looks at each element of an array for longer than PostgreSQL takes to cut a text.
+    """
     return {
-        name: column(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)
+        name: column(values) if name in arrays else lines(values)
+        for name, values in zip(names, zip(*rows, strict=True), strict=True)
     }
+
+
+def lines(values: Sequence[Any]) -> str:
+    """Texts, each with its end of line; numbers and truths with spaces between them."""
+    if not isinstance(values[0], str):
+        return " ".join(map(str, values))
+    text = "\n".join(values) + "\n"
+    if text.count("\n") != len(values):
+        raise VaultError("A text of a batch holds a line break.")  # the others' are sent without it
+    return text
 
 
 def by_place(rows: Sequence[R], count: int) -> list[R | None]:

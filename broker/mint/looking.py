@@ -38,6 +38,9 @@ class Question(NamedTuple):
     agent_ids: str
 
 
+ARRAYS: Final = ("hashes",)
+
+
 class Place(NamedTuple):
     """What of a connection is the same for nearly all users of an agent."""
 

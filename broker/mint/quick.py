@@ -31,7 +31,7 @@ from broker.conversation import (
 )
 from broker.conversations import Bearers, NewConversation, Times, packed
 from broker.delivery import Delivering, Issued, issue, redeemable, worded
-from broker.mint import Minting
+from broker.mint import Minting, looking, writing
 from broker.mint.batches import Batches, Homes, columns
 from broker.mint.looking import (
     NOWHERE,
@@ -206,7 +206,7 @@ class Quick:
             reached=" ".join([ids[number] for number in pattern.reached]),
             kept=self._vault.seal_owned(caller, opened.owner, context, kept),
             armed=wanted.armed,
-            bearer_kinds=bearers.kind,
+            bearer_kinds=bearers.kind or "",
             bearer_hashes=bearers.bearer,
             ticket_hashes=bearers.ticket,
             start_within=START_WITHIN,
@@ -266,11 +266,15 @@ class Quick:
     # The two statements
 
     async def _look(self, questions: Sequence[Question]) -> list[LookRow | None]:
-        rows = await self._vault.look_up_for_guest(look, **columns(Question._fields, questions))
+        rows = await self._vault.look_up_for_guest(
+            look, **columns(Question._fields, questions, looking.ARRAYS)
+        )
         return by_place(rows, len(questions))
 
     async def _write(self, deeds: Sequence[Deed]) -> list[Times | None]:
-        rows = await self._vault.write_for_guest(write, **columns(Deed._fields, deeds))
+        rows = await self._vault.write_for_guest(
+            write, **columns(Deed._fields, deeds, writing.ARRAYS)
+        )
         times = {
             row.conversation_id: Times(row.created_at, row.start_by, row.expires_at) for row in rows
         }
@@ -315,7 +319,7 @@ def _deed(
         reached=" ".join(new.connection_ids),
         kept=new.kept,
         armed=new.armed,
-        bearer_kinds=bearers.kind,
+        bearer_kinds=bearers.kind or "",
         bearer_hashes=bearers.bearer,
         ticket_hashes=bearers.ticket,
         start_within=START_WITHIN,

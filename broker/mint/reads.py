@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from broker.mint.batches import Batches, Homes, KeyRow, by_place, columns
+from broker.mint.batches import Batches, Homes, KeyRow, by_place, columns, lines
 from vault.model import Caller, new_ids
 from vault.sql import Query
 from vault.vault import Vault
@@ -29,6 +29,9 @@ class Question(NamedTuple):
     connection_ids: str
     min_ttls: int  # seconds
     request_ids: str
+
+
+ARRAYS: Final = ("hashes",)
 
 
 class SettledRow(KeyRow, frozen=True):
@@ -103,7 +106,7 @@ class Reads:
         count = len(questions)
         rows = await self._vault.write_for_guest(
             _settled,
-            event_ids=new_ids("evt", count),
-            **columns(Question._fields, questions),
+            event_ids=lines(new_ids("evt", count)),
+            **columns(Question._fields, questions, ARRAYS),
         )
         return by_place(rows, count)

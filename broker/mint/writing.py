@@ -33,7 +33,7 @@ class Deed(NamedTuple):
     reached: str
     kept: bytes
     armed: bool
-    bearer_kinds: str | None
+    bearer_kinds: str  # empty: none
     bearer_hashes: bytes | None
     ticket_hashes: bytes | None
     start_within: int
@@ -45,5 +45,8 @@ class Deed(NamedTuple):
     token_generations: str
     unnoticed: bool
 
+
+# ``branch_ids``: they are whatever a caller says, line breaks too.
+ARRAYS: Final = ("hashes", "branch_ids", "kept", "bearer_hashes", "ticket_hashes")
 
 write: Final = Query("batches", "write", WrittenRow, package="broker")

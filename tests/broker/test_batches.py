@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from broker.mint.batches import ENOUGH, HURRY, LANES, MOST_WAITING, Batches
-from vault.errors import Conflict, NotReady
+from broker.mint.batches import ENOUGH, HURRY, LANES, MOST_WAITING, Batches, columns, lines
+from vault.errors import Conflict, NotReady, VaultError
 
 
 class Place:
@@ -215,3 +217,28 @@ async def test_a_mistake_of_ours_is_told_and_the_rest_goes_on(place: Place) -> N
     with pytest.raises(TypeError):
         await bad
     assert await good == "A-0"
+
+
+# How a batch is sent
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\n")), min_size=1))
+def test_texts_go_as_lines_and_come_apart_again(texts: list[str]) -> None:
+    assert lines(texts).split("\n")[: len(texts)] == texts
+
+
+@given(st.lists(st.text(alphabet="a\n"), min_size=1).filter(lambda all_: "\n" in "".join(all_)))
+def test_no_text_becomes_two(texts: list[str]) -> None:
+    with pytest.raises(VaultError):
+        lines(texts)
+
+
+@given(st.lists(st.integers(), min_size=1) | st.lists(st.booleans(), min_size=1))
+def test_numbers_and_truths_go_with_spaces(values: list[int]) -> None:
+    assert lines(values).split(" ") == [str(one) for one in values]
+
+
+def test_what_is_no_text_goes_in_arrays() -> None:
+    rows = [(b"one", "a", None), (b"two", "b", None)]
+    sent = columns(("hashes", "names", "none"), rows, ("hashes", "none"))
+    assert sent == {"hashes": [b"one", b"two"], "names": "a\nb\n", "none": []}
