@@ -14,9 +14,10 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
 from datetime import datetime
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from vault.errors import NotReady, VaultError
 from vault.model import Caller, KeyId, Scope, WorkspaceId
@@ -34,7 +35,7 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 
-class _Waiting(NamedTuple, Generic[Q, A]):
+class _Waiting(Struct, Generic[Q, A]):
     question: Q
     answer: "asyncio.Future[A]"
     since: float
@@ -46,6 +47,7 @@ class Batches(Generic[Q, A]):
     def __init__(self, run: Callable[[Sequence[Q]], Awaitable[Sequence[A]]], cap: int) -> None:
         self._run = run
         self._cap = cap
+        self._enough = min(ENOUGH, cap)
         self._groups: dict[Hashable, deque[_Waiting[Q, A]]] = {}
         self._waiting = 0
         self._lanes = 0
@@ -63,7 +65,7 @@ class Batches(Generic[Q, A]):
             queue = self._groups[group] = deque()
         queue.append(_Waiting(question, answer, time.monotonic()))
         self._waiting += 1
-        if self._lanes == 0 or self._waiting >= min(ENOUGH, self._cap):
+        if self._lanes == 0 or self._waiting >= self._enough:
             self._open_lane()
         elif self._hurry is None:
             self._hurry = loop.call_later(HURRY, self._hasten)
@@ -167,16 +169,16 @@ class KeyRow(Struct, frozen=True):
 R = TypeVar("R", bound=KeyRow)
 
 
-def columns(
-    names: Sequence[str], rows: Sequence[Sequence[object]], arrays: Collection[str]
-) -> dict[str, object]:
+def columns(rows: Sequence[Struct], arrays: Collection[str]) -> dict[str, object]:
     """A batch as a statement takes it, parameter by parameter: ``arrays``, and lines for the rest.
 
     The driver looks at each element of an array for longer than PostgreSQL takes to cut a text.
     """
     return {
         name: column(values) if name in arrays else lines(values)
-        for name, values in zip(names, zip(*rows, strict=True), strict=True)
+        for name, values in zip(
+            rows[0].__struct_fields__, zip(*map(astuple, rows), strict=True), strict=True
+        )
     }
 
 

@@ -12,7 +12,9 @@
 import hmac
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from broker.mint.batches import Batches, Homes, KeyRow, by_place, columns, lines
 from vault.model import Caller, new_ids
@@ -22,7 +24,7 @@ from vault.vault.looks import Settled
 from vault.vault.refreshing import Fresh
 
 
-class Question(NamedTuple):
+class Question(Struct, frozen=True):
     """What the statement is asked, beside the ids of the lines in the record."""
 
     hashes: bytes
@@ -107,6 +109,6 @@ class Reads:
         rows = await self._vault.write_for_guest(
             _settled,
             event_ids=lines(new_ids("evt", count)),
-            **columns(Question._fields, questions, ARRAYS),
+            **columns(questions, ARRAYS),
         )
         return by_place(rows, count)

@@ -1,21 +1,18 @@
 """What is written of a mint, as one statement does it for a batch of them."""
 
-from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final
 
 from msgspec import Struct
 
+from broker.conversations import Times
 from vault.sql import Query
 
 
-class WrittenRow(Struct, frozen=True):
+class WrittenRow(Times, frozen=True):
     conversation_id: str
-    created_at: datetime
-    start_by: datetime
-    expires_at: datetime
 
 
-class Deed(NamedTuple):
+class Deed(Struct, frozen=True, kw_only=True):
     """What the statement is told to write, in the order of its parameters."""
 
     hashes: bytes

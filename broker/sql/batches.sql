@@ -11,7 +11,7 @@ select generation, profile, user_key, key_id, version, wrapped, root_key_id, ind
 
 -- name: write
 -- crosses workspaces: each row writes only into the workspace of the living key whose hash it brings
-select conversation_id, created_at, start_by, expires_at
+select created_at, start_by, expires_at, conversation_id
   from vault.mint_write_down(
            :hashes,
            string_to_array(:workspace_ids, E'\n'), string_to_array(:conversation_ids, E'\n'),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Struct
 
 from broker.mint.batches import ENOUGH, HURRY, LANES, MOST_WAITING, Batches, columns, lines
 from vault.errors import Conflict, NotReady, VaultError
@@ -238,7 +239,12 @@ def test_numbers_and_truths_go_with_spaces(values: list[int]) -> None:
     assert lines(values).split(" ") == [str(one) for one in values]
 
 
+class Row(Struct, frozen=True):
+    hashes: bytes
+    names: str
+    none: bytes | None = None
+
+
 def test_what_is_no_text_goes_in_arrays() -> None:
-    rows = [(b"one", "a", None), (b"two", "b", None)]
-    sent = columns(("hashes", "names", "none"), rows, ("hashes", "none"))
+    sent = columns([Row(b"one", "a"), Row(b"two", "b")], ("hashes", "none"))
     assert sent == {"hashes": [b"one", b"two"], "names": "a\nb\n", "none": []}
