@@ -58,6 +58,8 @@ from vault.vault import Vault
 from vault.vault.looks import Settled
 from vault.vault.surveys import Opened, SealedTokens
 
+GATHER: Final = 0.002  # seconds
+
 _extras_of: Final = attrgetter("extras")
 
 
@@ -90,8 +92,8 @@ class Quick:
         self._agents = agents
         self._delivering = delivering
         self._patterns = Patterns(vault, minting)
-        self._looks = Batches(self._look, batch)
-        self._writes = Batches(self._write, batch)
+        self._looks = Batches(self._look, batch, gather=GATHER)
+        self._writes = Batches(self._write, batch, gather=GATHER)
         self._homes = Homes()
 
     async def answer(

@@ -1,6 +1,7 @@
 """Batches: what is asked for together, who gets how much of one, and who fails alone."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from broker.mint.batches import ENOUGH, HURRY, LANES, MOST_WAITING, Batches, columns, lines
+from broker.mint.batches import CROWD, ENOUGH, HURRY, LANES, MOST_WAITING, Batches, columns, lines
 from vault.errors import Conflict, NotReady, VaultError
 
 
@@ -218,6 +219,58 @@ async def test_a_mistake_of_ours_is_told_and_the_rest_goes_on(place: Place) -> N
     with pytest.raises(TypeError):
         await bad
     assert await good == "A-0"
+
+
+# Whoever comes together again
+
+GATHER = 0.2
+
+
+async def crowded(place: Place, count: int = CROWD) -> Batches[str, str]:
+    """Where a crowd has just been, and nothing is under way."""
+    batches = Batches(place.run, 8, gather=GATHER)
+    place.open.set()
+    await asyncio.gather(*asking(batches, *(f"a-{n}" for n in range(count))))
+    await settled()
+    assert [len(one) for one in place.seen] == [count]
+    return batches
+
+
+async def test_the_first_of_a_crowd_waits_for_the_others(place: Place) -> None:
+    batches = await crowded(place)
+    tasks = asking(batches, "b-0")
+    await settled()
+    assert len(place.seen) == 1
+    tasks += asking(batches, *(f"b-{n}" for n in range(1, CROWD)))
+    await settled()
+    assert [len(one) for one in place.seen] == [CROWD, CROWD], "it begins once they are there"
+    await asyncio.gather(*tasks)
+
+
+async def test_who_waits_for_a_crowd_does_not_wait_for_long(place: Place) -> None:
+    batches = await crowded(place)
+    began = time.monotonic()
+    assert await batches.ask("b", "x") == "X"
+    assert time.monotonic() - began >= GATHER / 2
+    began = time.monotonic()
+    assert await batches.ask("b", "y") == "Y"
+    assert time.monotonic() - began < GATHER / 2, "there is no crowd any more"
+
+
+async def test_few_wait_for_nobody(place: Place) -> None:
+    batches = await crowded(place, CROWD - 1)
+    began = time.monotonic()
+    assert await batches.ask("b", "x") == "X"
+    assert time.monotonic() - began < GATHER / 2
+
+
+async def test_who_goes_away_while_a_crowd_is_waited_for_is_not_asked_for(place: Place) -> None:
+    batches = await crowded(place)
+    [gone] = asking(batches, "b-0")
+    await settled()
+    gone.cancel()
+    assert await batches.ask("b", "x") == "X"
+    assert place.seen[1:] == [["x"]]
 
 
 # How a batch is sent
