@@ -4,6 +4,9 @@
   begins at once.
 * A second batch goes beside the first where it is worth it: ``ENOUGH`` wait, or somebody has waited
   for ``HURRY``. Two halves cost more than the whole, and still a stuck statement stops nobody.
+* Where a crowd came together, it does so again before long: with ``gather``, the first of the next
+  one waits for as many as the last time, and no longer than that: one batch for all costs less than
+  one for the first and one for the others. Who comes alone, or with few, waits for nobody.
 * No group takes more than a quarter of a batch while others wait.
 * One that makes a batch fail fails alone: a failed batch is asked for again one by one.
 * Whoever waits for longer than ``PATIENCE``, or comes when too many wait, is told so.
@@ -12,13 +15,14 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
 from datetime import datetime
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
-from vault.errors import NotReady
+from vault.errors import NotReady, VaultError
 from vault.model import Caller, KeyId, Scope, WorkspaceId
 from vault.sql import column
 
@@ -26,6 +30,7 @@ LANES: Final = 2  # batches that are under way at a time
 ENOUGH: Final = 32
 HURRY: Final = 0.02  # seconds
 PATIENCE: Final = 5.0  # seconds
+CROWD: Final = 4  # so many in one batch are one
 MOST_WAITING: Final = 64  # batches' worth
 SHARE: Final = 4  # a group gets one of so many parts while others wait
 MAX_HOMES: Final = 10_000
@@ -34,18 +39,30 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 
-class _Waiting(NamedTuple, Generic[Q, A]):
+class _Waiting(Struct, Generic[Q, A]):
     question: Q
     answer: "asyncio.Future[A]"
     since: float
 
 
 class Batches(Generic[Q, A]):
-    """Asks in batches of at most ``cap``; ``run`` answers a batch, in its order."""
+    """Asks in batches of at most ``cap``; ``run`` answers a batch, in its order. ``gather``: for so
+    many seconds the first of a crowd waits for the others.
+    """
 
-    def __init__(self, run: Callable[[Sequence[Q]], Awaitable[Sequence[A]]], cap: int) -> None:
+    def __init__(
+        self,
+        run: Callable[[Sequence[Q]], Awaitable[Sequence[A]]],
+        cap: int,
+        *,
+        gather: float = 0.0,
+    ) -> None:
         self._run = run
+        self._gather = gather
+        self._last = 0  # how many the last batch was of
+        self._all_here = asyncio.Event()
         self._cap = cap
+        self._enough = min(ENOUGH, cap)
         self._groups: dict[Hashable, deque[_Waiting[Q, A]]] = {}
         self._waiting = 0
         self._lanes = 0
@@ -63,7 +80,9 @@ class Batches(Generic[Q, A]):
             queue = self._groups[group] = deque()
         queue.append(_Waiting(question, answer, time.monotonic()))
         self._waiting += 1
-        if self._lanes == 0 or self._waiting >= min(ENOUGH, self._cap):
+        if self._waiting == self._last:
+            self._all_here.set()
+        if self._lanes == 0 or self._waiting >= self._enough:
             self._open_lane()
         elif self._hurry is None:
             self._hurry = loop.call_later(HURRY, self._hasten)
@@ -85,11 +104,21 @@ class Batches(Generic[Q, A]):
 
     async def _drain(self) -> None:
         try:
+            await self._gathered()
             while batch := self._taken():
+                self._last = len(batch)
                 await self._answered(batch)
         finally:
             # In the same step as the last look at who waits: whoever asks next begins a lane.
             self._lanes -= 1
+
+    async def _gathered(self) -> None:
+        """Wait until they are here who came together the last time; not for long, and no few."""
+        if self._gather and self._last >= CROWD and self._waiting < self._last:
+            self._all_here.clear()
+            late = asyncio.get_running_loop().call_later(self._gather, self._all_here.set)
+            await self._all_here.wait()
+            late.cancel()
 
     def _taken(self) -> list[_Waiting[Q, A]]:
         """Take the next batch: the groups in turn, each with its share."""
@@ -167,11 +196,27 @@ class KeyRow(Struct, frozen=True):
 R = TypeVar("R", bound=KeyRow)
 
 
-def columns(names: Sequence[str], rows: Sequence[Sequence[object]]) -> dict[str, list[object]]:
-    """A batch as a statement takes it: an array for each parameter."""
+def columns(rows: Sequence[Struct], arrays: Collection[str]) -> dict[str, object]:
+    """A batch as a statement takes it, parameter by parameter: ``arrays``, and lines for the rest.
+
+    The driver looks at each element of an array for longer than PostgreSQL takes to cut a text.
+    """
     return {
-        name: column(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)
+        name: column(values) if name in arrays else lines(values)
+        for name, values in zip(
+            rows[0].__struct_fields__, zip(*map(astuple, rows), strict=True), strict=True
+        )
     }
+
+
+def lines(values: Sequence[Any]) -> str:
+    """Texts, each with its end of line; numbers and truths with spaces between them."""
+    if not isinstance(values[0], str):
+        return " ".join(map(str, values))
+    text = "\n".join(values) + "\n"
+    if text.count("\n") != len(values):
+        raise VaultError("A text of a batch holds a line break.")  # the others' are sent without it
+    return text
 
 
 def by_place(rows: Sequence[R], count: int) -> list[R | None]:

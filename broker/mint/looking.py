@@ -7,10 +7,11 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import msgspec
+from msgspec import Struct
 
 from broker.conversation import Delivery
 from broker.profile import Profile, Runtime
@@ -19,23 +20,25 @@ from vault.model import Caller, KeyId, Scope, WorkspaceId
 from vault.sql import Query
 from vault.store.surveys import UserRow, UserSeals
 from vault.vault.looks import Settled
-from vault.vault.surveys import SealedTokens
 
 WORDS: Final = 6  # of a life
 NOWHERE: Final = "-"
 SECOND: Final = 1_000_000  # microseconds
-_NO_LIFE: Final = (NOWHERE, "0", "pending", NOWHERE, NOWHERE, NOWHERE)
+_NO_LIFE: Final = ("0", "pending", NOWHERE, NOWHERE, NOWHERE)  # but for its id
 _NO_TOKENS: Final = ("0", b"")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Question(NamedTuple):
+class Question(Struct, frozen=True):
     """What the statement is asked, in the order of its parameters."""
 
     hashes: bytes
     user_ids: str
     environments: str
     agent_ids: str
+
+
+ARRAYS: Final = ("hashes",)
 
 
 class Place(NamedTuple):
@@ -47,28 +50,44 @@ class Place(NamedTuple):
     scopes: list[str] | None
 
 
-class Life(NamedTuple):
-    """How one connection stands, in the words of the statement."""
+class Stands(NamedTuple):
+    """How connections stand, column by column, in the words of the statement.
 
-    connection_id: str
-    generation: str
-    state: str
-    noticed: str
-    issued: str
-    ends: str
-    tokens_generation: str
-    sealed: bytes  # of no bytes where there are no tokens
+    ``sealed``: their tokens; of no bytes where there are none.
+    """
 
-    @property
-    def is_settled(self) -> bool:
-        return self.state == "active" and self.issued != NOWHERE and bool(self.sealed)
+    ids: tuple[str, ...] = ()
+    generations: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
+    noticed: tuple[str, ...] = ()
+    issued: tuple[str, ...] = ()
+    ends: tuple[str, ...] = ()
+    tokens_generations: tuple[str, ...] = ()
+    sealed: tuple[bytes, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Stands({self.ids})"
 
-class GoodOnes(NamedTuple):
-    """Tokens that can be handed out; ``late``: which of them last less long than was asked for."""
+    def at(self, places: Sequence[int]) -> "Stands":
+        """Those at these places, in their order."""
+        return Stands._make([tuple([column[one] for one in places]) for column in self])
 
-    tokens: list[SealedTokens]
-    late: tuple[bool, ...]
+    def are_late(self, now: int, min_ttl: int) -> tuple[bool, ...] | None:
+        """Which tokens last less long than was asked for; ``None`` where one of them cannot be
+        handed out as it is: what ``Settled.lasts`` says, in whole microseconds. All are active.
+        """
+        if NOWHERE in self.issued or b"" in self.sealed:
+            return None
+        enough = min_ttl * SECOND
+        if NOWHERE not in self.ends and min(map(int, self.ends), default=now) - now > enough:
+            return (False,) * len(self.ids)
+        late = []
+        for issued, ends in zip(self.issued, self.ends, strict=True):
+            left = enough + 1 if ends == NOWHERE else int(ends) - now
+            if left <= enough and left <= (int(ends) - int(issued)) * MOST_OF_LIFETIME:
+                return None
+            late.append(left < enough)
+        return tuple(late)
 
 
 class Rights(NamedTuple):
@@ -79,7 +98,7 @@ class Rights(NamedTuple):
     expires_at: datetime | None
 
 
-class LookRow(UserSeals, frozen=True, dict=True):
+class LookRow(UserSeals, frozen=True):
     """All that one mint has to know, as one moment has it."""
 
     place: int
@@ -127,19 +146,23 @@ class LookRow(UserSeals, frozen=True, dict=True):
             return False  # its project signs, which the long way knows
         return profile is None or profile.public_key is None or delivery != "sealed"
 
-    @cached_property
-    def stands(self) -> list[Life]:
+    def stands(self) -> Stands:
         """How the connections stand, in the order of their places."""
-        words, held = self.lives.split(" "), self.token_ids.split(" ")
-        columns = [words[number::WORDS] for number in range(WORDS)]
-        lives = {life[0]: life for life in zip(*columns, strict=False)}
+        if not self.connection_ids:
+            return Stands()
+        ids, words = self.connection_ids.split(" "), self.lives.split(" ")
+        lives = dict(zip(words[::WORDS], zip(*[iter(words)] * WORDS, strict=False), strict=False))
+        held = self.token_ids.split(" ")
         tokens = dict(zip(held[::2], zip(held[1::2], self.tokens, strict=False), strict=False))
-        ids = self.connection_ids.split(" ") if self.connection_ids else []
-        return [
-            Life._make((*lives.get(one, _NO_LIFE), *tokens.get(one, _NO_TOKENS))) for one in ids
-        ]
+        if len(lives) < len(ids) or len(tokens) < len(ids):
+            lives = {one: lives.get(one, (one, *_NO_LIFE)) for one in ids}
+            tokens = {one: tokens.get(one, _NO_TOKENS) for one in ids}
+        return Stands(
+            *zip(*map(lives.__getitem__, ids), strict=True),
+            *zip(*map(tokens.__getitem__, ids), strict=True),
+        )
 
-    def user(self) -> UserRow:
+    def user(self, stands: Stands) -> UserRow:
         """The user as a survey reads one."""
         places = places_from(self.shape)
         return UserRow(
@@ -152,55 +175,34 @@ class LookRow(UserSeals, frozen=True, dict=True):
             root_key_id=self.root_key_id,
             index_key=self.index_key,
             now=moment(self.now),
-            connection_ids=[one.connection_id for one in self.stands],
+            connection_ids=list(stands.ids),
             integrations=[one.integration for one in places],
             environments=[one.environment for one in places],
-            states=[one.state for one in self.stands],
+            states=list(stands.states),
         )
 
-    def tokens_of(self, connection_id: str) -> Settled | None:
-        """What one connection holds; ``None`` unless that is good as it is."""
-        number = [one.connection_id for one in self.stands].index(connection_id)
-        one, place = self.stands[number], places_from(self.shape)[number]
-        if not one.is_settled:
+    def tokens_of(self, stands: Stands, number: int) -> Settled | None:
+        """What the connection at one place holds; ``None`` unless that is good as it is."""
+        one, place = stands.at([number]), places_from(self.shape)[number]
+        if one.states != ("active",) or NOWHERE in one.issued or b"" in one.sealed:
             return None
+        [issued], [ends] = one.issued, one.ends
         return Settled(
-            connection_id=connection_id,
+            connection_id=one.ids[0],
             integration=place.integration,
             environment=place.environment,
             provider=place.provider,
             scopes=place.scopes,
-            generation=int(one.generation),
-            issued_at=moment(int(one.issued)),
-            access_ends=None if one.ends == NOWHERE else moment(int(one.ends)),
-            tokens_generation=int(one.tokens_generation),
-            sealed=one.sealed,
+            generation=int(one.generations[0]),
+            issued_at=moment(int(issued)),
+            access_ends=None if ends == NOWHERE else moment(int(ends)),
+            tokens_generation=int(one.tokens_generations[0]),
+            sealed=one.sealed[0],
         )
 
-    def good_ones(self, every: Sequence[tuple[Life, Place]], min_ttl: int) -> GoodOnes | None:
-        """Their tokens, if all can be handed out as they are: what ``Settled.lasts`` says, in whole
-        microseconds.
-        """
-        tokens, late, enough = [], [], min_ttl * SECOND
-        for one, place in every:
-            if not one.is_settled:
-                return None
-            left = enough if one.ends == NOWHERE else int(one.ends) - self.now
-            most = one.ends == NOWHERE or left > enough
-            if not most and left <= (int(one.ends) - int(one.issued)) * MOST_OF_LIFETIME:
-                return None
-            late.append(left < enough)
-            tokens.append(
-                SealedTokens(
-                    one.connection_id, int(one.tokens_generation), place.environment, one.sealed
-                )
-            )
-        return GoodOnes(tokens, tuple(late))
-
-    def unnoticed_of(self, connection_ids: Sequence[str]) -> bool:
+    def unnoticed(self, stands: Stands) -> bool:
         """Is it some time since it was noted that the key, or one of these, is in use?"""
-        unnoticed = [one.connection_id for one in self.stands if one.noticed == NOWHERE]
-        return self.key_unnoticed or not set(unnoticed).isdisjoint(connection_ids)
+        return self.key_unnoticed or NOWHERE in stands.noticed
 
 
 look: Final = Query("batches", "look", LookRow, package="broker")

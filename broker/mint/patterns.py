@@ -13,7 +13,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -56,7 +56,7 @@ Written = Callable[[Minted], bytes]
 json: Final = msgspec.json.Encoder().encode
 
 
-class Told(NamedTuple):
+class Told(Struct, frozen=True):
     """Of what was opened and asked for, all that decides how the answer looks."""
 
     named: bool
@@ -77,7 +77,8 @@ class Pattern(Struct, frozen=True):
 
 
 class Course(Struct, frozen=True):
-    """``asked``: the connections that are opened, by their place in a row.
+    """``asked``: the connections that are opened, by their place in a row; ``takes_all``: that is
+    each of them, in the order of the row.
 
     ``clients``: the variables of the profile that a caller may give.
     """
@@ -89,7 +90,9 @@ class Course(Struct, frozen=True):
     min_ttl: int
     profile: Profile | None
     places: tuple[Place, ...]
+    environments: tuple[str, ...]  # of the connections
     asked: tuple[int, ...]
+    takes_all: bool
     clients: frozenset[str]
     met: dict[Told, int]
     patterns: dict[Told, Pattern | None]
@@ -106,32 +109,50 @@ class Patterns:
         self._bytes = 0
 
     async def course(
-        self, caller: Caller, wanted: Wanted, row: LookRow, profile: Profile | None
+        self,
+        caller: Caller,
+        wanted: Wanted,
+        row: LookRow,
+        states: tuple[str, ...],
+        profile: Profile | None,
     ) -> Course | None:
-        """What comes for such a user."""
+        """What comes for such a user; ``states``: of the connections."""
         key = (
-            *(row.workspace_id, row.rights, row.environment, row.has_upstream, row.shape),
-            *(
-                tuple([one.state for one in row.stands]),
-                id(profile),
-                wanted.environment,
-                wanted.agent_id,
-            ),
-            *(wanted.runtime, wanted.channel, wanted.delivery, wanted.branch_id),
-            *(wanted.integrations, wanted.min_ttl, wanted.on_missing, wanted.armed),
+            row.workspace_id,
+            row.rights,
+            row.environment,
+            row.has_upstream,
+            row.shape,
+            states,
+            id(profile),
+            wanted.environment,
+            wanted.agent_id,
+            wanted.runtime,
+            wanted.channel,
+            wanted.delivery,
+            wanted.branch_id,
+            wanted.integrations,
+            wanted.min_ttl,
+            wanted.on_missing,
+            wanted.armed,
         )
         known = self._courses.get(key)
         if known is not None and known[0] is profile:
             self._courses.move_to_end(key)
             return known[1]
-        course = await self._begun(caller, wanted, row, profile)
+        course = await self._begun(caller, wanted, row, states, profile)
         self._courses[key] = profile, course
         if len(self._courses) > MAX_COURSES:
             self._courses.popitem(last=False)
         return course
 
     async def _begun(
-        self, caller: Caller, wanted: Wanted, row: LookRow, profile: Profile | None
+        self,
+        caller: Caller,
+        wanted: Wanted,
+        row: LookRow,
+        states: tuple[str, ...],
+        profile: Profile | None,
     ) -> Course | None:
         environment = environment_of(caller, wanted.environment)
         runtime, delivery = chosen_delivery(wanted, profile)
@@ -145,7 +166,7 @@ class Patterns:
                     connection_id=str(number),
                     integration=place.integration,
                     environment=place.environment,
-                    pending=row.stands[number].state == "pending",
+                    pending=states[number] == "pending",
                 )
                 for number, place in enumerate(places)
             ],
@@ -158,7 +179,7 @@ class Patterns:
         )
         for number in asked:
             bare = await self._vault.has_bare_header(places[number].provider)
-            if not bare or row.stands[number].state != "active":
+            if not bare or states[number] != "active":
                 return None
         variables = profile.variables.items() if profile else ()
         return Course(
@@ -169,7 +190,9 @@ class Patterns:
             min_ttl=min_ttl_of(wanted, profile),
             profile=profile,
             places=tuple(places[number] for number in asked),
+            environments=tuple(places[number].environment for number in asked),
             asked=asked,
+            takes_all=asked == tuple(range(len(places))),
             clients=frozenset(name for name, one in variables if one.source == "client"),
             met={},
             patterns={},
@@ -210,7 +233,8 @@ class _Drawn(Struct, frozen=True):
     """One connection that is nothing but marks, and how they stand in an answer."""
 
     fresh: Fresh
-    gaps: list[bytes]
+    gaps: tuple[bytes, bytes, bytes, bytes]
+    extras: list[bytes]
 
     @classmethod
     def of(cls, marks: Marks, place: Place, extras: tuple[str, ...], *, late: bool) -> "_Drawn":
@@ -230,8 +254,8 @@ class _Drawn(Struct, frozen=True):
             refresh_required=late,
             scopes=None if place.scopes is None else tuple(place.scopes),
         )
-        first = [token.encode(), json(generation), json(expires_at), json(expires_in)]
-        return cls(fresh, first + [one.encode() for one in more.values()])
+        gaps = (token.encode(), json(generation), json(expires_at), json(expires_in))
+        return cls(fresh, gaps, [one.encode() for one in more.values()])
 
 
 class _Cutting(Struct, frozen=True):
@@ -277,7 +301,8 @@ class _Cutting(Struct, frozen=True):
             *(json(times.start_by), json(times.expires_at), *worded(issued[0])),
             *(block(given), json(person.name) if told.named else b""),
             *map(json, person.attributes.values()),
-            *(gap for one in drawn for gap in one.gaps),
+            *(gap for column in zip(*[one.gaps for one in drawn], strict=True) for gap in column),
+            *(gap for one in drawn for gap in one.extras),
         ]
         ids = [one.fresh.connection_id for one in drawn]
         return Pattern(

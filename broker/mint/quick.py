@@ -17,7 +17,10 @@
 import hmac
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import NamedTuple
+from operator import attrgetter
+from typing import Final
+
+from msgspec import Struct
 
 from broker import conversations
 from broker.agents import Agents
@@ -31,15 +34,14 @@ from broker.conversation import (
 )
 from broker.conversations import Bearers, NewConversation, Times, packed
 from broker.delivery import Delivering, Issued, issue, redeemable, worded
-from broker.mint import Minting
+from broker.mint import Minting, looking, writing
 from broker.mint.batches import Batches, Homes, columns
 from broker.mint.looking import (
     NOWHERE,
     SECOND,
-    GoodOnes,
-    Life,
     LookRow,
     Question,
+    Stands,
     by_place,
     look,
     moment,
@@ -48,28 +50,35 @@ from broker.mint.patterns import Course, Pattern, Patterns, Told, Written, block
 from broker.mint.scenes import Scene
 from broker.mint.writing import Deed, write
 from broker.profile import Profile
-from broker.variables import refuse_collisions
+from broker.variables import are_free, refuse_collisions
 from vault import access
 from vault.egress import is_header_value
 from vault.model import Caller, new_id
-from vault.store.connections import BareTokens
 from vault.vault import Vault
 from vault.vault.looks import Settled
-from vault.vault.surveys import Opened
+from vault.vault.surveys import Opened, SealedTokens
+
+GATHER: Final = 0.002  # seconds; a crowd of 32 then needs half as many statements
+
+_extras_of: Final = attrgetter("extras")
 
 
 class Changed(Exception):
     """What was looked at is not so any more."""
 
 
-class _One(NamedTuple):
-    """One who mints, and what was found."""
+class _One(Struct, frozen=True):
+    """One who mints, and what was found. ``stands``: how all connections do."""
 
     key_hash: bytes
     caller: Caller
     wanted: Wanted
     row: LookRow
+    stands: Stands
     profile: Profile | None
+
+    def __repr__(self) -> str:
+        return f"_One({self.row})"
 
 
 class Quick:
@@ -83,8 +92,8 @@ class Quick:
         self._agents = agents
         self._delivering = delivering
         self._patterns = Patterns(vault, minting)
-        self._looks = Batches(self._look, batch)
-        self._writes = Batches(self._write, batch)
+        self._looks = Batches(self._look, batch, gather=GATHER)
+        self._writes = Batches(self._write, batch, gather=GATHER)
         self._homes = Homes()
 
     async def answer(
@@ -134,7 +143,7 @@ class Quick:
             profile = await self._agents.profile_of(
                 caller, wanted.agent_id, row.agent_generation, row.agent_sealed
             )
-        return _One(key_hash, caller, wanted, row, profile)
+        return _One(key_hash, caller, wanted, row, row.stands(), profile)
 
     # By a pattern
 
@@ -144,29 +153,43 @@ class Quick:
         It steps aside, and nothing has happened, where there is no pattern, and where a token is
         not good as it is, or not what a header can carry.
         """
-        _, caller, wanted, row, profile = one
-        course = await self._patterns.course(caller, wanted, row, profile)
+        caller, wanted, row, stands = one.caller, one.wanted, one.row, one.stands
+        course = await self._patterns.course(caller, wanted, row, stands.states, one.profile)
         if course is None:
             return None
-        stands = [row.stands[number] for number in course.asked]
-        good = row.good_ones(list(zip(stands, course.places, strict=True)), course.min_ttl)
-        if good is None:
+        if not course.takes_all:
+            stands = stands.at(course.asked)
+        late = stands.are_late(row.now, course.min_ttl)
+        if late is None:
             return None
-        opened = await self._vault.opened(caller, wanted.user_id, row, good.tokens)
-        if not (course.looking or all(map(_can_be_carried, opened.tokens))):
+        opened = await self._vault.opened(
+            caller, wanted.user_id, row, _sealed_of(stands, course.environments)
+        )
+        texts = [tokens.access_token for tokens in opened.tokens]
+        if not (course.looking or _can_be_carried(texts)):
             return None
-        told = _told(course, wanted, opened, good)
+        told = _told(course, wanted, opened, late)
         pattern = course.patterns.get(told) or await self._patterns.pattern(
             course, caller, wanted, opened, told, written
         )
         if pattern is None:
             return None
-        refuse_collisions(pattern.plan, wanted.dynamic_variables)
+        given = block(wanted.dynamic_variables)
+        if not are_free(pattern.plan, wanted.dynamic_variables, len(given)):
+            refuse_collisions(pattern.plan, wanted.dynamic_variables)
         issued = issue(course.delivery, armed=wanted.armed)
         if course.delivery == "sealed":
             issued = redeemable(issued)
         conversation_id = new_id("kcv")
-        values = _values(one, stands, opened, conversation_id, issued)
+        values = [
+            conversation_id.encode(),
+            json(wanted.user_id)[1:-1],
+            b"",
+            b"",
+            *worded(issued),
+            given,
+        ]
+        values += _values(row.now, stands, opened, texts)
         deed = self._deed_by(one, course, pattern, stands, opened, conversation_id, issued)
         times = await self._writes.ask(caller.workspace, deed)
         if times is None:
@@ -179,19 +202,18 @@ class Quick:
         one: _One,
         course: Course,
         pattern: Pattern,
-        stands: Sequence[Life],
+        stands: Stands,
         opened: Opened,
         conversation_id: str,
         issued: Issued,
     ) -> Deed:
-        key_hash, caller, wanted, row, _ = one
-        ids = [life.connection_id for life in stands]
+        caller, wanted, ids = one.caller, one.wanted, stands.ids
         given = packed(wanted.dynamic_variables) if wanted.dynamic_variables else b""
         kept = pattern.kept.filled([*map(str.encode, ids), given])
         context = conversations.context(caller.workspace, conversation_id)
         bearers = self._delivering.bearers(issued)
         return Deed(
-            hashes=key_hash,
+            hashes=one.key_hash,
             workspace_ids=caller.workspace,
             conversation_ids=conversation_id,
             event_ids=_event_of(conversation_id),
@@ -206,7 +228,7 @@ class Quick:
             reached=" ".join([ids[number] for number in pattern.reached]),
             kept=self._vault.seal_owned(caller, opened.owner, context, kept),
             armed=wanted.armed,
-            bearer_kinds=bearers.kind,
+            bearer_kinds=bearers.kind or "",
             bearer_hashes=bearers.bearer,
             ticket_hashes=bearers.ticket,
             start_within=START_WITHIN,
@@ -215,28 +237,27 @@ class Quick:
             request_ids=caller.request_id,
             looking=course.looking,
             token_ids=" ".join(ids),
-            token_generations=" ".join([life.generation for life in stands]),
-            unnoticed=row.unnoticed_of(ids),
+            token_generations=" ".join(stands.generations),
+            unnoticed=one.row.unnoticed(stands),
         )
 
     # The usual way
 
     async def _usually(self, one: _One) -> Minted | None:
-        key_hash, caller, wanted, row, profile = one
+        caller, wanted, row, profile = one.caller, one.wanted, one.row, one.profile
         environment = environment_of(caller, wanted.environment)
-        survey = await self._vault.surveyed(caller, wanted.user_id, environment, row.user())
+        survey = await self._vault.surveyed(
+            caller, wanted.user_id, environment, row.user(one.stands)
+        )
         scene = self._minting.scene(caller, wanted, new_id("kcv"), environment, profile, survey, {})
         if not row.is_ours_alone(scene.environment, scene.runtime, scene.delivery, profile):
             return None
-        settled = _settled(scene, row)
-        if settled is None:
+        found = _settled(scene, row, one.stands)
+        if found is None:
             return None
-        return await self._made(
-            scene,
-            key_hash,
-            settled,
-            unnoticed=row.unnoticed_of([life.connection_id for life in settled]),
-        )
+        settled, places = found
+        unnoticed = row.unnoticed(one.stands.at(places))
+        return await self._made(scene, one.key_hash, settled, unnoticed=unnoticed)
 
     async def _made(
         self, scene: Scene, key_hash: bytes, settled: Sequence[Settled], *, unnoticed: bool
@@ -266,28 +287,28 @@ class Quick:
     # The two statements
 
     async def _look(self, questions: Sequence[Question]) -> list[LookRow | None]:
-        rows = await self._vault.look_up_for_guest(look, **columns(Question._fields, questions))
+        rows = await self._vault.look_up_for_guest(look, **columns(questions, looking.ARRAYS))
         return by_place(rows, len(questions))
 
     async def _write(self, deeds: Sequence[Deed]) -> list[Times | None]:
-        rows = await self._vault.write_for_guest(write, **columns(Deed._fields, deeds))
-        times = {
-            row.conversation_id: Times(row.created_at, row.start_by, row.expires_at) for row in rows
-        }
+        rows = await self._vault.write_for_guest(write, **columns(deeds, writing.ARRAYS))
+        times = {row.conversation_id: row for row in rows}
         return [times.get(one.conversation_ids) for one in deeds]
 
 
-def _settled(scene: Scene, row: LookRow) -> list[Settled] | None:
-    """What is asked for, if all of it can be handed out as it is."""
+def _settled(scene: Scene, row: LookRow, stands: Stands) -> tuple[list[Settled], list[int]] | None:
+    """What is asked for, with its places, if all of it can be handed out as it is."""
     min_ttl = timedelta(seconds=min_ttl_of(scene.wanted, scene.profile))
-    found = []
+    found, places = [], []
     for one in scene.survey.connections.values():
         if is_asked_for(one.integration, scene.profile, scene.wanted):
-            tokens = row.tokens_of(one.connection_id)
+            number = stands.ids.index(one.connection_id)
+            tokens = row.tokens_of(stands, number)
             if tokens is None or not tokens.lasts(min_ttl, scene.survey.now):
                 return None
             found.append(tokens)
-    return found
+            places.append(number)
+    return found, places
 
 
 def _deed(
@@ -315,7 +336,7 @@ def _deed(
         reached=" ".join(new.connection_ids),
         kept=new.kept,
         armed=new.armed,
-        bearer_kinds=bearers.kind,
+        bearer_kinds=bearers.kind or "",
         bearer_hashes=bearers.bearer,
         ticket_hashes=bearers.ticket,
         start_within=START_WITHIN,
@@ -334,37 +355,41 @@ def _event_of(conversation_id: str) -> str:
     return "evt" + conversation_id[3:]
 
 
-def _can_be_carried(one: BareTokens) -> bool:
-    """Is there a token, and can it stand in a header?"""
-    return bool(one.access_token) and is_header_value((one.access_token or "").encode())
+def _sealed_of(stands: Stands, environments: Sequence[str]) -> list[SealedTokens]:
+    generations = map(int, stands.tokens_generations)
+    return list(map(SealedTokens, stands.ids, generations, environments, stands.sealed))
 
 
-def _told(course: Course, wanted: Wanted, opened: Opened, good: GoodOnes) -> Told:
+def _can_be_carried(tokens: Sequence[str | None]) -> bool:
+    """Is each of them there, and can it stand in a header?"""
+    texts = list(filter(None, tokens))
+    if len(texts) < len(tokens) or texts != list(map(str.strip, texts)):
+        return False
+    return is_header_value("".join(texts).encode())
+
+
+def _told(course: Course, wanted: Wanted, opened: Opened, late: tuple[bool, ...]) -> Told:
     given = wanted.dynamic_variables
     return Told(
         named=opened.profile.name is not None,
         attributes=tuple(opened.profile.attributes),
-        extras=tuple([tuple(one.extras) for one in opened.tokens]),
-        late=good.late,
+        extras=tuple(map(tuple, map(_extras_of, opened.tokens))),
+        late=late,
         given=bool(given),
         clients=tuple([one for one in given if one in course.clients]) if course.clients else (),
     )
 
 
-def _values(
-    one: _One, stands: Sequence[Life], opened: Opened, conversation_id: str, issued: Issued
-) -> list[bytes]:
-    """What goes into an answer's gaps, in their order; the two times are not known yet."""
-    wanted, now, profile = one.wanted, one.row.now, opened.profile
-    values = [conversation_id.encode(), json(wanted.user_id)[1:-1], b"", b"", *worded(issued)]
-    values += (block(wanted.dynamic_variables), json(profile.name))
-    values += map(json, profile.attributes.values())
-    for life, tokens in zip(stands, opened.tokens, strict=True):
-        values += (json(tokens.access_token)[1:-1], life.generation.encode())
-        if life.ends == NOWHERE:
-            values += (b"null", b"null")
-        else:
-            ends = int(life.ends)
-            values += (json(moment(ends)), b"%d" % ((ends - now) // SECOND))
-        values += [json(extra)[1:-1] for extra in tokens.extras.values()]
+def _values(now: int, stands: Stands, opened: Opened, texts: Sequence[str | None]) -> list[bytes]:
+    """What of a user and of the connections goes into an answer's gaps, in their order."""
+    values = [json(opened.profile.name)]
+    values += map(json, opened.profile.attributes.values())
+    values += [json(text)[1:-1] for text in texts]
+    values += map(str.encode, stands.generations)
+    ends = [None if one == NOWHERE else int(one) for one in stands.ends]
+    values += [b"null" if one is None else json(moment(one)) for one in ends]
+    values += [b"null" if one is None else b"%d" % ((one - now) // SECOND) for one in ends]
+    for tokens in opened.tokens:
+        if tokens.extras:
+            values += [json(extra)[1:-1] for extra in tokens.extras.values()]
     return values

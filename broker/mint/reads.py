@@ -12,9 +12,11 @@
 import hmac
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final
 
-from broker.mint.batches import Batches, Homes, KeyRow, by_place, columns
+from msgspec import Struct
+
+from broker.mint.batches import Batches, Homes, KeyRow, by_place, columns, lines
 from vault.model import Caller, new_ids
 from vault.sql import Query
 from vault.vault import Vault
@@ -22,13 +24,16 @@ from vault.vault.looks import Settled
 from vault.vault.refreshing import Fresh
 
 
-class Question(NamedTuple):
+class Question(Struct, frozen=True):
     """What the statement is asked, beside the ids of the lines in the record."""
 
     hashes: bytes
     connection_ids: str
     min_ttls: int  # seconds
     request_ids: str
+
+
+ARRAYS: Final = ("hashes",)
 
 
 class SettledRow(KeyRow, frozen=True):
@@ -103,7 +108,7 @@ class Reads:
         count = len(questions)
         rows = await self._vault.write_for_guest(
             _settled,
-            event_ids=new_ids("evt", count),
-            **columns(Question._fields, questions),
+            event_ids=lines(new_ids("evt", count)),
+            **columns(questions, ARRAYS),
         )
         return by_place(rows, count)

@@ -1,21 +1,18 @@
 """What is written of a mint, as one statement does it for a batch of them."""
 
-from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final
 
 from msgspec import Struct
 
+from broker.conversations import Times
 from vault.sql import Query
 
 
-class WrittenRow(Struct, frozen=True):
+class WrittenRow(Times, frozen=True):
     conversation_id: str
-    created_at: datetime
-    start_by: datetime
-    expires_at: datetime
 
 
-class Deed(NamedTuple):
+class Deed(Struct, frozen=True, kw_only=True):
     """What the statement is told to write, in the order of its parameters."""
 
     hashes: bytes
@@ -33,7 +30,7 @@ class Deed(NamedTuple):
     reached: str
     kept: bytes
     armed: bool
-    bearer_kinds: str | None
+    bearer_kinds: str  # empty: none
     bearer_hashes: bytes | None
     ticket_hashes: bytes | None
     start_within: int
@@ -45,5 +42,8 @@ class Deed(NamedTuple):
     token_generations: str
     unnoticed: bool
 
+
+# ``branch_ids``: they are whatever a caller says, line breaks too.
+ARRAYS: Final = ("hashes", "branch_ids", "kept", "bearer_hashes", "ticket_hashes")
 
 write: Final = Query("batches", "write", WrittenRow, package="broker")

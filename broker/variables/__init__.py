@@ -438,6 +438,14 @@ def refuse_collisions(plan: Plan, given: Mapping[str, Scalar]) -> None:
             raise Invalid(f"It is longer than {MAX_TEXT}.", pointer=f"/dynamic_variables/{name}")
 
 
+def are_free(plan: Plan, given: Mapping[str, Scalar], size: int) -> bool:
+    """Would ``refuse_collisions`` let these pass, as far as one sees without looking at each?
+    ``size``: of all of them in JSON, and so more than any text of theirs has.
+    """
+    small = len(given) <= MAX_GIVEN and size <= MAX_TEXT
+    return small and given.keys() <= plan.layout().free
+
+
 @lru_cache(maxsize=4_096)
 def _is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None

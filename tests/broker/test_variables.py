@@ -21,6 +21,7 @@ from broker.variables import (
     Planned,
     Token,
     Usable,
+    are_free,
     plan,
     refuse_collisions,
 )
@@ -418,3 +419,33 @@ def test_no_plan_ever_puts_a_credential_under_a_name_that_is_not_secret(
     assert [name for name, one in handles.items() if isinstance(one, Secret)] == [AUTHORIZATION]
     again = msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=Plan)
     assert fill(again, everything) == filled
+
+
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(["topic", "lang", "seats", "secret__x", "a b", "user_name"]),
+            st.text(max_size=5) | st.integers(0, 9) | st.just("long" * 10_000),
+            max_size=4,
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_what_is_seen_to_be_free_at_a_glance_is_never_refused(
+    every: list[dict[str, str | int]],
+) -> None:
+    planned = plan(None, ADA, [GOOGLE])
+    for given_ in every:
+        free = are_free(planned, given_, len(msgspec.json.encode(given_)))
+        try:
+            refuse_collisions(planned, given_)
+        except Invalid:
+            assert not free
+
+
+def test_names_are_free_once_they_were_looked_at() -> None:
+    planned = plan(None, ADA, [GOOGLE])
+    assert are_free(planned, {}, 2)
+    refuse_collisions(planned, {"never_asked_before": "x"})
+    assert are_free(planned, {"never_asked_before": "y"}, 30)

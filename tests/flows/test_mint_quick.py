@@ -624,3 +624,20 @@ async def test_one_that_no_longer_fits_leaves_its_neighbours_alone(bureau: Burea
     assert eve is not None
     assert await rows(bureau, "conversations") == 1
     assert await rows(bureau, "holds") == 1
+
+
+async def test_one_whose_text_would_be_two_fails_alone(bureau: Bureau) -> None:
+    await bureau.desk.user("ada")
+    key = bureau.desk.tenant.key
+    mints = (quick(bureau, key, "ada", agent_id=agent) for agent in ("a\nb", "a"))
+    refused, made = await asyncio.gather(*mints, return_exceptions=True)
+    assert isinstance(refused, VaultError)
+    assert isinstance(made, Minted)
+    assert await rows(bureau, "conversations") == 1
+
+
+async def test_a_branch_may_have_any_name(bureau: Bureau) -> None:
+    await bureau.desk.user("ada")
+    assert await patterned(bureau, branch_id="one\ntwo, three") is not None
+    kept = "select branch_id from vault.conversations where workspace_id = $1"
+    assert await bureau.admin.fetchval(kept, bureau.caller.workspace) == "one\ntwo, three"

@@ -27,6 +27,7 @@ from vault.vault import Vault
 HTTP: Final = ScopeType.HTTP
 PATH: Final = "/v1/conversations"
 MAX_BODY: Final = 64 * 1024
+IDEMPOTENCY_KEY: Final = b"idempotency-key"
 
 _KEY: Final = re.compile(rb"[!-~]{1,255}")
 JSON: Final = re.compile(rb"(?i)application/json(;|$)")
@@ -74,7 +75,7 @@ class RawMint:
             return None
         try:
             wanted = _decode(body).wanted()
-            once = self._once(headers, body)
+            once = self._once(headers, body) if IDEMPOTENCY_KEY in headers else None
             done = None if once else await self._quickly(scope, headers, wanted)
             if done is None:
                 caller = await self._door.caller(ASGIConnection[Any, Any, Any, Any](scope))
@@ -95,13 +96,10 @@ class RawMint:
         request_id = scope["state"]["request_id"]
         return await self._broker.quick.answer(key_hash, request_id, wanted, _written)
 
-    def _once(self, headers: Headers, body: bytes) -> Once | None:
-        key = headers.get(b"idempotency-key")
-        if key is None:
-            return None
-        place = f"POST {PATH}"
+    def _once(self, headers: Headers, body: bytes) -> Once:
+        key, place = headers[IDEMPOTENCY_KEY].decode(), f"POST {PATH}"
         return Once(
-            key_hash=self._vault.fingerprint(f"{place}\n{key.decode()}"),
+            key_hash=self._vault.fingerprint(f"{place}\n{key}"),
             fingerprint=self._vault.fingerprint(place.encode() + b"\n" + body),
         )
 
@@ -117,7 +115,7 @@ def _asked(scope: HTTPScope) -> Headers | None:
     headers = plain(scope)
     if headers is None or not 0 < length_of(headers) <= MAX_BODY:
         return None
-    key = headers.get(b"idempotency-key")
+    key = headers.get(IDEMPOTENCY_KEY)
     return headers if key is None or _KEY.fullmatch(key) else None
 
 
@@ -135,7 +133,9 @@ def length_of(headers: Headers) -> int:
     length = headers.get(b"content-length", b"0")
     if length == b"0":
         return 0
-    return int(length) if length.isdigit() and JSON.match(headers.get(b"content-type", b"")) else -1
+    said = headers.get(b"content-type", b"")
+    is_json = said == b"application/json" or JSON.match(said)
+    return int(length) if is_json and length.isdigit() else -1
 
 
 async def answered(send: Send, status: int, answer: bytes) -> None:
@@ -164,6 +164,9 @@ def whole(messages: list[Received]) -> bytes | None:
     """The body; ``None`` where the client went away."""
     if messages[-1]["type"] != "http.request":
         return None
+    if len(messages) == 1:
+        body: bytes = messages[0].get("body", b"")
+        return body
     return b"".join([one.get("body", b"") for one in messages])
 
 
