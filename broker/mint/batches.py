@@ -17,14 +17,14 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
 from datetime import datetime
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import astuple
 
-from vault.errors import NotReady, VaultError
+from vault.errors import NotReady
 from vault.model import Caller, KeyId, Scope, WorkspaceId
-from vault.sql import column
+from vault.sql import column, lines
 
 LANES: Final = 2  # batches that are under way at a time
 ENOUGH: Final = 32
@@ -197,26 +197,13 @@ R = TypeVar("R", bound=KeyRow)
 
 
 def columns(rows: Sequence[Struct], arrays: Collection[str]) -> dict[str, object]:
-    """A batch as a statement takes it, parameter by parameter: ``arrays``, and lines for the rest.
-
-    The driver looks at each element of an array for longer than PostgreSQL takes to cut a text.
-    """
+    """A batch as a statement takes it, by parameter: ``arrays``, and lines for the rest."""
     return {
         name: column(values) if name in arrays else lines(values)
         for name, values in zip(
             rows[0].__struct_fields__, zip(*map(astuple, rows), strict=True), strict=True
         )
     }
-
-
-def lines(values: Sequence[Any]) -> str:
-    """Texts, each with its end of line; numbers and truths with spaces between them."""
-    if not isinstance(values[0], str):
-        return " ".join(map(str, values))
-    text = "\n".join(values) + "\n"
-    if text.count("\n") != len(values):
-        raise VaultError("A text of a batch holds a line break.")  # the others' are sent without it
-    return text
 
 
 def by_place(rows: Sequence[R], count: int) -> list[R | None]:

@@ -16,9 +16,9 @@ from typing import Final
 
 from msgspec import Struct
 
-from broker.mint.batches import Batches, Homes, KeyRow, by_place, columns, lines
+from broker.mint.batches import Batches, Homes, KeyRow, by_place, columns
 from vault.model import Caller, new_ids
-from vault.sql import Query
+from vault.sql import Query, lines
 from vault.vault import Vault
 from vault.vault.looks import Settled
 from vault.vault.refreshing import Fresh

@@ -26,8 +26,8 @@ CROSSES = re.compile(r"^-- crosses workspaces: \S.{9,}", re.MULTILINE)
 _NAME = re.compile(r"^-- name: ([a-z_]+)$", re.MULTILINE)
 _PARAMETER: Final = "the parameter workspace_id"
 _DEEDS: Final = (ast.SelectStmt, ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt)
-# unnest, string_to_array and json_to_recordset take a batch's parameters apart, and depend on nothing
-# else.
+# unnest, string_to_array and json_to_recordset take a batch's parameters apart, and depend on
+# nothing else.
 _CALLS_IN_UPDATE: Final = {"now", "coalesce", "unnest", "string_to_array", "json_to_recordset"}
 _FORBIDDEN: Final = re.compile(
     r"pg_(try_)?advisory.*|pg_notify|nextval|setval|currval|lastval|dblink.*|lo_.*|pg_sleep.*"
