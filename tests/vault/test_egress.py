@@ -9,12 +9,16 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from time import monotonic
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import structs
 from support.loopback import OK, Answer, Authority, ask, calling, listening, saying
 
-from vault.egress import Endpoint, Purpose, Reply, Timeouts
+from vault.egress import Endpoint, Purpose, Reply, Request, Timeouts, messages
+from vault.egress.address import read
 from vault.errors import EgressDenied, TooLarge, Unreachable
 from vault.secret import Secret
 
@@ -332,6 +336,53 @@ async def test_a_request_arrives_as_it_was_given() -> None:
         assert {b"Authorization: Bearer abc", b"X-Two: 1", b"X-Two: 2", b"X: "} <= set(lines)
         assert b"Accept-Encoding: identity" in lines
         assert body == b"\x00body"
+
+
+NAMES = st.sampled_from(["Authorization", "X-One", "x-two", "User-Agent", "Accept", "Host", "a b"])
+VALUES = st.text(st.sampled_from("ab \t\0\r\n"), max_size=4)
+
+
+@given(
+    st.lists(st.tuples(NAMES, VALUES | VALUES.map(Secret)), max_size=5).map(tuple),
+    st.sampled_from(["", "?a=b"]),
+)
+def test_a_head_that_is_written_often_is_the_same_and_a_wrong_one_is_refused(
+    headers: tuple[tuple[str, str | Secret], ...], query: str
+) -> None:
+    url = read(f"https://api.example.com/token{query}")
+    request = Request(method="POST", url="", headers=headers, body=b"body")
+    try:
+        once = messages.written(request, url)
+    except EgressDenied:
+        for _ in range(2):
+            with pytest.raises(EgressDenied):
+                messages.written(request, url, often=True)
+    else:
+        for _ in range(2):
+            assert messages.written(request, url, often=True) == once
+
+
+def test_of_a_head_that_is_written_often_no_secret_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept: list[tuple[object, ...]] = []
+
+    def keep(*asked: Any) -> bytes:
+        found = messages._head(*asked)  # noqa: SLF001 - what would be kept
+        kept.append((*asked, found))
+        return found
+
+    monkeypatch.setattr(messages, "_kept_head", keep)
+    plain = (("X-One", "1"),)
+    for path, headers, is_kept in (
+        ("/", (*plain, ("Authorization", Secret("sentinel-5f1d"))), False),
+        ("/?sentinel-5f1d", plain, False),
+        ("/", plain, True),
+    ):
+        url = read(f"https://api.example.com{path}")
+        one = Request(method="POST", url="", headers=headers)
+        assert (b"sentinel" in messages.written(one, url, often=True).data) is not is_kept
+        assert len(kept) == is_kept
 
 
 async def test_an_answer_is_handed_over_whole_whatever_its_status() -> None:
