@@ -25,7 +25,8 @@ The bytes, each part after its length as u32, big-endian; numbers in decimal, ha
 import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from struct import Struct as Packing
 from typing import Final, Literal
 
@@ -33,10 +34,13 @@ from msgspec import Struct
 
 _u32: Final = Packing(">I").pack
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECONDS: Final = (86_400_000_000, 1_000_000, 1)
+_MICROSECOND: Final = timedelta(microseconds=1)
+# Nearly all parts are as short as this.
+_SHORT: Final = 256
+_SIZES: Final = tuple(_u32(size) for size in range(_SHORT))
 
-LINE: Final = b"keyturn/audit/line/1"
-LINE_OF_CONNECTIONS: Final = b"keyturn/audit/line/2"
+LINE: Final = "keyturn/audit/line/1"
+LINE_OF_CONNECTIONS: Final = "keyturn/audit/line/2"
 BATCH: Final = "keyturn/audit/batch/1"
 SEAL: Final = "keyturn/audit/seal/1"
 NOTE: Final = "keyturn/audit/note/1"
@@ -238,17 +242,23 @@ class Chains:
 
 def line_hash(workspace: str, line: Line) -> bytes:
     """The hash of one line."""
-    text = (
-        f"{line.xact}\0{line.event_id}\0{microseconds(line.at)}\0{line.actor_kind}"
-        f"\0{line.actor_id}\0{line.action}\0{line.target_kind}\0{line.target_id}"
-        f"\0{line.user_ref}\0{line.environment}\0{line.outcome}\0{line.request_id}"
+    named = line.connection_ids
+    of_its_own = (
+        f"{line.xact}\0{line.event_id}\0{microseconds(line.at)}"
+        f"\0{line.target_id}\0{line.user_ref}\0{line.request_id}"
     )
-    kind = LINE
-    if line.connection_ids:
-        kind, text = LINE_OF_CONNECTIONS, "\0".join((text, *line.connection_ids))
     # PostgreSQL's text holds no zero byte, so nothing is taken apart where it was not joined.
-    parts = text.encode().split(b"\0")
-    return hashlib.sha256(_joined([kind, workspace.encode(), *parts])).digest()
+    xact, event_id, at, target, user, request = _sized(of_its_own.encode().split(b"\0"))
+    parts = (
+        _shared(LINE_OF_CONNECTIONS if named else LINE, workspace),
+        *(xact, event_id, at),
+        _shared(line.actor_kind, line.actor_id, line.action, line.target_kind),
+        *(target, user),
+        _shared(line.environment, line.outcome),
+        request,
+        *_sized([one.encode() for one in named]),
+    )
+    return hashlib.sha256(b"".join(parts)).digest()
 
 
 def digest(hashes: Iterable[bytes]) -> bytes:
@@ -272,13 +282,22 @@ def made_from(batches: str) -> list[Made]:
 
 def microseconds(moment: datetime) -> int:
     """A time as a number, exactly."""
-    since = moment - _EPOCH
-    parts = (since.days, since.seconds, since.microseconds)
-    return sum(part * unit for part, unit in zip(parts, _MICROSECONDS, strict=True))
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+@lru_cache(maxsize=4_096)
+def _shared(*parts: str) -> bytes:
+    """What many lines say in the same words."""
+    return _joined([part.encode() for part in parts])
 
 
 def _joined(parts: list[bytes]) -> bytes:
-    return b"".join([_u32(len(part)) + part for part in parts])
+    return b"".join(_sized(parts))
+
+
+def _sized(parts: list[bytes]) -> list[bytes]:
+    """Each part after its length."""
+    return [(_SIZES[len(one)] if len(one) < _SHORT else _u32(len(one))) + one for one in parts]
 
 
 def _same(right: tuple[bytes, bytes], there: tuple[bytes, bytes]) -> bool:
