@@ -18,8 +18,8 @@
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, Self, TypeVar
 
 import asyncpg
@@ -297,9 +297,12 @@ class Database:
     ) -> T:
         connection = await self._acquire(workspace, ahead=ahead)
         try:
-            with _driver_errors_hidden(connection):
+            try:
                 await connection.execute(begin)
                 result = await work(Transaction(connection, workspace))
+            except Exception as error:
+                _tell_apart(error, connection)
+                raise
             try:
                 ended: str = await connection.execute("commit")
             except GONE:
@@ -319,8 +322,11 @@ class Database:
         whose = next((repr(value) for value in values if isinstance(value, bytes)), "")
         connection = await self._acquire(whose)
         try:
-            with _driver_errors_hidden(connection):
+            try:
                 rows: Sequence[Row] = await connection.fetch(sql, *values)
+            except Exception as error:
+                _tell_apart(error, connection)
+                raise
         except _Lost:
             if once:
                 raise NotReady(_UNSURE) from None
@@ -346,8 +352,16 @@ class Database:
             raise
 
     async def _release(self, connection: Any, *, ahead: bool = False) -> None:
-        # Shielded: a caller that goes away must not leave a transaction open behind it.
-        await asyncio.shield(self._give_back(connection, ahead=ahead))
+        try:
+            at_rest = not connection.is_in_transaction()
+        except asyncpg.InterfaceError:
+            at_rest = False  # the driver has taken it back
+        if at_rest:
+            # The pool takes it back by itself, whatever becomes of the caller.
+            await self._to_pool(connection, ahead=ahead)
+        else:
+            # Shielded: a caller that goes away must not leave a transaction open behind it.
+            await asyncio.shield(self._give_back(connection, ahead=ahead))
 
     async def _give_back(self, connection: Any, *, ahead: bool) -> None:
         try:
@@ -356,6 +370,9 @@ class Database:
         except (*GONE, asyncpg.PostgresError):
             # A cancelled statement still runs, or nobody answers, or the driver took it back.
             _hang_up(connection)
+        await self._to_pool(connection, ahead=ahead)
+
+    async def _to_pool(self, connection: Any, *, ahead: bool) -> None:
         try:
             # What the pool cannot get back it has closed, and replaces; no affair of the answer's.
             with suppress(*GONE, asyncpg.PostgresError):
@@ -364,25 +381,25 @@ class Database:
             self._line.leave(ahead=ahead)
 
 
-@contextmanager
-def _driver_errors_told_apart() -> Iterator[None]:
-    """Turn a lost connection into ``_Lost``; let only errors with an SQLSTATE through."""
-    try:
-        yield
-    except asyncpg.PostgresError as error:
+def _tell_apart(error: Exception, connection: Any) -> None:
+    """Raise ``_Lost`` for a lost connection, and hang up; what has an SQLSTATE may go on."""
+    told: Exception | None = None
+    if isinstance(error, asyncpg.PostgresError):
         if error.sqlstate == _READ_ONLY:  # a standby; or one that is just being promoted
-            raise _Lost(_AWAY[_READ_ONLY]) from None
-        restarting = (error.sqlstate or "").startswith("57P")
-        if restarting or isinstance(error, asyncpg.PostgresConnectionError):
-            raise _Lost from None
-        raise
-    except asyncpg.DataError:
+            told = _Lost(_AWAY[_READ_ONLY])
+        elif (error.sqlstate or "").startswith("57P") or isinstance(error, GONE):
+            told = _Lost()
+    elif isinstance(error, asyncpg.DataError):
         # Its text quotes the value, so only the fact goes on: a bug of ours.
-        raise VaultError("A value could not be sent to the database.") from None
-    except TimeoutError:
-        raise NotReady("The database took too long.") from None
-    except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError):
-        raise _Lost from None
+        told = VaultError("A value could not be sent to the database.")
+    elif isinstance(error, TimeoutError):
+        told = NotReady("The database took too long.")
+    elif isinstance(error, GONE):
+        told = _Lost()
+    if isinstance(told or error, _Lost):
+        _hang_up(connection)
+    if told is not None:
+        raise told from None
 
 
 def _watched(watch: Watch) -> Callable[[Any], Awaitable[None]]:
@@ -396,17 +413,6 @@ def _watched(watch: Watch) -> Callable[[Any], Awaitable[None]]:
         connection.add_query_logger(ended)
 
     return begin
-
-
-@contextmanager
-def _driver_errors_hidden(connection: Any) -> Iterator[None]:
-    """The same, and hang up on a server that is none any more, or takes no writes."""
-    try:
-        with _driver_errors_told_apart():
-            yield
-    except _Lost:
-        _hang_up(connection)
-        raise
 
 
 def _hang_up(connection: Any) -> None:
