@@ -13,6 +13,7 @@ Base62 is ``0-9A-Za-z``, padded on the left with ``0``; the CRC is zlib's.
 """
 
 import os
+import re
 import string
 import zlib
 from collections.abc import Callable
@@ -41,6 +42,9 @@ _PAIRS = tuple(one + other for one in _ALPHABET for other in _ALPHABET)
 _FOUR = len(_PAIRS) ** 2
 _BODY_LENGTH = 43
 _CHECKSUM_LENGTH = 6
+_PLAIN = re.compile(
+    f"({'|'.join(_KINDS)})([0-9A-Za-z]{{{_BODY_LENGTH}}})([0-9A-Za-z]{{{_CHECKSUM_LENGTH}}})"
+)
 
 
 def generate(kind: Kind, *, random: Callable[[int], bytes] = os.urandom) -> Secret:
@@ -53,22 +57,17 @@ def generate(kind: Kind, *, random: Callable[[int], bytes] = os.urandom) -> Secr
 def parse(text: str | Secret) -> Kind:
     """Return what kind of bearer this is; ``Invalid`` says what is wrong with it."""
     bearer = text if isinstance(text, str) else text.reveal_bytes().decode("ascii", "replace")
-    prefix = bearer[: bearer.find("_") + 1]
-    kind = _KINDS.get(prefix)
-    if kind is None:
-        raise Invalid("This is not one of our keys: the prefix is another one.")
-    if len(bearer) != len(prefix) + _BODY_LENGTH + _CHECKSUM_LENGTH:
-        raise Invalid("This key has the wrong length: was it cut?")
-    body = bearer[len(prefix) :]
-    if not (body.isascii() and body.isalnum()):
-        raise Invalid("This key holds a character that no key has.")
+    plain = _PLAIN.fullmatch(bearer)
+    if plain is None:
+        raise Invalid(_oddity(bearer))
+    prefix, body, checksum = plain.groups()
     # The alphabet is in ASCII order, so equally long texts compare like their numbers.
-    if body[:_BODY_LENGTH] > _LARGEST:
+    if body > _LARGEST:
         raise Invalid("This key is larger than any key.")
     # No constant time: the checksum holds nothing that the text before it does not.
-    if _checksum(bearer[:-_CHECKSUM_LENGTH]) != bearer[-_CHECKSUM_LENGTH:]:
+    if _checksum(prefix + body) != checksum:
         raise Invalid("This key's checksum does not match: is there a typing mistake?")
-    return kind
+    return _KINDS[prefix]
 
 
 def kind_of(text: str | Secret) -> Kind | None:
@@ -99,6 +98,16 @@ class Fingerprints:
 def fingerprint(pepper: bytes, bearer: str | Secret) -> bytes:
     """The same, where one is all that is wanted."""
     return Fingerprints(pepper).of(bearer)
+
+
+def _oddity(bearer: str) -> str:
+    """What of the form is wrong with a text that has it not."""
+    prefix = bearer[: bearer.find("_") + 1]
+    if prefix not in _KINDS:
+        return "This is not one of our keys: the prefix is another one."
+    if len(bearer) != len(prefix) + _BODY_LENGTH + _CHECKSUM_LENGTH:
+        return "This key has the wrong length: was it cut?"
+    return "This key holds a character that no key has."
 
 
 def _checksum(body: str) -> str:
