@@ -15,16 +15,14 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from datetime import datetime
 from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
-from msgspec.structs import astuple
 
 from vault.errors import NotReady
 from vault.model import Caller, KeyId, Scope, WorkspaceId
-from vault.sql import column, lines
 
 LANES: Final = 2  # batches that are under way at a time
 ENOUGH: Final = 32
@@ -194,16 +192,6 @@ class KeyRow(Struct, frozen=True):
 
 
 R = TypeVar("R", bound=KeyRow)
-
-
-def columns(rows: Sequence[Struct], arrays: Collection[str]) -> dict[str, object]:
-    """A batch as a statement takes it, by parameter: ``arrays``, and lines for the rest."""
-    return {
-        name: column(values) if name in arrays else lines(values)
-        for name, values in zip(
-            rows[0].__struct_fields__, zip(*map(astuple, rows), strict=True), strict=True
-        )
-    }
 
 
 def by_place(rows: Sequence[R], count: int) -> list[R | None]:

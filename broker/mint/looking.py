@@ -38,9 +38,6 @@ class Question(Struct, frozen=True):
     agent_ids: str
 
 
-ARRAYS: Final = ("hashes",)
-
-
 class Place(NamedTuple):
     """What of a connection is the same for nearly all users of an agent."""
 

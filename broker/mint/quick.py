@@ -34,8 +34,8 @@ from broker.conversation import (
 )
 from broker.conversations import Bearers, NewConversation, Times, packed
 from broker.delivery import Delivering, Issued, issue, redeemable, worded
-from broker.mint import Minting, looking, writing
-from broker.mint.batches import Batches, Homes, columns
+from broker.mint import Minting
+from broker.mint.batches import Batches, Homes
 from broker.mint.looking import (
     NOWHERE,
     SECOND,
@@ -287,11 +287,11 @@ class Quick:
     # The two statements
 
     async def _look(self, questions: Sequence[Question]) -> list[LookRow | None]:
-        rows = await self._vault.look_up_for_guest(look, **columns(questions, looking.ARRAYS))
+        rows = await self._vault.look_up_for_guest(look, **look.columns(questions))
         return by_place(rows, len(questions))
 
     async def _write(self, deeds: Sequence[Deed]) -> list[Times | None]:
-        rows = await self._vault.write_for_guest(write, **columns(deeds, writing.ARRAYS))
+        rows = await self._vault.write_for_guest(write, **write.columns(deeds))
         times = {row.conversation_id: row for row in rows}
         return [times.get(one.conversation_ids) for one in deeds]
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from broker.mint.batches import Batches, Homes, KeyRow, by_place, columns
+from broker.mint.batches import Batches, Homes, KeyRow, by_place
 from vault.model import Caller, new_ids
 from vault.sql import Query, lines
 from vault.vault import Vault
@@ -31,9 +31,6 @@ class Question(Struct, frozen=True):
     connection_ids: str
     min_ttls: int  # seconds
     request_ids: str
-
-
-ARRAYS: Final = ("hashes",)
 
 
 class SettledRow(KeyRow, frozen=True):
@@ -109,6 +106,6 @@ class Reads:
         rows = await self._vault.write_for_guest(
             _settled,
             event_ids=lines(new_ids("evt", count)),
-            **columns(questions, ARRAYS),
+            **_settled.columns(questions),
         )
         return by_place(rows, count)

@@ -43,7 +43,4 @@ class Deed(Struct, frozen=True, kw_only=True):
     unnoticed: bool
 
 
-# ``branch_ids``: they are whatever a caller says, line breaks too.
-ARRAYS: Final = ("hashes", "branch_ids", "kept", "bearer_hashes", "ticket_hashes")
-
 write: Final = Query("batches", "write", WrittenRow, package="broker")

@@ -1,5 +1,6 @@
 -- Minting by the batch; docs/reference/database.md says what the two functions may do. What is no array
--- comes as a text: of texts each has its end of line, numbers have spaces between them.
+-- comes as a text: of texts each has its end of line, numbers have spaces between them. Branches have
+-- any names, with line breaks, too, and so stay an array.
 
 -- name: look
 -- crosses workspaces: each row finds only what the living key belongs to whose whole hash it brings

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from msgspec import Struct
 
-from broker.mint.batches import CROWD, ENOUGH, HURRY, LANES, MOST_WAITING, Batches, columns
+from broker.mint.batches import CROWD, ENOUGH, HURRY, LANES, MOST_WAITING, Batches
+from broker.mint.looking import Question, look
+from broker.mint.writing import write
 from vault.errors import Conflict, NotReady
 
 
@@ -271,12 +272,20 @@ async def test_who_goes_away_while_a_crowd_is_waited_for_is_not_asked_for(place:
 # How a batch is sent
 
 
-class Row(Struct, frozen=True):
-    hashes: bytes
-    names: str
-    none: bytes | None = None
+def test_what_the_statement_cuts_apart_goes_as_lines_and_the_rest_in_arrays() -> None:
+    sent = look.columns([Question(b"1", "ada", "", "a"), Question(b"2", "bob", "", "b")])
+    assert sent == {
+        "hashes": [b"1", b"2"],
+        "user_ids": "ada\nbob\n",
+        "environments": "\n\n",
+        "agent_ids": "a\nb\n",
+    }
 
 
-def test_what_is_no_text_goes_in_arrays() -> None:
-    sent = columns([Row(b"one", "a"), Row(b"two", "b")], ("hashes", "none"))
-    assert sent == {"hashes": [b"one", b"two"], "names": "a\nb\n", "none": []}
+def test_what_is_no_text_or_may_hold_a_line_break_is_not_cut_apart() -> None:
+    whole = {
+        name
+        for number, name in enumerate(write.parameters, 1)
+        if f"string_to_array(${number}," not in write.sql
+    }
+    assert whole == {"hashes", "branch_ids", "kept", "bearer_hashes", "ticket_hashes"}

@@ -2,12 +2,14 @@
 
 * ``Query("users", "get", Row)`` is made at import time: a name that does not exist fails there.
 * Parameters are written ``:name`` and passed by name; a missing or a superfluous one is an error.
+* A batch is sent column by column: what a statement cuts apart by ``string_to_array(:name, ...)``
+  as lines, the rest as arrays.
 * A row becomes a struct by position; ``tests/vault/test_queries.py`` prepares every statement on
   the migrated schema and compares names and types.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from operator import attrgetter
@@ -22,6 +24,7 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 _NAME = re.compile(r"^-- name: ([a-z_]+)$", re.MULTILINE)
 _COMMENT = re.compile(r"--[^\n]*")
+_AS_LINES = re.compile(r"\bstring_to_array\(:([a-z_]+)\b")
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)\b")
 _REGISTRY: Final[dict[str, "Query[msgspec.Struct]"]] = {}
 
@@ -38,6 +41,7 @@ class Query(Generic[R]):
         self.name = f"{package}.{noun}.{name}"
         self.row = row
         self.parameters, self.sql = _numbered(text)
+        self._as_lines = frozenset(_AS_LINES.findall(_COMMENT.sub("", text)))
         _REGISTRY[self.name] = self  # type: ignore[assignment] # the registry does not care of which struct
 
     async def all(self, transaction: Transaction, **arguments: object) -> list[R]:
@@ -68,17 +72,15 @@ class Query(Generic[R]):
         """Write outside of any one workspace; see ``Database.deed``."""
         return [self.row(*row) for row in await database.deed(self.sql, self._values(arguments))]
 
-    def columns(
-        self, rows: Sequence[msgspec.Struct], as_lines: Collection[str] = ()
-    ) -> dict[str, object]:
+    def columns(self, rows: Sequence[msgspec.Struct]) -> dict[str, object]:
         """For a statement that takes a batch column by column: those fields of these rows that are
-        called as its parameters are; some of them ``as_lines``.
+        called as its parameters are.
         """
         fields = [name for name in self.parameters if name in rows[0].__struct_fields__]
-        values = zip(*map(attrgetter(*fields), rows), strict=True)
+        columns = zip(*map(attrgetter(*fields), rows), strict=True)
         return {
-            name: lines(column_) if name in as_lines else column(column_)
-            for name, column_ in zip(fields, values, strict=True)
+            name: lines(values) if name in self._as_lines else column(values)
+            for name, values in zip(fields, columns, strict=True)
         }
 
     def _values(self, arguments: dict[str, object]) -> list[object]:

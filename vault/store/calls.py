@@ -84,9 +84,6 @@ _claim: Final = Query("lives", "claim", Nothing)
 _renew: Final = Query("lives", "renew", Nothing)
 _replace_tokens: Final = Query("connections", "replace_tokens", Nothing)
 _forget_holds: Final = Query("lives", "forget_holds", Nothing)
-_AS_LINES: Final = frozenset(
-    ("connection_id", "generation", "fence", "policy", "promised", "attempt", "event_id", "body")
-)
 
 
 async def refreshable(tx: Transaction, connection_ids: Sequence[str]) -> dict[str, Refreshable]:
@@ -105,7 +102,7 @@ async def renew_rested(tx: Transaction, owner: str, renewed: Sequence[Renewed]) 
     """Write new tokens of those which the ``owner`` has claimed and nobody has touched since, and
     tell of it; returns which these are.
     """
-    columns = _renew_rested.columns(renewed, _AS_LINES)
+    columns = _renew_rested.columns(renewed)
     found = await _renew_rested.all(tx, workspace_id=tx.workspace, owner=owner, **columns)
     return {one.id for one in found}
 
