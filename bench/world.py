@@ -229,7 +229,7 @@ async def _connect(
         lives.append(
             (
                 *(workspace, name, INTEGRATION, ENVIRONMENT, "bench", "active", 1, 1, 1, 1),
-                *(now, now, ends, True, "eager", due_at, sealing.user_ref(user)),
+                *(now, now, ends, True, "eager", due_at, sealing.user_ref(user), user),
             )
         )
     await _copy(admin, "users", "workspace_id user_id generation profile", users)
@@ -248,7 +248,7 @@ async def _connect(
         admin,
         "connection_lives",
         "workspace_id connection_id integration environment provider state generation fence saved"
-        " consented issued_at consented_at access_ends renewable policy due_at user_ref",
+        " consented issued_at consented_at access_ends renewable policy due_at user_ref of_user",
         lives,
     )
 

@@ -62,10 +62,11 @@ select $w, 'conn_' || left(md5(n::text), 26), 1, decode(repeat('cd', $s), 'hex')
   from generate_series(0, $n - 1) as n;
 insert into vault.connection_lives
        (workspace_id, connection_id, integration, environment, provider, state, generation, fence,
-        saved, consented, issued_at, consented_at, access_ends, renewable, policy, user_ref)
+        saved, consented, issued_at, consented_at, access_ends, renewable, policy, user_ref,
+        of_user)
 select $w, 'conn_' || left(md5(n::text), 26), (array[$i])[1 + n / ($n / 5)], 'production', 'oauth2',
        'active', 1, 1, 1, 1, now(), now(), now() + interval '12 hours', false, 'lazy',
-       'usr_' || md5('user-' || n % ($n / 5))
+       'usr_' || md5('user-' || n % ($n / 5)), 'user-' || n % ($n / 5)
   from generate_series(0, $n - 1) as n;
 set session_replication_role = origin;
 """

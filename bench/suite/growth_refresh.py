@@ -56,9 +56,10 @@ select $w, 'conn_' || md5(n::text), 1, decode(repeat('cd', 300), 'hex')
   from generate_series(1, $n) as n;
 insert into vault.connection_lives
        (workspace_id, connection_id, integration, environment, provider, state, generation, fence,
-        saved, consented, issued_at, consented_at, access_ends, renewable, policy, due_at)
+        saved, consented, issued_at, consented_at, access_ends, renewable, policy, due_at, of_user)
 select $w, 'conn_' || md5(n::text), '$i', 'production', 'bench', 'active', 1, 1, 1, 1, now(), now(),
-       now() + interval '12 hours', true, 'eager', now() + interval '1 hour' * (1 + random())
+       now() + interval '12 hours', true, 'eager', now() + interval '1 hour' * (1 + random()),
+       'user-' || n
   from generate_series(1, $n) as n;
 set session_replication_role = origin;
 """

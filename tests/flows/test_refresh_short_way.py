@@ -423,6 +423,14 @@ async def test_whatever_is_out_of_the_ordinary_goes_the_long_way(bench: Bench, c
     assert not (await bench.lived(case, short=True)).short
 
 
+async def test_a_row_that_does_not_say_whose_it_is_goes_the_long_way_once(bench: Bench) -> None:
+    case, name = ORDINARY[0], bench.base.connection_id
+    unsaid = "update vault.connection_lives set of_user = null where connection_id = $1"
+    await bench.admin.execute(unsaid, name)
+    assert not (await bench.lived(case, short=True)).short
+    assert (await bench.lived(case, short=True)).short
+
+
 async def test_the_last_room_is_for_who_is_waited_for(alive: Alive, bench: Bench) -> None:
     bob = await alive.connect("bob")
     await bench.set(Case(), room=1.0)

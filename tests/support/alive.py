@@ -278,7 +278,7 @@ class Alive:
         await self.settled()
         admin, workspace = self.over.admin, self.caller.workspace
         async with admin.transaction():
-            for table in ("connection_lives", "holds", "token_endpoints"):
+            for table in ("connection_lives", "claims", "holds", "token_endpoints"):
                 times = await admin.fetch(
                     "select attname from pg_attribute where attrelid = $1::text::regclass"
                     " and atttypid = 'timestamptz'::regtype",

@@ -117,6 +117,8 @@ OTHER_POLICIES: Final = {
     # What is due is found in all workspaces; no ciphertext is in that table.
     "vault.revocations: worker for keyturn_worker",
     "vault.connection_lives: worker for keyturn_worker",
+    # Which connections a dead replica has claimed; ids alone.
+    "vault.claims: worker for keyturn_worker",
     # How endpoints stand is counted; what is learned of one is no ciphertext, and not shown.
     "vault.token_endpoints: worker for keyturn_worker",
     "vault.connect_sessions: worker for keyturn_worker",
@@ -189,12 +191,14 @@ WORKER_MAY: Final = {
         f"vault.connect_sessions.{column}"
         for column in ("workspace_id", "session_id", "expires_at", "waits")
     ),
+    *(f"vault.claims.{column}" for column in ("workspace_id", "owner", "connection_ids", "at")),
     *(f"vault.revocations.{column}" for column in ("workspace_id", "revocation_id", "due_at")),
     *(
         f"vault.connection_lives.{column}"
         for column in (
             *("workspace_id", "connection_id", "integration", "environment"),
-            *("used_at", "access_ends", "due_at", "lease_owner", "provider", "state"),
+            *("used_at", "access_ends", "due_at", "lease_owner", "lease_until"),
+            *("provider", "state"),
         )
     ),
     *(

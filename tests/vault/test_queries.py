@@ -51,7 +51,7 @@ CROSSING = {
     "vault.event_deliveries.due",
     "vault.lives.due",
     "vault.lives.due_in_turn",
-    "vault.lives.leased",
+    "vault.lives.left",
     "vault.outbox.old",
     "vault.revocations.due",
     "vault.workspaces.any",

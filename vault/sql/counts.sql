@@ -16,4 +16,4 @@ select provider, standing, broken, count(*) as number
 -- crosses workspaces: how long the worker has left waiting what has waited longest
 select coalesce(extract(epoch from now() - min(due_at)), 0)::double precision as seconds
   from vault.connection_lives
- where due_at <= now();
+ where due_at <= now() and (lease_until is null or lease_until <= now());

@@ -28,6 +28,7 @@ select l.connection_id, l.integration, l.environment, l.state, l.generation, l.f
 
 -- name: lock_due
 -- The same for a sweep: what somebody else is at is not waited for, nor what he has put off.
+-- Whoever claims leaves due_at as it was, and whose lease lasts is not due.
 select l.connection_id, l.integration, l.environment, l.state, l.generation, l.fence, l.saved,
        l.consented, l.lease_owner, l.lease_attempt, l.lease_generation, l.lease_at, l.lease_until,
        l.doubt_since, l.suspect_since, l.suspect_lost, l.orphan, l.failures, l.last_failure,
@@ -48,15 +49,15 @@ select l.connection_id, l.integration, l.environment, l.state, l.generation, l.f
            end) as held_until
   from vault.connection_lives l
  where l.workspace_id = :workspace_id and l.connection_id = any(:connection_ids::text[])
-   and l.due_at <= now()
+   and l.due_at <= now() and (l.lease_until is null or l.lease_until <= now())
  order by l.connection_id
    for no key update of l skip locked;
 
 -- name: rested
 -- Of those that are due, the ones at rest, with all that a call for them takes; the rest of the
 -- batch is locked by lock_due. In no order, since nobody is waited for. Tokens of another
--- generation are of before somebody else's commit.
-select l.connection_id, c.user_id, l.generation, t.sealed, k.sealed as user_key, l.fence, l.due_at,
+-- generation are of before somebody else's commit. What is renewable is ours to refresh.
+select l.connection_id, k.user_id, l.generation, t.sealed, k.sealed as user_key, l.fence, l.due_at,
        l.issued_at, l.consented_at, l.access_ends, l.idle_ends, l.consent_ends, l.policy, l.noticed,
        l.used_at, l.expected_at, l.promised,
        greatest(
@@ -72,13 +73,12 @@ select l.connection_id, c.user_id, l.generation, t.sealed, k.sealed as user_key,
                          and h.generation = l.generation and h.held_until > now())
            end) as held_until
   from vault.connection_lives l
-  join vault.connections c on c.workspace_id = l.workspace_id and c.connection_id = l.connection_id
   join vault.connection_tokens t
     on t.workspace_id = l.workspace_id and t.connection_id = l.connection_id
    and t.generation = l.generation
-  join vault.user_keys k on k.workspace_id = c.workspace_id and k.user_id = c.user_id
+  join vault.user_keys k on k.workspace_id = l.workspace_id and k.user_id = l.of_user
  where l.workspace_id = :workspace_id and l.connection_id = any(:connection_ids::text[])
-   and l.due_at <= now() and l.renewable and c.refresh_by = 'keyturn'
+   and l.due_at <= now() and l.renewable
    and l.state = 'active' and l.lease_owner is null and l.doubt_since is null
    and l.last_failure is null and l.next_try_at is null and not l.told
    for no key update of l skip locked;
@@ -127,21 +127,31 @@ update vault.connection_lives l
  where l.workspace_id = :workspace_id and l.connection_id = n.connection_id;
 
 -- name: claim
--- Calls that one transaction has granted, all to one owner. Nothing else of a life changes by it.
+-- Calls that one transaction has granted, all to one owner. Nothing else of a life changes by it,
+-- and of what is due nothing that stands in an index: that is most of what an update costs.
 -- What is no array comes as a text: of texts each has its end of line, numbers have spaces between.
-update vault.connection_lives l
-   set state = 'refreshing', fence = n.fence, lease_owner = :owner, lease_attempt = n.attempt,
-       lease_generation = l.generation, lease_at = :at, lease_until = :until,
-       doubt_since = n.doubt_since, next_try_at = null, due_at = :due_at
-  from unnest(
-           string_to_array(:connection_id, E'\n'), string_to_array(:fence, ' ')::bigint[],
-           string_to_array(:attempt, E'\n'), :doubt_since::timestamptz[])
-       as n(connection_id, fence, attempt, doubt_since)
- where l.workspace_id = :workspace_id and l.connection_id = n.connection_id;
+with lives as (
+    update vault.connection_lives l
+       set state = 'refreshing', fence = n.fence, lease_owner = :owner, lease_attempt = n.attempt,
+           lease_generation = l.generation, lease_at = :at, lease_until = :until,
+           doubt_since = n.doubt_since, next_try_at = null,
+           due_at = case when l.due_at <= :at then l.due_at else :at end
+      from unnest(
+               string_to_array(:connection_id, E'\n'), string_to_array(:fence, ' ')::bigint[],
+               string_to_array(:attempt, E'\n'), :doubt_since::timestamptz[])
+           as n(connection_id, fence, attempt, doubt_since)
+     where l.workspace_id = :workspace_id and l.connection_id = n.connection_id
+), over as (
+    delete from vault.claims
+     where workspace_id = :workspace_id and at < now() - interval '2 minutes'
+)
+insert into vault.claims (workspace_id, attempt, owner, connection_ids)
+values (:workspace_id, split_part(:attempt, E'\n', 1), :owner,
+        string_to_array(rtrim(:connection_id, E'\n'), E'\n'));
 
 -- name: renew
 -- New tokens in the place of those before, and lives that are at rest with them. What only a
--- consent changes stays as it is.
+-- consent changes stays as it is. Where the row of a life does not say whose it is, it does now.
 with n as (
     select n.connection_id, n.sealed, n.generation, n.fence, n.saved, n.orphan, n.issued_at,
            n.consented_at, n.access_ends, n.idle_ends, n.consent_ends, n.renewable, n.due_at
@@ -166,7 +176,11 @@ update vault.connection_lives l
        orphan = n.orphan, failures = 0, last_failure = null, next_try_at = null, verdict = null,
        told = false, issued_at = n.issued_at, consented_at = n.consented_at,
        access_ends = n.access_ends, idle_ends = n.idle_ends, consent_ends = n.consent_ends,
-       renewable = n.renewable, due_at = n.due_at
+       renewable = n.renewable, due_at = n.due_at,
+       of_user = coalesce(l.of_user, (select c.user_id
+                                        from vault.connections c
+                                       where c.workspace_id = :workspace_id
+                                         and c.connection_id = n.connection_id))
   from n
  where l.workspace_id = :workspace_id and l.connection_id = n.connection_id;
 
@@ -174,7 +188,8 @@ update vault.connection_lives l
 -- New tokens for lives that rested when they were claimed, with the timeline, the news and what is
 -- held no more; where nothing has changed since of what their next look was reckoned with, neither
 -- the claim nor the use. (While a claim stands, there is no line for its fence.) Returns whose they
--- became. Texts and numbers come as with claim.
+-- became. Texts and numbers come as with claim. What is compared is one condition: of many, each of
+-- which is rarely true elsewhere, the planner would conclude that there is next to no such life.
 with n as (
     select n.connection_id, n.sealed, n.generation, n.fence, n.access_ends, n.idle_ends,
            n.consent_ends, n.policy, n.used_at, n.expected_at, n.promised, n.due_at, n.attempt,
@@ -198,10 +213,11 @@ with n as (
            idle_ends = n.idle_ends, consent_ends = n.consent_ends, due_at = n.due_at
       from n
      where l.workspace_id = :workspace_id and l.connection_id = n.connection_id
-       and l.fence = n.fence and l.lease_owner = :owner and l.generation = n.generation - 1
-       and l.policy = n.policy and l.promised = n.promised
-       and l.used_at is not distinct from n.used_at
-       and l.expected_at is not distinct from n.expected_at
+       and case when l.fence = n.fence and l.lease_owner = :owner
+                 and l.generation = n.generation - 1
+                 and l.policy = n.policy and l.promised = n.promised
+                 and l.used_at is not distinct from n.used_at
+                 and l.expected_at is not distinct from n.expected_at then true end
     returning l.connection_id, l.of_user, l.generation, l.fence, l.issued_at, n.sealed, n.attempt,
               n.event_id, n.body
 ), tokens as (
@@ -267,7 +283,7 @@ update vault.connection_lives
 -- crosses workspaces: a worker finds what is due in all of them, and sees no more than this.
 select workspace_id, connection_id, integration, environment, used_at, access_ends, due_at
   from vault.connection_lives
- where due_at <= now()
+ where due_at <= now() and (lease_until is null or lease_until <= now())
  order by due_at
  limit :limit;
 
@@ -297,16 +313,25 @@ select t.workspace_id, d.first as connection_id, d.at as integration, d.inside a
                   l.access_ends, l.due_at
              from vault.connection_lives l
             where l.workspace_id = t.workspace_id and l.due_at <= now()
+              and (l.lease_until is null or l.lease_until <= now())
             order by l.due_at
             limit :each) d on true
  where t.workspace_id is not null
  order by t.workspace_id;
 
--- name: leased
--- crosses workspaces: what the dead have left is found in all of them, too.
-select workspace_id, connection_id, integration, environment, used_at, access_ends, due_at
-  from vault.connection_lives
- where lease_owner is not null and not lease_owner = any(:alive::text[])
+-- name: left
+-- crosses workspaces: what the dead have left is found in all of them, too. What they have claimed
+-- says where to look; whose lease has ended is due anyway.
+select l.workspace_id, l.connection_id, l.integration, l.environment, l.used_at, l.access_ends,
+       l.due_at
+  from vault.claims c,
+       lateral (select o.workspace_id, o.connection_id, o.integration, o.environment, o.used_at,
+                       o.access_ends, o.due_at
+                  from vault.connection_lives o
+                 where o.workspace_id = c.workspace_id
+                   and o.connection_id = any(c.connection_ids) and o.lease_owner = c.owner
+                 limit :limit) l
+ where c.at > now() - interval '2 minutes' and not c.owner = any(:alive::text[])
  limit :limit;
 
 -- name: forget_holds

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from vault.database import Transaction
 from vault.lifecycle.life import Claim
-from vault.lifecycle.schedule import Policy, claimed_look
+from vault.lifecycle.schedule import Policy
 from vault.sql import Nothing, Query, lines
 from vault.store.refreshing import LifeRow, write_lives
 
@@ -123,7 +123,6 @@ async def write_claims(
         owner=one.owner,
         at=one.at,
         until=one.until,
-        due_at=claimed_look(one, one.at).at,
         connection_id=lines(list(granted)),
         fence=lines([claim.fence for claim in claims]),
         attempt=lines([claim.attempt for claim in claims]),

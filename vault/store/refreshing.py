@@ -135,6 +135,13 @@ class LifeRow(Struct, frozen=True):
         )
 
     @property
+    def looked_at(self) -> datetime | None:
+        """When next; whoever claims it leaves ``due_at`` as it was."""
+        if self.due_at is None or self.lease_until is None:
+            return self.due_at
+        return max(self.due_at, self.lease_until)
+
+    @property
     def rests(self) -> bool:
         """Nobody is at it, and there is no trouble."""
         return (
@@ -294,7 +301,7 @@ _put_off: Final = Query("lives", "put_off", Nothing)
 _set_policy: Final = Query("lives", "set_policy", Nothing)
 _due: Final = Query("lives", "due", Due)
 _due_in_turn: Final = Query("lives", "due_in_turn", Turn)
-_leased: Final = Query("lives", "leased", Due)
+_left: Final = Query("lives", "left", Due)
 _set_scopes: Final = Query("connections", "set_scopes", Nothing)
 _read: Final = Query("tokens", "read", ReadRow)
 _endpoint_lock: Final = Query("endpoints", "lock", EndpointRow)
@@ -393,7 +400,7 @@ async def due_in_turn(
 
 async def left_by_the_dead(worker: Database, living: Sequence[str], limit: int) -> list[Due]:
     """What a replica was at that does not live any more; with the worker's login, too."""
-    return await _leased.lookup_all(worker, alive=list(living), limit=limit)
+    return await _left.lookup_all(worker, alive=list(living), limit=limit)
 
 
 # Tokens

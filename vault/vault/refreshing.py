@@ -251,7 +251,7 @@ class Refreshing(Connections):
             state=row.state,
             expiring=times is not None and is_expiring(times, await self._time()),
             why=why(row, standing),
-            due_at=row.due_at,
+            due_at=row.looked_at,
             next_try_at=row.next_try_at,
             idle_ends=row.idle_ends,
             consent_ends=row.consent_ends,
