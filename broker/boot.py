@@ -60,6 +60,7 @@ LEDGER_SECONDS: Final = 60.0
 BOOTSTRAP_SCOPES: Final[tuple[Scope, ...]] = ("manage", "mint", "connect")
 
 _PR_SET_DUMPABLE: Final = 4
+FILES: Final = 65_536
 
 _log = structlog.get_logger("keyturn.boot")
 
@@ -302,6 +303,16 @@ def terminal_operator() -> Caller:
     except (KeyError, OSError):
         name = "unknown"
     return Caller.operator(f"terminal:{name}")
+
+
+def allow_connections() -> None:
+    """Have as many connections as the machine lets us: each is an open file, and shells begin
+    programs with few.
+    """
+    few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if most == resource.RLIM_INFINITY else min(most, FILES)
+    if few < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def harden_process() -> None:

@@ -16,6 +16,7 @@ async def serve_until_stopped(*, scheduler: bool) -> None:
     """Answer HTTP; with a ``scheduler``, do what is to be done in the background, too."""
     settings = terminal.settings()
     boot.harden_process()
+    boot.allow_connections()
     with tracing(os.environ) as traces:
         async with boot.house(settings, traces) as house:
             await house.vault.join()
@@ -37,6 +38,7 @@ async def work_until_stopped() -> None:
     """Do what is to be done in the background, and no more; end when all of it is done."""
     settings = terminal.settings()
     boot.harden_process()
+    boot.allow_connections()
     with tracing(os.environ) as traces:
         async with boot.house(settings, traces) as house, ticking(boot.jobs(house)):
             await house.vault.join()
