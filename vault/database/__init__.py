@@ -428,7 +428,7 @@ def _as_workspace(workspace: str) -> str:
     # The one value that is written into SQL; it is ours, and its form is checked all the same.
     if not _SCOPE.fullmatch(workspace):
         raise VaultError("A transaction was opened for something that is no workspace.")
-    return f"select set_config('keyturn.workspace', '{workspace}', true)"
+    return f"set local keyturn.workspace = '{workspace}'"
 
 
 def _is_away(error: Any) -> bool:
