@@ -102,8 +102,8 @@ class Egress:
         forbidden: Collection[Endpoint] = (),
         ca_file: Path | None = None,
         resolver: Resolver | None = None,
-        max_connections: int = 256,
-        max_per_host: int = 192,
+        max_connections: int = 448,
+        max_per_host: int = 352,
         max_sockets: int = 4_096,
         tracing: Tracing = UNTRACED,
     ) -> None:

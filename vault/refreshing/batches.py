@@ -16,7 +16,7 @@ import structlog
 I = TypeVar("I")  # noqa: E741 - what goes in
 O = TypeVar("O")  # noqa: E741 - what comes out
 
-MOST: Final = 100
+MOST: Final = 200
 # Seconds. An answer is no later for it than a slow disk would make it.
 GATHER: Final = 0.025
 
