@@ -30,10 +30,3 @@ create policy own_workspace on vault.claims as restrictive to keyturn_app
 grant select (workspace_id, owner, connection_ids, at) on vault.claims to keyturn_worker;
 create policy worker on vault.claims for select to keyturn_worker using (true);
 grant select (lease_until) on vault.connection_lives to keyturn_worker;
-
--- Whose connection it is stands in its row from here on, where it does not yet.
-update vault.connection_lives l
-   set of_user = c.user_id
-  from vault.connections c
- where l.of_user is null
-   and c.workspace_id = l.workspace_id and c.connection_id = l.connection_id;
