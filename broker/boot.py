@@ -60,7 +60,7 @@ LEDGER_SECONDS: Final = 60.0
 BOOTSTRAP_SCOPES: Final[tuple[Scope, ...]] = ("manage", "mint", "connect")
 
 _PR_SET_DUMPABLE: Final = 4
-FILES: Final = 65_536
+FILES: Final = 65_536  # as many as deploy/systemd/keyturn.service allows
 
 _log = structlog.get_logger("keyturn.boot")
 
