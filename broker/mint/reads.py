@@ -27,7 +27,7 @@ from vault.vault.surveys import SealedTokens
 class Question(Struct, frozen=True):
     """What the statement is asked, beside the ids of the lines in the record."""
 
-    hashes: bytes
+    hashes: str  # as PostgreSQL writes bytes
     connection_ids: str
     min_ttls: int  # seconds
     request_ids: str
@@ -96,7 +96,7 @@ class Reads:
         """A token for the holder of this key, which lasts ``min_ttl`` seconds or half of its life;
         ``None``: that takes the long way.
         """
-        asked = Question(key_hash, connection_id, min_ttl, request_id)
+        asked = Question(rf"\x{key_hash.hex()}", connection_id, min_ttl, request_id)
         row = await self._batches.ask(self._homes.of(key_hash), asked)
         if row is None or not hmac.compare_digest(row.hash, key_hash):
             return None
