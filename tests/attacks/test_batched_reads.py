@@ -15,7 +15,7 @@ from vault.embedded import Embedded
 from vault.model import new_id
 from vault.vault import Vault
 
-CALL: Final = "select * from vault.token_read($1, $2, $3, $4, $5)"
+CALL: Final = "select * from vault.token_hand_out($1, $2, $3, $4, $5)"
 
 
 @pytest.fixture
@@ -115,6 +115,11 @@ async def test_only_the_application_may_call_it(migrated: Embedded) -> None:
             await read(worker, (bytes(32), "conn"))
     finally:
         await worker.close()
+
+
+async def test_nobody_notes_by_himself_what_is_in_use(application: Any) -> None:
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await application.fetch("select vault.token_in_use('{ws}', '{conn}', '{key}', '{0}')")
 
 
 async def test_another_environment_is_another_place(
