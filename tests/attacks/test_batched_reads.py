@@ -15,7 +15,11 @@ from vault.embedded import Embedded
 from vault.model import new_id
 from vault.vault import Vault
 
-CALL: Final = "select * from vault.token_hand_out($1, $2, $3, $4, $5)"
+# What is called now, and what versions before go on calling.
+CALLS: Final = [
+    "select place, workspace_id from vault.token_hand_out($1, $2, $3, $4, $5)",
+    "select place, workspace_id from vault.token_read($1, $2, $3, $4, $5)",
+]
 
 
 @pytest.fixture
@@ -35,16 +39,21 @@ async def theirs(make_tenant: MakeTenant, provider: Provider) -> tuple[Tenant, s
 
 
 async def read(application: Any, *rows: tuple[bytes | None, str | None]) -> list[Any]:
+    """What is found, by either function."""
     count = len(rows)
-    found: list[Any] = await application.fetch(
-        CALL,
-        [key_hash for key_hash, _ in rows],
-        [connection for _, connection in rows],
-        [new_id("evt") for _ in rows],
-        [0] * count,
-        ["req_attack"] * count,
-    )
-    return found
+    found, by_the_elder = [
+        await application.fetch(
+            call,
+            [key_hash for key_hash, _ in rows],
+            [connection for _, connection in rows],
+            [new_id("evt") for _ in rows],
+            [0] * count,
+            ["req_attack"] * count,
+        )
+        for call in CALLS
+    ]
+    assert found == by_the_elder
+    return list(found)
 
 
 async def test_without_the_whole_hash_of_a_living_key_there_is_nothing(
