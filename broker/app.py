@@ -69,7 +69,11 @@ class Service(Struct, frozen=True):
     @property
     def asgi(self) -> ASGIApp:
         """The application behind its gate, with the hot routes in front."""
-        gated = self.gate.before(self.raw_token.before(self.raw.before(self.app)))
+        return self.before(self.app)
+
+    def before(self, app: ASGIApp) -> ASGIApp:
+        """The same with what stands right before the application, behind the hot routes."""
+        gated = self.gate.before(self.raw_token.before(self.raw.before(app)))
         return gated if self.traces is None else self.traces.before(gated)
 
 

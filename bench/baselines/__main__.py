@@ -26,9 +26,13 @@ class NoRelay:
 class Bare(Struct, frozen=True):
     """What ``server.run`` needs of a service: no gate in front, only one to drain by."""
 
-    asgi: ASGIApp
+    app: ASGIApp
     gate: Gate
     relay: NoRelay
+
+    def before(self, app: ASGIApp) -> ASGIApp:
+        """Nothing more stands in front."""
+        return app
 
 
 def main(name: str, port: int) -> None:

@@ -80,7 +80,7 @@ class Gate:
     ) -> list[tuple[bytes, bytes]]:
         headers = [*given, *HEADERS, (b"x-request-id", request_id.encode())]
         # Whatever does not say that it may be kept may not: no list of paths to keep right.
-        if NO_STORE[0] not in [name.lower() for name, _ in given]:
+        if NO_STORE not in headers and NO_STORE[0] not in [name.lower() for name, _ in headers]:
             headers.append(NO_STORE)
         if self.draining:
             headers.append((b"connection", b"close"))

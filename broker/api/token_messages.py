@@ -6,6 +6,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from broker.api.connect_messages import ConnectionOut
 from broker.api.messages import Instant, Message
+from broker.mint.reads import HandedOut
 from vault.store.answers import AttemptRow
 from vault.vault.explaining import Explanation
 from vault.vault.refreshing import Fresh, Reason
@@ -60,6 +61,25 @@ class TokenOut(Message, frozen=True, kw_only=True):
             refresh_required=found.refresh_required,
             scopes=None if found.scopes is None else list(found.scopes),
             missing_scopes=list(found.missing_scopes),
+        )
+
+    @classmethod
+    def of_handed_out(cls, found: HandedOut) -> Self:
+        """What ``of`` says where nothing is amiss."""
+        if found.access_token is None:
+            return cls(active=False, reason="expired")
+        return cls(
+            active=True,
+            access_token=found.access_token,
+            token_type=found.token_type,
+            expires_at=found.expires_at,
+            expires_in=found.expires_in,
+            generation=found.generation,
+            degraded=False,
+            stale=False,
+            refresh_required=found.refresh_required,
+            scopes=found.scopes,
+            missing_scopes=found.missing_scopes,
         )
 
 

@@ -15,7 +15,11 @@ from vault.embedded import Embedded
 from vault.model import new_id
 from vault.vault import Vault
 
-CALL: Final = "select * from vault.token_read($1, $2, $3, $4, $5)"
+# What is called now, and what versions before go on calling.
+CALLS: Final = [
+    "select place, workspace_id from vault.token_hand_out($1, $2, $3, $4, $5)",
+    "select place, workspace_id from vault.token_read($1, $2, $3, $4, $5)",
+]
 
 
 @pytest.fixture
@@ -35,16 +39,21 @@ async def theirs(make_tenant: MakeTenant, provider: Provider) -> tuple[Tenant, s
 
 
 async def read(application: Any, *rows: tuple[bytes | None, str | None]) -> list[Any]:
+    """What is found, by either function."""
     count = len(rows)
-    found: list[Any] = await application.fetch(
-        CALL,
-        [key_hash for key_hash, _ in rows],
-        [connection for _, connection in rows],
-        [new_id("evt") for _ in rows],
-        [0] * count,
-        ["req_attack"] * count,
-    )
-    return found
+    found, by_the_elder = [
+        await application.fetch(
+            call,
+            [key_hash for key_hash, _ in rows],
+            [connection for _, connection in rows],
+            [new_id("evt") for _ in rows],
+            [0] * count,
+            ["req_attack"] * count,
+        )
+        for call in CALLS
+    ]
+    assert found == by_the_elder
+    return list(found)
 
 
 async def test_without_the_whole_hash_of_a_living_key_there_is_nothing(
@@ -115,6 +124,11 @@ async def test_only_the_application_may_call_it(migrated: Embedded) -> None:
             await read(worker, (bytes(32), "conn"))
     finally:
         await worker.close()
+
+
+async def test_nobody_notes_by_himself_what_is_in_use(application: Any) -> None:
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await application.fetch("select vault.token_in_use('{ws}', '{conn}', '{key}', '{0}')")
 
 
 async def test_another_environment_is_another_place(

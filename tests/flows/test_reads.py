@@ -15,7 +15,9 @@ from support.drawing import drawn
 from support.minting import Desk, minting
 from support.sandbox import Provider
 
+from broker.api.token_messages import TokenOut
 from broker.broker import Broker
+from broker.mint.reads import HandedOut
 from vault.embedded import Embedded
 from vault.errors import VaultError
 from vault.model import Caller, new_id
@@ -67,7 +69,7 @@ class Bench(Struct, frozen=True):
 
     async def short(
         self, *, key: str = "", connection: str = "", min_ttl: int = 60, request: str = FOREVER
-    ) -> Fresh | None:
+    ) -> HandedOut | None:
         """What the short way hands out."""
         key_hash = self.vault.fingerprint(key or self.desk.tenant.key)
         done = await self.broker.reads.read(
@@ -174,12 +176,10 @@ def draw() -> list[Case]:
     return drawn(cases, 120)
 
 
-def plain(found: Fresh) -> dict[str, Any]:
+def plain(told: TokenOut) -> dict[str, Any]:
     """All of it, but for the seconds that went by."""
-    assert found.tokens is not None
-    assert found.tokens.access_token is not None
-    fields = {name: getattr(found, name) for name in found.__struct_fields__}
-    fields["tokens"] = msgspec.structs.asdict(found.tokens)
+    assert told.active
+    fields = msgspec.structs.asdict(told)
     left = fields.pop("expires_in")
     return fields | {"left": None if left is None else (left + 5) // 10}
 
@@ -198,7 +198,8 @@ async def test_both_ways_give_the_same_and_leave_the_same_rows(
             continue
         noted = await bench.life()
         await bench.forget_use(case)
-        assert plain(quick) == plain(await bench.long(case.min_ttl)), case
+        told = plain(TokenOut.of_handed_out(quick))
+        assert told == plain(TokenOut.of(await bench.long(case.min_ttl))), case
         assert noted == await bench.life(), case
         *earlier, short, long = await bench.lines()
         assert earlier == before
@@ -307,12 +308,10 @@ async def test_a_crowd_of_two_workspaces_gets_each_its_own(
         )
         assert sum(sizes) == len(every)
         assert max(sizes) > len(people)
-        for (side, user, connection), found in zip(asked * 3, every, strict=True):
+        for (side, user, _), found in zip(asked * 3, every, strict=True):
             assert found is not None
-            assert (found.connection_id, found.user_id) == (connection, user)
-            assert found.tokens is not None
-            assert found.tokens.access_token is not None
-            given = provider.state.ledger.find(found.tokens.access_token.reveal(), "")
+            assert found.access_token is not None
+            given = provider.state.ledger.find(found.access_token, "")
             assert given is not None
             assert given.family.account == f"{side.tenant.id}/{user}"
         crossed = [
@@ -356,7 +355,7 @@ async def test_one_bad_row_spoils_nothing_for_its_neighbours(
         return_exceptions=True,
     )
     assert sizes == [7]
-    good = [isinstance(one, Fresh) and one.connection_id == bench.connection for one in every]
+    good = [isinstance(one, HandedOut) for one in every]
     assert good == [True, False, False, False, False, False, True]
     assert isinstance(every[2], VaultError)
     told = [one["target_id"] for one in await bench.lines()]
@@ -371,7 +370,7 @@ async def test_a_row_that_fails_the_statement_fails_alone(bench: Bench) -> None:
         return_exceptions=True,
     )
     assert isinstance(bad, VaultError)
-    assert all(isinstance(one, Fresh) for one in good)
+    assert all(isinstance(one, HandedOut) for one in good)
     assert sizes == [4, 1, 1, 1, 1]
     assert len(await bench.lines()) == 3
 

@@ -107,8 +107,13 @@ FAULTS = {
     "alter function vault.mint_look(bytea[], text[], text[], text[]) reset search_path": (
         "its search path is not pinned"
     ),
-    "grant execute on function vault.token_read(bytea[], text[], text[], integer[], text[])"
+    "grant execute on function vault.token_hand_out(bytea[], text[], text[], integer[], text[])"
     " to keyturn_worker": "can be called by ['keyturn_app', 'keyturn_worker']",
+    "grant execute on function vault.token_in_use(text[], text[], text[], integer[])"
+    " to keyturn_app": "can be called by ['keyturn_app'], not by its owner alone",
+    "alter function vault.token_in_use(text[], text[], text[], integer[]) security definer": (
+        "does not run as keyturn_mint"
+    ),
     "grant select on vault.secrets to keyturn_mint": "vault.secrets: keyturn_mint has SELECT",
     "grant update (kept) on vault.conversations to keyturn_mint": (
         "conversations.kept: keyturn_mint has UPDATE"

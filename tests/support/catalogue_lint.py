@@ -37,6 +37,8 @@ MINT_WRITE_DOWN: Final = MINT_WRITE.replace("mint_write", "mint_write_down").rep
 # As the first of these, for the version that reads few columns.
 MINT_FIND: Final = MINT_LOOK.replace("mint_look", "mint_find")
 TOKEN_READ: Final = "vault.token_read(bytea[],text[],text[],integer[],text[])"
+# As this, for the version that begins with less.
+TOKEN_HAND_OUT: Final = TOKEN_READ.replace("token_read", "token_hand_out")
 # Who runs with the rights of another role, and whose; everybody else calls as itself.
 DEFINERS: Final = {
     "vault.lookup_bearer(bytea)": "keyturn_auth",
@@ -49,7 +51,10 @@ DEFINERS: Final = {
     MINT_WRITE_DOWN: "keyturn_mint",
     MINT_FIND: "keyturn_mint",
     TOKEN_READ: "keyturn_mint",
+    TOKEN_HAND_OUT: "keyturn_mint",
 }
+# What one of these calls, as whose role it then runs: nobody else may.
+WITHIN: Final = {"vault.token_in_use(text[],text[],text[],integer[])": "keyturn_mint"}
 PINNED: Final = "search_path=pg_catalog, pg_temp"
 # What else is set while they run: these are planned once, for keys.
 PLANNED: Final = [
@@ -57,7 +62,8 @@ PLANNED: Final = [
     "enable_mergejoin=off",
 ]
 SETTINGS: Final = dict.fromkeys(
-    (MINT_LOOK, MINT_WRITE, MINT_LOOK_UP, MINT_WRITE_DOWN, MINT_FIND, TOKEN_READ), PLANNED
+    (MINT_LOOK, MINT_WRITE, MINT_LOOK_UP, MINT_WRITE_DOWN, MINT_FIND, TOKEN_READ, TOKEN_HAND_OUT),
+    PLANNED,
 )
 
 
@@ -417,6 +423,7 @@ async def _nothing_forbidden_exists(admin: Any) -> list[str]:
 
 
 async def _definers_are_on_the_list(admin: Any) -> list[str]:
+    known = DEFINERS | WITHIN
     complaints, seen = [], set()
     for name, definer, owner, config, callers in await admin.fetch(
         f"""
@@ -428,17 +435,18 @@ async def _definers_are_on_the_list(admin: Any) -> list[str]:
           from pg_proc p join pg_namespace n on n.oid = p.pronamespace where {_OURS} order by 1
         """  # noqa: S608 - our own condition
     ):
-        if name not in DEFINERS:
+        if name not in known:
             complaints.append(f"{name}: this function is not on the list")
             continue
         seen.add(name)
-        if not definer or owner != DEFINERS[name]:
-            complaints.append(f"{name}: does not run as {DEFINERS[name]}")
+        if definer is (name in WITHIN) or owner != known[name]:
+            complaints.append(f"{name}: does not run as {known[name]}")
         if config != [PINNED, *SETTINGS.get(name, [])]:
             complaints.append(f"{name}: its search path is not pinned to pg_catalog, pg_temp")
-        if callers != ["keyturn_app"]:
-            complaints.append(f"{name}: can be called by {callers}, not by keyturn_app alone")
-    return complaints + [f"{name}: is on the list and is gone" for name in DEFINERS.keys() - seen]
+        if callers != ([] if name in WITHIN else ["keyturn_app"]):
+            alone = "its owner" if name in WITHIN else "keyturn_app"
+            complaints.append(f"{name}: can be called by {callers}, not by {alone} alone")
+    return complaints + [f"{name}: is on the list and is gone" for name in known.keys() - seen]
 
 
 async def _roles_are_weak(admin: Any) -> list[str]:

@@ -118,9 +118,10 @@ held_from: Final = msgspec.msgpack.Decoder(Held, dec_hook=hidden).decode
 
 
 class BareTokens(Struct, frozen=True):
-    """Of a token set what goes into a conversation, in clear: for who sends it off at once."""
+    """Of a token set what goes to who asks, in clear: for who sends it off at once."""
 
     access_token: str | None
+    token_type: str | None = None
     extras: dict[str, str] = {}
 
     def __repr__(self) -> str:

@@ -14,9 +14,10 @@ from vault.lifecycle.handout import MOST_OF_LIFETIME
 from vault.model import Caller
 from vault.oauth.app import TokenSet
 from vault.store import connections as rows
+from vault.store.connections import BareTokens
 from vault.store.owners import Owner
 from vault.vault.refreshing import Fresh
-from vault.vault.surveys import Surveys
+from vault.vault.surveys import SealedTokens, Surveys
 
 
 class Settled(Struct, frozen=True):
@@ -32,7 +33,6 @@ class Settled(Struct, frozen=True):
     access_ends: datetime | None
     tokens_generation: int
     sealed: bytes
-    missing_scopes: tuple[str, ...] = ()
 
     def lasts(self, min_ttl: timedelta, now: datetime) -> bool:
         """Would it be handed out without a refresh?"""
@@ -60,7 +60,6 @@ class Settled(Struct, frozen=True):
             expires_in=None if left is None else int(left.total_seconds()),
             refresh_required=left is not None and left < min_ttl,
             scopes=None if self.scopes is None else tuple(self.scopes),
-            missing_scopes=self.missing_scopes,
         )
 
 
@@ -95,28 +94,18 @@ class Looks(Surveys):
         return found
 
     async def settled_token(
-        self,
-        caller: Caller,
-        user_id: str,
-        user_key: bytes,
-        one: Settled,
-        *,
-        now: datetime,
-        min_ttl: timedelta,
-    ) -> Fresh:
-        """The same for the only one that is wanted of a user, whose sealed key was read with it.
+        self, caller: Caller, user_id: str, user_key: bytes, one: SealedTokens
+    ) -> BareTokens:
+        """The same for the only one that is wanted of a user, whose sealed key was read with it;
+        and no more than what is sent off at once, in clear.
 
         Where the workspace's key is at hand, user's key and tokens are opened in one go.
         """
         access.permit(caller, "connection.token")
-        context = rows.tokens_context(
-            caller.workspace, one.connection_id, one.tokens_generation, one.environment
-        )
-        found = self._store.open_owned_at_hand(
-            caller.workspace, user_id, user_key, context, one.sealed
-        )
+        connection_id, generation, environment, sealed = one
+        context = rows.tokens_context(caller.workspace, connection_id, generation, environment)
+        found = self._store.open_owned_at_hand(caller.workspace, user_id, user_key, context, sealed)
         if found is None:
             owner = await self._store.owner(caller.workspace, user_id, user_key)
-            found = await owner.open(context, one.sealed)
-        tokens = rows.held_from(found).tokens
-        return one.fresh(user_id, tokens, now=now, min_ttl=min_ttl, look=False)
+            found = await owner.open(context, sealed)
+        return rows.bare_from(found).tokens

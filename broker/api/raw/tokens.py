@@ -86,7 +86,7 @@ class RawToken:
             return None
         scope["path_template"] = TEMPLATE
         scope["state"]["caller"] = done[0]
-        return _encode(TokenOut.of(done[1]))
+        return _encode(TokenOut.of_handed_out(done[1]))
 
 
 def _asked(scope: HTTPScope) -> _Asked | None:
