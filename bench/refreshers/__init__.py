@@ -13,7 +13,7 @@ from msgspec import Struct
 CLIENT_ID: Final = "bench"
 CLIENT_SECRET: Final = "a-client-secret-of-the-benchmark"  # noqa: S105 - of nobody else
 # What one workspace has under way at the most (``vault.refreshing.room``); a test compares them.
-IN_FLIGHT: Final = 100
+IN_FLIGHT: Final = 200
 
 Refresh = Callable[[Sequence[str]], Awaitable[int]]
 """Refresh these, or as many of one's own choice; returns how many that were."""

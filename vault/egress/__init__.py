@@ -196,7 +196,7 @@ class Egress:
     async def _travelled(self, purpose: Purpose, request: Request) -> Reply:
         """The long way: whatever has to be looked up, connected or waited for."""
         route = self._route(purpose, request.url)
-        outgoing = written(request, route.url)
+        outgoing = written(request, route.url, often=purpose == "provider")
         journey = Journey(request.timeout, self._deadlines)
         failure: VaultError
         try:

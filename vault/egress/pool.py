@@ -229,6 +229,8 @@ async def _connected(
     loop: asyncio.AbstractEventLoop, place: Place, addresses: Sequence[Address]
 ) -> Connection:
     host, port, tls = place
+    if len(addresses) == 1:
+        return await _connected_to(loop, place, addresses[0])
     infos = [
         (family_of(one), socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (str(one), port))
         for one in addresses
@@ -246,4 +248,19 @@ async def _connected(
     except BaseException:
         found.close()
         raise
+    return connection
+
+
+async def _connected_to(
+    loop: asyncio.AbstractEventLoop, place: Place, address: Address
+) -> Connection:
+    """The same where there is nothing to choose, which the loop does at a third of the cost."""
+    host, port, tls = place
+    _, connection = await loop.create_connection(
+        lambda: Connection(loop, address),
+        str(address),
+        port,
+        ssl=tls,
+        server_hostname=host if tls else None,
+    )
     return connection

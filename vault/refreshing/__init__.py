@@ -122,13 +122,17 @@ class Refresher:
         living = await self.replica.living()
         left = await rows.left_by_the_dead(self._worker, living, SWEEP_ROWS)
         by_id = {one.connection_id: one for one in (*due, *left) if one.key not in self._flights}
-        dead = {one.connection_id for one in left}
-        begun = self._ordered(list(by_id.values()))
-        for candidate in begun:
-            one = by_id[candidate.connection]
-            place = Place(one.workspace_id, one.integration, one.environment)
-            self._flight(place, one.connection_id, left=one.connection_id in dead).begin()
-        return len(begun)
+        begun = [by_id[one.connection] for one in self._ordered(list(by_id.values()))]
+        await self._outlets.prepare({Place(*one.place) for one in begun})
+        return self._begun(begun, {one.connection_id for one in left})
+
+    def _begun(self, due: list[Due], left: set[str]) -> int:
+        if self._port.closes:
+            return 0
+        for one in due:
+            was_left = one.connection_id in left
+            self._flight(Place(*one.place), one.connection_id, left=was_left).begin()
+        return len(due)
 
     async def replay(self) -> int:
         """Bring what was spooled into the database; returns how many answers that were."""

@@ -5,7 +5,7 @@
 * Whoever slept between claim and call sends nothing, and gives the claim back.
 * Mostly all is at hand: the key, a connection to the provider, and nobody traces. Then a call is
   two plain steps, to send and to read, and no task (the short way). Else it is a task (the long
-  way), which starts anew: the short way steps aside before anything has been sent.
+  way): the short way steps aside before anything has been sent, and leaves it what it has opened.
 """
 
 import asyncio
@@ -125,9 +125,10 @@ class Caller:
     def begin(self, call: Call) -> None:
         """Make a call."""
         call.lane.calls += 1
-        if call.name is not None or not self._sent_at_once(call):
+        ready = _ready_at_once(call)
+        if ready is None or not self._sent_at_once(call, ready):
             loop = asyncio.get_running_loop()
-            call.task = loop.create_task(self._made(call), context=call.wish.context)
+            call.task = loop.create_task(self._made(call, ready), context=call.wish.context)
 
     def cancel(self, call: Call) -> None:
         """Wait for it no longer; an answer that is there, and not yet durable, stays."""
@@ -143,28 +144,17 @@ class Caller:
 
     # The short way
 
-    def _sent_at_once(self, call: Call) -> bool:
-        """Open, build and send, if nothing of it has to be waited for, and nothing is wrong."""
-        if self._dialogue.tracing is not UNTRACED or call.slept:
+    def _sent_at_once(self, call: Call, ready: Ending) -> bool:
+        """Build and send, if nothing of it has to be waited for, and nothing is wrong."""
+        if self._dialogue.tracing is not UNTRACED or call.name is not None or call.slept:
             return False
-        granted, outlet, stored = call.granted, call.outlet, call.granted.refreshable
         try:
-            opened = opened_under(
-                outlet.sealing.key,
-                outlet.sealing.workspace,
-                stored.user_id,
-                stored.user_key,
-                _context(call.lane.place, granted),
-                stored.sealed,
-            )
-            if opened is None:
-                return False
-            ready = call.ready = _ready(granted, outlet, *opened)
+            call.ready = ready
             call.began = time.monotonic()
             call.errand = self._dialogue.begin_refresh(
                 ready.outlet.app,
                 _tokens(ready),
-                now=granted.claim.at,
+                now=call.granted.claim.at,
                 then=lambda reply: self._answered(call, reply),
             )
         except Exception:  # noqa: BLE001 - nothing was sent: the long way meets it, and says it
@@ -188,9 +178,9 @@ class Caller:
 
     # The long way
 
-    async def _made(self, call: Call) -> None:
+    async def _made(self, call: Call, ready: Ending | None) -> None:
         try:
-            ready = call.ready = await self._opened(call)
+            ready = call.ready = ready or await self._opened(call)
             call.began = time.monotonic()
             provider = call.outlet.app.provider.id
             with self._dialogue.tracing.span("refresh", provider=provider) as span:
@@ -264,6 +254,23 @@ def _context(place: Place, granted: Granted) -> SealContext:
     return connection_rows.tokens_context(
         place.workspace, stored.connection_id, stored.generation, place.environment
     )
+
+
+def _ready_at_once(call: Call) -> Ending | None:
+    """What the call needs, if the key that opens it is at hand, and nothing is wrong."""
+    granted, outlet, stored = call.granted, call.outlet, call.granted.refreshable
+    try:
+        opened = opened_under(
+            outlet.sealing.key,
+            outlet.sealing.workspace,
+            stored.user_id,
+            stored.user_key,
+            _context(call.lane.place, granted),
+            stored.sealed,
+        )
+        return None if opened is None else _ready(granted, outlet, *opened)
+    except Exception:  # noqa: BLE001 - the long way meets it, and says it
+        return None
 
 
 def _ready(granted: Granted, outlet: Outlet, opened: bytes, owner_key: SealingKey) -> Ending:

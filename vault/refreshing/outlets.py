@@ -6,7 +6,7 @@ One that stays in use is resolved anew before it is too old, beside those who us
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, final
 
 from vault.model import WorkspaceId
@@ -16,6 +16,8 @@ from vault.store import Store
 
 OUTLET_SECONDS: Final = 5.0
 RENEWED_AFTER: Final = 2.5
+# What takes longer to resolve keeps nobody waiting but those who need it.
+PREPARED_WITHIN: Final = 0.2
 
 AppOf = Callable[[Place], Awaitable[App]]
 
@@ -68,16 +70,27 @@ class Outlets:
 
     async def of(self, place: Place) -> Outlet:
         """The same, resolved where it has to be."""
-        known = self._known.get(place)
-        if known is None or known.failed or known.age > OUTLET_SECONDS:
-            known = self._resolve(place)
-            self._keep(place, known)
+        known = self._resolving(place)
         return await asyncio.shield(known.task) if known.outlet is None else known.outlet
+
+    async def prepare(self, places: Iterable[Place]) -> None:
+        """Have these at hand before many ask for them, as far as that is done in a moment."""
+        tasks = {self._resolving(place).task for place in places if self.at_hand(place) is None}
+        if tasks:
+            await asyncio.wait(tasks, timeout=PREPARED_WITHIN)
 
     def forget(self, workspace: WorkspaceId, integration: str) -> None:
         """An app registration was changed."""
         for place in [one for one in self._known if one[:2] == (workspace, integration)]:
             del self._known[place]
+
+    def _resolving(self, place: Place) -> _Resolving:
+        """One that is young enough, or will be there before long."""
+        known = self._known.get(place)
+        if known is None or known.failed or known.age > OUTLET_SECONDS:
+            known = self._resolve(place)
+            self._keep(place, known)
+        return known
 
     def _renewed(self, place: Place, known: _Resolving) -> _Resolving:
         """What has taken its place, if that is ready; it is begun here. If it fails, this one gets
