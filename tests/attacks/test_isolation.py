@@ -71,7 +71,7 @@ async def test_what_is_foreign_is_answered_like_what_never_was(
 ) -> None:
     attack: Attack = ATTACKS[route][number]
     action = matrix.actions_of(service.service.app)[route]
-    fight = await field.fight()
+    fight = await field.fight_about(route)
     for who in await fight.callers(action):
         if field.walls != "both" and not who.valid:
             continue  # who has no key is refused before any wall

@@ -18,6 +18,7 @@ from support.api import Api, Reply
 from support.jwts import keys, own_jwt
 from support.sandbox import Provider, providing
 
+from broker.sandbox import Faults
 from vault import oauth
 from vault.auth_kinds import Algorithm
 
@@ -59,6 +60,25 @@ async def token(api: Api, **more: str) -> Reply:
     return await trade(
         api, grant_type="client_credentials", client_id="client", client_secret="secret", **more
     )
+
+
+async def test_sandboxes_of_one_process_answer_each_for_itself(
+    api: Api, provider: Provider
+) -> None:
+    async with providing() as another:
+        places = {"one": provider, "another": another}
+        for client, place in places.items():
+            place.register(client, secret="secret")
+            place.misbehave(Faults(latency=0.1))  # so that all are asked before any has answered
+        form = {"grant_type": "client_credentials", "client_secret": "secret"}
+        asked = [(place, client) for place in places for client in places]
+        answers = await asyncio.gather(
+            *(
+                trade(api.at(places[place].base), client_id=client, **form)
+                for place, client in asked
+            )
+        )
+    assert [one.status for one in answers] == [200, 401, 401, 200]
 
 
 @pytest.mark.usefixtures("registered")

@@ -380,8 +380,16 @@ class Field:
         self.inside = inside
         self.outside = outside
         self.operator = operator
+        self._about: tuple[str, Fight] | None = None
+
+    async def fight_about(self, route: str) -> Fight:
+        """The fight of all attacks on one route: to make its sides is half of an attack's work."""
+        if self._about is None or self._about[0] != route:
+            self._about = route, await self.fight()
+        return self._about[1]
 
     async def fight(self) -> Fight:
+        """A fight of one's own."""
         return Fight(self, self.operator, await self._side("a"), await self._side("b"))
 
     async def _side(self, letter: str) -> Side:

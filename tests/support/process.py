@@ -127,6 +127,11 @@ class Replica:
         assert len(found) <= 1, "a start prints one key at most"
         return found[0] if found else None
 
+    def listens(self) -> bool:
+        """Does anybody at its port? A look at it costs next to nothing, unlike a request."""
+        with socket.socket() as asking:
+            return asking.connect_ex(("127.0.0.1", self.port)) == 0
+
     async def readiness(self) -> int:
         """What /readyz says; 0 where nobody answers."""
         try:
@@ -141,7 +146,7 @@ class Replica:
     async def ready(self, seconds: float = PATIENCE) -> "Replica":
         """Wait for the first 200 of /readyz."""
         deadline = time.monotonic() + seconds
-        while await self.readiness() != 200:
+        while not self.listens() or await self.readiness() != 200:
             assert self.process.poll() is None, f"it ended: {self.stderr}"
             assert time.monotonic() < deadline, f"not ready in time: {self.stderr}"
             await asyncio.sleep(0.02)
