@@ -3,7 +3,6 @@
 import os
 import shutil
 import socket
-import ssl
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -20,13 +19,12 @@ from support.browser import MISSING, REASON, Browser, browsing
 from support.databases import empty_database
 from support.journeys import Clock
 from support.recording import Record, recording
-from support.sandbox import Provider, Routes, providing
+from support.sandbox import Provider, providing
 from support.talking import Stage, api_listens
 from support.visitor import Visitor, visiting
 from support.wire import wired
 
 from broker.migrations import PARTS
-from broker.sandbox import app as sandbox_app
 from broker.settings import Settings
 from vault.bearer import generate
 from vault.database import Database
@@ -78,16 +76,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ.pop(TOGETHER), ignore_errors=True)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def made_once() -> Iterator[None]:
-    """Of what is made with every sandbox, what does not differ from one to the next."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sandbox_app, "Litestar", Routes())
-        # 25 ms for the machine's two hundred authorities; whom a test talks to has one of its own.
-        patched.setattr(ssl.SSLContext, "load_default_certs", lambda *_: None)
-        yield
 
 
 @pytest.fixture(scope="session")

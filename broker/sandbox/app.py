@@ -1,5 +1,6 @@
 """The sandbox's application: a provider, dialects and ElevenLabs; faults stand before all."""
 
+from functools import cache
 from typing import Any, Final
 
 from litestar import Litestar
@@ -19,17 +20,12 @@ from broker.sandbox.state import Sandbox
 
 WELL_KNOWN: Final = 2  # where a path may name a dialect below /.well-known
 MAX_BODY: Final = 1_000_000  # bytes; what is more is cut off, and then fits no shape
+BROUGHT: Final = "sandbox"  # in a request's state
 
 
 def create_sandbox(sandbox: Sandbox | None = None) -> ASGIApp:
     """Make the application; a ``sandbox`` of your own lets you look into it."""
     state = sandbox or Sandbox()
-    own = Litestar(
-        route_handlers=[*HANDLERS, panel, elevenlabs_panel],
-        dependencies={"sandbox": Provide(lambda: state, sync_to_thread=False)},
-        openapi_config=None,
-        logging_config=None,
-    )
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         name, path = _spoken(str(scope["path"])) if scope["type"] == ScopeType.HTTP else ("", "")
@@ -38,7 +34,8 @@ def create_sandbox(sandbox: Sandbox | None = None) -> ASGIApp:
         elif name != "_sandbox" and elevenlabs.is_ours(scope["path"]):
             await elevenlabs.serve(state.elevenlabs, scope, receive, send)
         else:
-            await own(scope, receive, send)
+            scope.setdefault("state", {})[BROUGHT] = state
+            await _routes()(scope, receive, send)
 
     def take(path: str) -> Faults | None:
         faults = state.faults
@@ -50,6 +47,22 @@ def create_sandbox(sandbox: Sandbox | None = None) -> ASGIApp:
         return faults
 
     return Misbehaving(app, take, state.history)
+
+
+@cache
+def _routes() -> Litestar:
+    """Made once: two sandboxes differ by nothing but the state that a request brings along."""
+    return Litestar(
+        route_handlers=[*HANDLERS, panel, elevenlabs_panel],
+        dependencies={"sandbox": Provide(_brought, sync_to_thread=False)},
+        openapi_config=None,
+        logging_config=None,
+    )
+
+
+def _brought(scope: Scope) -> Sandbox:
+    found: Sandbox = scope["state"][BROUGHT]
+    return found
 
 
 def _spoken(path: str) -> tuple[str, str]:

@@ -2,12 +2,6 @@
 
 import contextlib
 from collections.abc import AsyncIterator
-from contextvars import ContextVar
-from typing import Any
-
-from litestar import Litestar
-from litestar.di import Provide
-from litestar.types import ASGIApp, Receive, Scope, Send
 
 from broker.sandbox import Client, ClientKey, Faults, Sandbox
 from broker.sandbox.server import embedded, listen
@@ -45,30 +39,3 @@ async def providing(state: Sandbox | None = None) -> AsyncIterator[Provider]:
     with listen("127.0.0.1", 0) as listener:
         async with embedded(state, listener):
             yield Provider(state, f"http://127.0.0.1:{listener.getsockname()[1]}")
-
-
-class Routes:
-    """Stands where a sandbox makes its routes, and makes them once for all sandboxes.
-
-    It takes 50 ms, two thousand tests have a sandbox of their own, and the routes of two sandboxes
-    differ by nothing but the state that they ask for.
-    """
-
-    def __init__(self) -> None:
-        self._of_all: Litestar | None = None
-        self._asked: ContextVar[Provide] = ContextVar("asked")
-
-    def __call__(self, *, dependencies: dict[str, Provide], **more: Any) -> ASGIApp:
-        if self._of_all is None:
-            self._of_all = Litestar(dependencies={"sandbox": Provide(self._state)}, **more)
-        routes, own = self._of_all, dependencies["sandbox"]
-
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            self._asked.set(own)  # a request is a task, and so has a context, of its own
-            await routes(scope, receive, send)
-
-        return app
-
-    async def _state(self) -> Sandbox:
-        found: Sandbox = await self._asked.get()()
-        return found

@@ -111,7 +111,7 @@ class Egress:
         self._allow = tuple(allow)
         self._resolver = resolver
         self._ca_file = ca_file
-        self._tls = self.tls_context()
+        self._tls = _kept_context(ca_file)
         self._limits = (max_connections, max_per_host, max_sockets)
         self._own = OwnServices(forbidden, Names(resolver))
         self._lanes: dict[Purpose, _Lane] = {}
@@ -127,17 +127,7 @@ class Egress:
 
     def tls_context(self) -> ssl.SSLContext:
         """Make a context that trusts what we trust, to load a client certificate into."""
-        context = ssl.create_default_context()
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
-        if self._ca_file is not None:
-            try:
-                context.load_verify_locations(self._ca_file)
-            except OSError:  # ssl.SSLError is one
-                raise Misconfigured(
-                    "KEYTURN_EGRESS_CA_FILE is not a readable PEM file of certificates."
-                ) from None
-        return context
+        return _context(self._ca_file)
 
     async def call(self, purpose: Purpose, request: Request) -> Reply:
         """Send one request, and return the answer whatever its status is."""
@@ -330,6 +320,25 @@ class Egress:
             return False
         route.passed = addresses
         return True
+
+
+def _context(ca_file: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(ca_file)
+        except OSError:  # ssl.SSLError is one
+            raise Misconfigured(
+                "KEYTURN_EGRESS_CA_FILE is not a readable PEM file of certificates."
+            ) from None
+    return context
+
+
+# Of one that nobody loads anything into, a process needs no second: to read what a machine trusts
+# takes as long as a hundred calls.
+_kept_context: Final = lru_cache(8)(_context)
 
 
 class _Route:
