@@ -126,14 +126,6 @@ class Refresher:
         await self._outlets.prepare({Place(*one.place) for one in begun})
         return self._begun(begun, {one.connection_id for one in left})
 
-    def _begun(self, due: list[Due], left: set[str]) -> int:
-        if self._port.closes:
-            return 0
-        for one in due:
-            was_left = one.connection_id in left
-            self._flight(Place(*one.place), one.connection_id, left=was_left).begin()
-        return len(due)
-
     async def replay(self) -> int:
         """Bring what was spooled into the database; returns how many answers that were."""
         if self._spool is None:
@@ -215,6 +207,14 @@ class Refresher:
             for one in due
         ]
         return in_turn(candidates, room, now=newest, flying=flying, of=MAX_FLIGHTS)
+
+    def _begun(self, due: list[Due], left: set[str]) -> int:
+        if self._port.closes:
+            return 0
+        for one in due:
+            was_left = one.connection_id in left
+            self._flight(Place(*one.place), one.connection_id, left=was_left).begin()
+        return len(due)
 
     def _flight(self, place: Place, connection_id: str, *, left: bool = False) -> Flight:
         """The one that is under way, or another one, which has to set out."""
