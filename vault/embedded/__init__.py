@@ -80,6 +80,7 @@ SETTINGS = {
     "shared_buffers": "64MB",
     "max_connections": "100",
     "jit": "off",
+    "random_page_cost": "1.1",  # no disk has to turn to the next page any more
     "timezone": "UTC",
     "log_timezone": "UTC",
     # What is wrong with a statement is for the client that sent it: the values of a row must not

@@ -24,10 +24,15 @@ _log: Final = structlog.get_logger("keyturn.refreshing")
 
 
 class Batches(Generic[I, O]):
-    """One kind of work, one batch at a time. ``work`` gives a result for each item, in order."""
+    """One kind of work, one batch at a time, of at most so many. ``work`` gives a result for each
+    item, in order.
+    """
 
-    def __init__(self, work: Callable[[Sequence[I]], Awaitable[Sequence[O]]]) -> None:
+    def __init__(
+        self, work: Callable[[Sequence[I]], Awaitable[Sequence[O]]], most: int = MOST
+    ) -> None:
         self._work = work
+        self._most = most
         self._waiting: deque[tuple[I, Callable[[O | Exception], None]]] = deque()
         self._untold = 0
         self._running: asyncio.Task[None] | None = None
@@ -46,7 +51,7 @@ class Batches(Generic[I, O]):
         """
         self._untold += 1
         self._waiting.append((item, heard))
-        if hurry or len(self._waiting) >= MOST:
+        if hurry or len(self._waiting) >= self._most:
             self._hurry = True
         if self._running is None:
             self._running = asyncio.get_running_loop().create_task(self._run())
@@ -78,7 +83,9 @@ class Batches(Generic[I, O]):
                 if not self._hurry:
                     self._enough = asyncio.get_running_loop().create_future()
                     await done_or_late(self._enough, GATHER)
-                batch = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
+                batch = [
+                    self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))
+                ]
                 self._hurry = bool(self._waiting)  # they have waited long enough
                 await self._one(batch)
         finally:

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -60,6 +61,10 @@ from vault.store.answers import Attempt
 from vault.store.calls import Refreshable
 from vault.store.refreshing import LifeRow
 
+# A page of ciphertext has room for one row's next version, until the transaction ends that makes
+# it: the more rows at a time, the more of them move to another page.
+ENDINGS: Final = 100
+
 
 class Lane:
     """The claims and endings of one place, in this process. ``flights``: who is on it; ``calls``:
@@ -84,7 +89,7 @@ class Lane:
         self.flights = 0
         self.calls = 0
         self.claims: Batches[Wanted, Granted | Refused] = Batches(self._claim)
-        self.endings: Batches[Ending, Settled] = Batches(self._end)
+        self.endings: Batches[Ending, Settled] = Batches(self._end, ENDINGS)
 
     @property
     def idle(self) -> bool:
