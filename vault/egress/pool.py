@@ -254,7 +254,7 @@ async def _connected(
 async def _connected_to(
     loop: asyncio.AbstractEventLoop, place: Place, address: Address
 ) -> Connection:
-    """The same where there is nothing to choose, which the loop does at a third of the cost."""
+    """The same where there is nothing to choose, which the loop does by itself."""
     host, port, tls = place
     _, connection = await loop.create_connection(
         lambda: Connection(loop, address),

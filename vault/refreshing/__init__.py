@@ -123,8 +123,9 @@ class Refresher:
         left = await rows.left_by_the_dead(self._worker, living, SWEEP_ROWS)
         by_id = {one.connection_id: one for one in (*due, *left) if one.key not in self._flights}
         begun = [by_id[one.connection] for one in self._ordered(list(by_id.values()))]
-        await self._outlets.prepare({Place(*one.place) for one in begun})
-        return self._begun(begun, {one.connection_id for one in left})
+        places = [Place(one.workspace_id, one.integration, one.environment) for one in begun]
+        await self._outlets.prepare(set(places))
+        return self._begun(begun, places, {one.connection_id for one in left})
 
     async def replay(self) -> int:
         """Bring what was spooled into the database; returns how many answers that were."""
@@ -208,12 +209,12 @@ class Refresher:
         ]
         return in_turn(candidates, room, now=newest, flying=flying, of=MAX_FLIGHTS)
 
-    def _begun(self, due: list[Due], left: set[str]) -> int:
+    def _begun(self, due: list[Due], places: list[Place], left: set[str]) -> int:
         if self._port.closes:
             return 0
-        for one in due:
+        for one, place in zip(due, places, strict=True):
             was_left = one.connection_id in left
-            self._flight(Place(*one.place), one.connection_id, left=was_left).begin()
+            self._flight(place, one.connection_id, left=was_left).begin()
         return len(due)
 
     def _flight(self, place: Place, connection_id: str, *, left: bool = False) -> Flight:

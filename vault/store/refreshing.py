@@ -180,11 +180,6 @@ class Due(Struct, frozen=True):
         """Which one it is, among all workspaces'."""
         return self.workspace_id, self.connection_id
 
-    @property
-    def place(self) -> tuple[WorkspaceId, str, str]:
-        """Under which app registration."""
-        return self.workspace_id, self.integration, self.environment
-
 
 class Turn(Struct, frozen=True):
     """The same, or a workspace of which nothing is due."""
