@@ -65,6 +65,7 @@ class Case(Struct, frozen=True, kw_only=True):
     meanwhile: str = ""
     brings: frozenset[str] = frozenset()
     lasts: int | None = HOUR
+    heard: str = "connection.refreshed"
 
 
 cases = st.builds(
@@ -92,6 +93,7 @@ cases = st.builds(
         + (frozenset({"scopes"}), frozenset({"no_refresh_token"}), frozenset({"ends"}))
     ),
     lasts=st.sampled_from((HOUR, HOUR, 600, None)),
+    heard=st.sampled_from(("connection.refreshed", "", "connection.degraded", "nobody")),
 )
 # One of each kind, whatever is drawn.
 ORDINARY: Final = [
@@ -213,6 +215,7 @@ class Bench:
             at(case.expected),
         )
         await self.clear(at(case.held))
+        await self.listen(case.heard)
         fresh = endpoints.begun(now)
         rate = Rate(per_second=room, ceiling=room, level=room, at=now)
         await self.run(
@@ -220,6 +223,20 @@ class Bench:
                 tx, "acme", "production", case.provider, replace(fresh, rate=rate)
             )
         )
+
+    async def listen(self, heard: str) -> None:
+        """Let one endpoint, which is disabled, hear of that; of everything, where it is empty."""
+        await self.admin.execute(
+            "delete from vault.event_endpoints where workspace_id = $1", self.workspace
+        )
+        if heard != "nobody":
+            await self.admin.execute(
+                "insert into vault.event_endpoints"
+                " (workspace_id, endpoint_id, types, disabled_at, created_by)"
+                " values ($1, 'evep_test', $2, now(), 'test')",
+                self.workspace,
+                [heard] if heard else [],
+            )
 
     async def clear(self, held_until: datetime | None) -> None:
         name = self.base.connection_id
@@ -416,6 +433,18 @@ async def test_an_ordinary_refresh_goes_the_short_way(bench: Bench, case: Case) 
     assert left.generation == 2
     assert [one["outcome"] for one in left.timeline] == ["refreshed"]
     assert [one.split()[0] for one in left.news] == ["connection.refreshed"]
+
+
+@pytest.mark.parametrize("way", ["short", "long"])
+async def test_news_of_a_refresh_are_written_where_an_endpoint_wants_them(
+    bench: Bench, way: str
+) -> None:
+    short = way == "short"
+    for heard, news in (("", 1), ("connection.degraded", 0), ("nobody", 0)):
+        left = await bench.lived(Case(heard=heard), short=short)
+        assert left.short == short
+        assert left.generation == 2
+        assert len(left.news) == news, heard
 
 
 @pytest.mark.parametrize("case", OTHERS, ids=repr)

@@ -22,3 +22,9 @@ def test_no_text_becomes_two(texts: list[str]) -> None:
 @given(st.lists(st.integers(), min_size=1) | st.lists(st.booleans(), min_size=1))
 def test_numbers_and_truths_go_with_spaces(values: list[int]) -> None:
     assert lines(values).split(" ") == [str(one) for one in values]
+
+
+def test_nulls_alone_are_sent_empty_and_beside_values_refused() -> None:
+    assert lines([None, None]) == ""
+    with pytest.raises(VaultError, match="some have one and some have none"):
+        lines([None, "one"])

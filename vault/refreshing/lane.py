@@ -59,7 +59,7 @@ from vault.store import connections as connection_rows
 from vault.store import refreshing as rows
 from vault.store.answers import Attempt
 from vault.store.calls import Refreshable
-from vault.store.refreshing import LifeRow
+from vault.store.refreshing import LifeRow, LockedEndpoint
 
 # A page of ciphertext has room for one row's next version, until the transaction ends that makes
 # it: the more rows at a time, the more of them move to another page.
@@ -114,7 +114,7 @@ class Lane:
         self._replica.check(at, seen)
         page = Page(self.place, wanted[0].outlet, at.now, begun=begun)
         page.attempt_ids = iter(new_ids("try", len(wanted)))
-        known, _ = await self._endpoint(tx, wanted[0].outlet, at.now)
+        known = (await self._endpoint(tx, wanted[0].outlet, at.now)).endpoint
         self._replica.check_place(self.place, known)
         page.endpoint = replace(known, claims=known.claims + 1)
         results: dict[str, Granted | Refused] = {
@@ -195,7 +195,7 @@ class Lane:
 
     async def _endpoint(
         self, tx: Transaction, outlet: Outlet, first_at: datetime
-    ) -> tuple[Endpoint, datetime]:
+    ) -> LockedEndpoint:
         """Lock it, and tell the time. ``first_at``: when it was called, if never before."""
         _, integration, environment = self.place
         fresh = endpoints.begun(first_at, ceiling=outlet.ceiling)
@@ -214,8 +214,8 @@ class Lane:
 
     async def _ended(self, tx: Transaction, ended: Sequence[Ending]) -> list[Settled]:
         outlet, first_at = ended[0].outlet, ended[0].attempt.began_at
-        endpoint, now = await self._endpoint(tx, outlet, first_at)
-        page = Page(self.place, outlet, now)
+        endpoint, now, heard = await self._endpoint(tx, outlet, first_at)
+        page = Page(self.place, outlet, now, heard=heard)
         page.endpoint = endpoint
         renewed = await resting.end(tx, page, ended, self._replica.id)
         others = [one.connection_id for one in ended if one.connection_id not in renewed]

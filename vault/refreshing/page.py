@@ -156,11 +156,22 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 
 class Page:
-    """What one transaction has found out and has still to write."""
+    """What one transaction has found out and has still to write. ``heard``: does anybody want to
+    hear of refreshes?
+    """
 
-    def __init__(self, place: Place, outlet: Outlet, now: datetime, *, begun: float = 0.0) -> None:
+    def __init__(
+        self,
+        place: Place,
+        outlet: Outlet,
+        now: datetime,
+        *,
+        begun: float = 0.0,
+        heard: bool = False,
+    ) -> None:
         self.place = place
         self.now = now
+        self.heard = heard
         self.begun = begun
         self._provider = outlet.app.provider.id
         self.endpoint: Endpoint = endpoints.begun(now, ceiling=outlet.ceiling)

@@ -97,7 +97,7 @@ async def end(
     by_id = {one.connection_id: one for one in sorted(ended, key=_id_of)}
     if len(by_id) < len(ended) or not endpoints.only_counts(page.endpoint, page.now):
         return {}
-    event_ids = iter(new_ids("evt", len(ended)))
+    event_ids: Iterator[str] = iter(new_ids("evt", len(ended)) if page.heard else ())
     renewed = [new for one in by_id.values() if (new := _renewed(page, one, event_ids))]
     if not renewed:
         return {}
@@ -146,8 +146,8 @@ def _renewed(page: Page, one: Ending, event_ids: Iterator[str]) -> Renewed | Non
         promised=rested.promised,
         due_at=look.at if look is not None else None,
         attempt=one.attempt.attempt,
-        event_id=next(event_ids),
-        body=body_of(_refreshed(page, one, generation)),
+        event_id=next(event_ids, None),
+        body=body_of(_refreshed(page, one, generation)) if page.heard else None,
     )
 
 

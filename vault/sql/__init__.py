@@ -104,8 +104,12 @@ def column(values: Sequence[object]) -> list[object]:
 def lines(values: Sequence[Any]) -> str:
     """The same as one text: of texts each has its end of line, numbers and truths have spaces
     between them. The driver looks at each element of an array for longer than PostgreSQL takes to
-    cut a text.
+    cut a text. Nulls are sent as with ``column``: all, or none.
     """
+    if values[0] is None:
+        if values.count(None) < len(values):
+            raise VaultError("Of a batch that is sent as a text, some have one and some have none.")
+        return ""
     if not isinstance(values[0], str):
         return " ".join(map(str, values))
     text = "\n".join(values) + "\n"

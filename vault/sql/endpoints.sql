@@ -1,7 +1,11 @@
 -- A token endpoint as one app registration reaches it.
 
 -- name: lock
-select standing, learned, now() as now
+-- `heard`: does anybody want to hear of its refreshes?
+select standing, learned, now() as now,
+       exists (select from vault.event_endpoints e
+                where e.workspace_id = :workspace_id
+                  and (e.types = '{}' or 'connection.refreshed' = any(e.types))) as heard
   from vault.token_endpoints
  where workspace_id = :workspace_id and integration = :integration and environment = :environment
    for no key update;

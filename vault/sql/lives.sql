@@ -187,8 +187,8 @@ update vault.connection_lives l
 -- name: renew_rested
 -- New tokens for lives that rested when they were claimed, with the timeline, the news and what is
 -- held no more; where nothing has changed since of what their next look was reckoned with, neither
--- the claim nor the use. (While a claim stands, there is no line for its fence.) Returns whose they
--- became. Texts and numbers come as with claim. What is compared is one condition: of many, each of
+-- the claim nor the use. (While a claim stands, there is no line for its fence.) There are no news
+-- where nobody hears of them. Returns whose they became. Texts and numbers come as with claim. What is compared is one condition: of many, each of
 -- which is rarely true elsewhere, the planner would conclude that there is next to no such life.
 with n as (
     select n.connection_id, n.sealed, n.generation, n.fence, n.access_ends, n.idle_ends,
@@ -236,6 +236,7 @@ with n as (
     insert into vault.outbox (workspace_id, event_id, type, body)
     select :workspace_id, m.event_id, 'connection.refreshed', m.body
       from lives m
+     where m.body is not null
     returning event_id, type
 ), sent as (
     insert into vault.event_deliveries (workspace_id, event_id, endpoint_id)

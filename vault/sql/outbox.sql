@@ -2,11 +2,16 @@
 
 -- name: insert
 -- What happened, and a delivery to each endpoint that wants to hear of it: one statement, in the
--- transaction of what happened.
+-- transaction of what happened. Refreshes are by far the most that happens: of them is written
+-- what there is an endpoint for, be it disabled.
 with made as (
     insert into vault.outbox (workspace_id, event_id, type, body)
     select :workspace_id, n.event_id, n.type, n.body
       from unnest(:event_ids::text[], :types::text[], :bodies::text[]) as n(event_id, type, body)
+     where n.type <> 'connection.refreshed'
+        or exists (select from vault.event_endpoints e
+                    where e.workspace_id = :workspace_id
+                      and (e.types = '{}' or n.type = any(e.types)))
     returning event_id, type
 )
 insert into vault.event_deliveries (workspace_id, event_id, endpoint_id)

@@ -53,7 +53,7 @@ class Rested(Struct, frozen=True):
 
 class Renewed(Struct, frozen=True):
     """The same, when its call brought tokens: what it becomes, the use that it has to have still,
-    and what is told of it.
+    and what is told of it, if anybody hears it.
     """
 
     connection_id: str
@@ -69,8 +69,8 @@ class Renewed(Struct, frozen=True):
     promised: int
     due_at: datetime | None
     attempt: str
-    event_id: str
-    body: str
+    event_id: str | None
+    body: str | None
 
 
 class _Id(Struct, frozen=True):

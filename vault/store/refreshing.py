@@ -6,7 +6,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -281,6 +281,15 @@ class EndpointRow(Struct, frozen=True):
     standing: Literal["open", "held", "paused"]
     learned: bytes
     now: datetime
+    heard: bool
+
+
+class LockedEndpoint(NamedTuple):
+    """Ours until the transaction ends. ``heard``: does anybody want to hear of its refreshes?"""
+
+    endpoint: Endpoint
+    now: datetime
+    heard: bool
 
 
 class EndpointOf(Struct, frozen=True):
@@ -425,7 +434,7 @@ async def read(tx: Transaction, **arguments: Any) -> list[ReadRow]:  # noqa: ANN
 
 async def lock_endpoint(
     tx: Transaction, integration: str, environment: str, provider: str, fresh: Endpoint
-) -> tuple[Endpoint, datetime]:
+) -> LockedEndpoint:
     """Lock it, and tell the time; ``fresh``: what it is if nobody has called it yet."""
     place = {"workspace_id": tx.workspace, "integration": integration, "environment": environment}
     row = await _endpoint_lock.maybe(tx, **place)
@@ -433,7 +442,7 @@ async def lock_endpoint(
         # Two that found nothing and locked nothing would each forget what the other has learned.
         await _endpoint_begin.run(tx, provider=provider, learned=_endpoint_bytes(fresh), **place)
         row = await _endpoint_lock.one(tx, **place)
-    return endpoint_from(row.learned), row.now
+    return LockedEndpoint(endpoint_from(row.learned), row.now, row.heard)
 
 
 async def write_endpoint(
