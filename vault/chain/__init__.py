@@ -35,9 +35,8 @@ from msgspec import Struct
 _u32: Final = Packing(">I").pack
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-# Nearly all parts are as short as this.
-_SHORT: Final = 256
-_SIZES: Final = tuple(_u32(size) for size in range(_SHORT))
+# Nearly all parts are as short as that.
+_SIZES: Final = tuple(_u32(size) for size in range(256))
 
 LINE: Final = "keyturn/audit/line/1"
 LINE_OF_CONNECTIONS: Final = "keyturn/audit/line/2"
@@ -247,16 +246,17 @@ def line_hash(workspace: str, line: Line) -> bytes:
         f"{line.xact}\0{line.event_id}\0{microseconds(line.at)}"
         f"\0{line.target_id}\0{line.user_ref}\0{line.request_id}"
     )
+    if named:
+        of_its_own = "\0".join((of_its_own, *named))
     # PostgreSQL's text holds no zero byte, so nothing is taken apart where it was not joined.
-    xact, event_id, at, target, user, request = _sized(of_its_own.encode().split(b"\0"))
+    xact, event_id, at, target, user, *rest = _sized(of_its_own.encode().split(b"\0"))
     parts = (
         _shared(LINE_OF_CONNECTIONS if named else LINE, workspace),
         *(xact, event_id, at),
         _shared(line.actor_kind, line.actor_id, line.action, line.target_kind),
         *(target, user),
         _shared(line.environment, line.outcome),
-        request,
-        *_sized([one.encode() for one in named]),
+        *rest,
     )
     return hashlib.sha256(b"".join(parts)).digest()
 
@@ -297,7 +297,10 @@ def _joined(parts: list[bytes]) -> bytes:
 
 def _sized(parts: list[bytes]) -> list[bytes]:
     """Each part after its length."""
-    return [(_SIZES[len(one)] if len(one) < _SHORT else _u32(len(one))) + one for one in parts]
+    try:
+        return [_SIZES[len(one)] + one for one in parts]
+    except IndexError:
+        return [_u32(len(one)) + one for one in parts]
 
 
 def _same(right: tuple[bytes, bytes], there: tuple[bytes, bytes]) -> bool:

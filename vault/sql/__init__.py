@@ -9,11 +9,11 @@
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import resources
 from operator import attrgetter
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -41,7 +41,9 @@ class Query(Generic[R]):
         self.name = f"{package}.{noun}.{name}"
         self.row = row
         self.parameters, self.sql = _numbered(text)
+        self._takes = frozenset(self.parameters)
         self._as_lines = frozenset(_AS_LINES.findall(_COMMENT.sub("", text)))
+        self._cuts: dict[type[msgspec.Struct], _Cut] = {}
         _REGISTRY[self.name] = self  # type: ignore[assignment] # the registry does not care of which struct
 
     async def all(self, transaction: Transaction, **arguments: object) -> list[R]:
@@ -76,17 +78,31 @@ class Query(Generic[R]):
         """For a statement that takes a batch column by column: those fields of these rows that are
         called as its parameters are.
         """
-        fields = [name for name in self.parameters if name in rows[0].__struct_fields__]
-        columns = zip(*map(attrgetter(*fields), rows), strict=True)
+        kind = type(rows[0])
+        cut = self._cuts.get(kind) or self._cuts.setdefault(kind, self._cut(kind))
+        columns = zip(*map(cut.fields_of, rows), strict=True)
         return {
-            name: lines(values) if name in self._as_lines else column(values)
-            for name, values in zip(fields, columns, strict=True)
+            name: send(values)
+            for name, send, values in zip(cut.names, cut.sends, columns, strict=True)
         }
 
+    def _cut(self, kind: type[msgspec.Struct]) -> "_Cut":
+        names = [name for name in self.parameters if name in kind.__struct_fields__]
+        sends = [lines if name in self._as_lines else column for name in names]
+        return _Cut(names, sends, attrgetter(*names))
+
     def _values(self, arguments: dict[str, object]) -> list[object]:
-        if arguments.keys() != set(self.parameters):
+        if arguments.keys() != self._takes:
             raise TypeError(f"{self.name} takes {self.parameters}, not {tuple(arguments)}")
-        return [arguments[name] for name in self.parameters]
+        return list(map(arguments.__getitem__, self.parameters))
+
+
+class _Cut(NamedTuple):
+    """How rows of one kind become columns: which, how each is sent, and all fields of a row."""
+
+    names: Sequence[str]
+    sends: Sequence[Callable[[Sequence[Any]], object]]
+    fields_of: Callable[[msgspec.Struct], tuple[object, ...]]
 
 
 def every_query() -> dict[str, Query[msgspec.Struct]]:
