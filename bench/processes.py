@@ -35,7 +35,7 @@ START_SECONDS: Final = 90.0
 STOP_SECONDS: Final = 45.0
 POLL_SECONDS: Final = 0.005
 
-Baseline = Literal["hello_raw", "hello_typed", "minted", "minted_orm"]
+Baseline = Literal["hello_raw", "hello_typed", "minted", "minted_orm", "bare_mint"]
 LogLevel = Literal["warning", "info"]
 Thread = tuple[int, int]
 

@@ -451,10 +451,10 @@ async def test_a_mint_is_timed_with_refreshing_beside_it_and_without() -> None:
     assert without["refreshes"] == 0 < beside["refreshes"]
 
 
-async def test_mints_written_by_hand_give_what_ours_gives() -> None:
+async def test_mints_that_ours_is_compared_with_give_what_ours_gives() -> None:
     async with mint.bench(2) as running:
         subject = running.variants["mint"]
-        for name in ("by hand", "with an ORM"):
+        for name in ("by hand", "with an ORM", "bare mint"):
             baseline = running.variants[name]
             for _ in range(2):  # each user
                 ours = await answer_of(subject.server.port, next(subject.requests).wire)

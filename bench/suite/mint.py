@@ -4,6 +4,8 @@
   and do nothing else.
 * ``by hand``: asyncpg, a query a table and a row, Fernet; ``bench/baselines/minted.py``.
 * ``with an ORM``: the same with SQLAlchemy's async session; ``bench/baselines/minted_orm.py``.
+* ``bare mint``: our statements and our sealing, and nothing decided: what no mint of ours can cost
+  less than; ``bench/baselines/bare_mint.py``.
 * ``mint``: ours, runtime ``sealed``, so that no upstream is asked; with keys of a workspace, a user
   and a conversation, row-level security, holds, and the record.
 
@@ -94,6 +96,7 @@ async def run(options: Options) -> Outcome:
         rounds=rounds,
         pairs=[
             Pair("mint", "hello_typed"),
+            Pair("bare mint", "hello_typed"),
             Pair("by hand", "mint"),
             Pair("with an ORM", "mint"),
         ],
@@ -122,11 +125,14 @@ async def bench(people: int) -> AsyncIterator[Bench]:
         wanted = [mint(key, user, tokens) for user, tokens in held.items()]
         by_hand = await enter(processes.baseline("minted", given, wanted[0]))
         with_orm = await enter(processes.baseline("minted_orm", given, wanted[0]))
+        same = {"KEYTURN_MODE": "development", "KEYTURN_DATA_DIR": str(folder)}
+        bare = await enter(processes.baseline("bare_mint", same, wanted[0]))
         variants = {
             "hello_raw": Variant(raw, itertools.repeat(HELLO)),
             "hello_typed": Variant(typed, itertools.repeat(HELLO)),
             "by hand": Variant(by_hand, itertools.cycle(wanted), BY_HAND),
             "with an ORM": Variant(with_orm, itertools.cycle(wanted), BY_HAND),
+            "bare mint": Variant(bare, itertools.cycle(wanted), OURS),
             "mint": Variant(ours, itertools.cycle(wanted), OURS),
         }
         yield Bench(variants, admin, processes.postmaster(folder))
