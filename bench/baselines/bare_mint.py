@@ -5,7 +5,7 @@
 * Nobody asks whether it may be, nor what of it: there is no gate, no agent, no variable, and one
   kind of user. How an answer looks, the product says once, of whoever comes first.
 
-So no mint with these statements and this sealing can cost less of this interpreter.
+So this is about the least that a mint with these statements and this sealing costs here.
 """
 
 import os
@@ -76,7 +76,7 @@ class Minted:
             hashes=key_hash,
             workspace_ids=caller.workspace,
             conversation_ids=conversation_id,
-            event_ids=new_id("evt"),
+            event_ids="evt" + conversation_id[3:],
             user_ids=wanted.user_id,
             user_refs=opened.user_ref,
             agent_ids=wanted.agent_id,

@@ -4,8 +4,8 @@
   and do nothing else.
 * ``by hand``: asyncpg, a query a table and a row, Fernet; ``bench/baselines/minted.py``.
 * ``with an ORM``: the same with SQLAlchemy's async session; ``bench/baselines/minted_orm.py``.
-* ``bare mint``: our statements and our sealing, and nothing decided: what no mint of ours can cost
-  less than; ``bench/baselines/bare_mint.py``.
+* ``bare mint``: our statements and our sealing, and nothing decided: about the
+  least that a mint of ours can cost; ``bench/baselines/bare_mint.py``.
 * ``mint``: ours, runtime ``sealed``, so that no upstream is asked; with keys of a workspace, a user
   and a conversation, row-level security, holds, and the record.
 

@@ -188,8 +188,9 @@ update vault.connection_lives l
 -- New tokens for lives that rested when they were claimed, with the timeline, the news and what is
 -- held no more; where nothing has changed since of what their next look was reckoned with, neither
 -- the claim nor the use. (While a claim stands, there is no line for its fence.) There are no news
--- where nobody hears of them. Returns whose they became. Texts and numbers come as with claim. What is compared is one condition: of many, each of
--- which is rarely true elsewhere, the planner would conclude that there is next to no such life.
+-- where nobody hears of them. Returns whose they became. Texts and numbers come as with claim. What
+-- is compared is one condition: of many, each of which is rarely true elsewhere, the planner would
+-- conclude that there is next to no such life.
 with n as (
     select n.connection_id, n.sealed, n.generation, n.fence, n.access_ends, n.idle_ends,
            n.consent_ends, n.policy, n.used_at, n.expected_at, n.promised, n.due_at, n.attempt,
