@@ -9,7 +9,7 @@ So this is about the least that a mint with these statements and this sealing co
 """
 
 import os
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -21,12 +21,11 @@ from broker.api.conversation_messages import ConversationIn, ConversationMade
 from broker.api.raw import answered, received, whole
 from broker.broker import Broker
 from broker.conversation import START_WITHIN, Wanted
-from broker.conversations import Times
 from broker.mint.batches import Batches
-from broker.mint.looking import LookRow, Question, by_place, look, places_from
+from broker.mint.looking import Question, look_up, places_from
 from broker.mint.quick import GATHER
 from broker.mint.stencils import Stencil
-from broker.mint.writing import Deed, write
+from broker.mint.writing import Deed, write_down
 from vault import bearer
 from vault.model import Caller, new_id
 from vault.vault import Vault
@@ -46,8 +45,8 @@ class Minted:
     def __init__(self, vault: Vault, broker: Broker) -> None:
         self._vault = vault
         self._broker = broker
-        self._looks = Batches(self._look, BATCH, gather=GATHER)
-        self._writes = Batches(self._write, BATCH, gather=GATHER)
+        self._looks = Batches(partial(look_up, vault), BATCH, gather=GATHER)
+        self._writes = Batches(partial(write_down, vault), BATCH, gather=GATHER)
         self._like: Stencil | None = None
 
     async def answer(self, key: str, body: bytes) -> bytes:
@@ -112,15 +111,6 @@ class Minted:
         gaps = [made.conversation_id.encode(), grant.encode(), _json(made.expires_at)]
         answer = _json(ConversationMade.of(made))
         return Stencil(answer, gaps + _values(wanted.user_id, opened))
-
-    async def _look(self, questions: Sequence[Question]) -> list[LookRow | None]:
-        rows = await self._vault.look_up_for_guest(look, **look.columns(questions))
-        return by_place(rows, len(questions))
-
-    async def _write(self, deeds: Sequence[Deed]) -> list[Times | None]:
-        rows = await self._vault.write_for_guest(write, **write.columns(deeds))
-        times = {row.conversation_id: row for row in rows}
-        return [times.get(one.conversation_ids) for one in deeds]
 
 
 class App:

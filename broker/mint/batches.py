@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from datetime import datetime
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -191,7 +191,16 @@ class KeyRow(Struct, frozen=True):
         )
 
 
-R = TypeVar("R", bound=KeyRow)
+class Placed(Protocol):
+    """A row that says which question it answers, from 1 on."""
+
+    @property
+    def place(self) -> int:
+        """Which one."""
+        ...
+
+
+R = TypeVar("R", bound=Placed)
 
 
 def by_place(rows: Sequence[R], count: int) -> list[R | None]:

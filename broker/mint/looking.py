@@ -14,11 +14,13 @@ import msgspec
 from msgspec import Struct
 
 from broker.conversation import Delivery
+from broker.mint.batches import by_place
 from broker.profile import Profile, Runtime
 from vault.lifecycle.handout import MOST_OF_LIFETIME
 from vault.model import Caller, KeyId, Scope, WorkspaceId
 from vault.sql import Query
 from vault.store.surveys import UserRow, UserSeals
+from vault.vault import Vault
 from vault.vault.looks import Settled
 
 WORDS: Final = 6  # of a life
@@ -205,12 +207,10 @@ class LookRow(UserSeals, frozen=True):
 look: Final = Query("batches", "look", LookRow, package="broker")
 
 
-def by_place(rows: Sequence[LookRow], count: int) -> list[LookRow | None]:
-    """The answers in the order of the questions; ``None`` where a question found nothing."""
-    answers: list[LookRow | None] = [None] * count
-    for row in rows:
-        answers[row.place - 1] = row
-    return answers
+async def look_up(vault: Vault, questions: Sequence[Question]) -> list[LookRow | None]:
+    """Ask them together; ``None`` where a question found nothing."""
+    rows = await vault.look_up_for_guest(look, **look.columns(questions))
+    return by_place(rows, len(questions))
 
 
 def moment(microseconds: int) -> datetime:

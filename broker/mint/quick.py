@@ -17,6 +17,7 @@
 import hmac
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from operator import attrgetter
 from typing import Final
 
@@ -42,13 +43,12 @@ from broker.mint.looking import (
     LookRow,
     Question,
     Stands,
-    by_place,
-    look,
+    look_up,
     moment,
 )
 from broker.mint.patterns import Course, Pattern, Patterns, Told, Written, block, json
 from broker.mint.scenes import Scene
-from broker.mint.writing import Deed, write
+from broker.mint.writing import Deed, write_down
 from broker.profile import Profile
 from broker.variables import are_free, refuse_collisions
 from vault import access
@@ -92,8 +92,8 @@ class Quick:
         self._agents = agents
         self._delivering = delivering
         self._patterns = Patterns(vault, minting)
-        self._looks = Batches(self._look, batch, gather=GATHER)
-        self._writes = Batches(self._write, batch, gather=GATHER)
+        self._looks = Batches(partial(look_up, vault), batch, gather=GATHER)
+        self._writes = Batches(partial(write_down, vault), batch, gather=GATHER)
         self._homes = Homes()
 
     async def answer(
@@ -283,17 +283,6 @@ class Quick:
             return times
 
         return await self._minting.made(scene, found, write)
-
-    # The two statements
-
-    async def _look(self, questions: Sequence[Question]) -> list[LookRow | None]:
-        rows = await self._vault.look_up_for_guest(look, **look.columns(questions))
-        return by_place(rows, len(questions))
-
-    async def _write(self, deeds: Sequence[Deed]) -> list[Times | None]:
-        rows = await self._vault.write_for_guest(write, **write.columns(deeds))
-        times = {row.conversation_id: row for row in rows}
-        return [times.get(one.conversation_ids) for one in deeds]
 
 
 def _settled(scene: Scene, row: LookRow, stands: Stands) -> tuple[list[Settled], list[int]] | None:

@@ -12,10 +12,10 @@ from vault.refreshing.batches import GATHER, MOST, Batches
 class Place:
     """Does batches when it is let to, and remembers them."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST) -> None:
         self.seen: list[list[str]] = []
         self.open = asyncio.Event()
-        self.batches: Batches[str, str] = Batches(self.run)
+        self.batches: Batches[str, str] = Batches(self.run, most)
         self.told: list[str | Exception] = []
 
     async def run(self, items: Sequence[str]) -> list[str]:
@@ -44,6 +44,14 @@ async def test_while_one_runs_the_next_gathers_and_none_is_too_large() -> None:
     await place.idle()
     assert [len(one) for one in place.seen] == [1, MOST, 1]
     assert place.told == ["FIRST", *(f"{number}" for number in range(MOST + 1))]
+
+
+async def test_a_kind_of_work_may_go_by_smaller_batches() -> None:
+    place = Place(most=3)
+    place.open.set()
+    place.add(*"abcdefg", hurry=False)  # three are enough to begin at once
+    await place.idle()
+    assert [len(one) for one in place.seen] == [3, 3, 1]
 
 
 async def test_what_is_in_no_hurry_waits_for_others_and_goes_with_one_that_is() -> None:
