@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from support.api import Api, running
 from support.backups import OPERATOR, Elsewhere, back_up, elsewhere
 from support.databases import address
-from support.rekeying import Tenancy, tenancy
+from support.rekeying import NAMES, Tenancy, tenancy
 
 from broker.cli import restoring
 from broker.cli.restoring import Deletions
@@ -220,7 +220,7 @@ async def test_a_backup_replaces_no_file_and_holds_no_key(here: Tenancy, file: P
     with zipfile.ZipFile(file) as opened:
         everything = b"".join(opened.read(name) for name in opened.namelist())
     root = here.over.root_key_file.read_text().split()[0].encode()
-    for secret in (root, here.key.encode(), b"key-of-ada", b"value-of-one", b"Bob"):
+    for secret in (root, here.key.encode(), b"key-of-ada", b"value-of-one", NAMES["bob"].encode()):
         assert secret not in everything
 
 

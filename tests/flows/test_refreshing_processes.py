@@ -32,10 +32,10 @@ class House(Struct, frozen=True):
     def api(self, replica: Replica) -> Api:
         return Api(self.session, replica.base, self.key)
 
-    async def connect(self, replica: Replica, lifetime: float = 3600) -> str:
+    async def connect(self, replica: Replica, lifetime: float = 3600, user: str = "ada") -> str:
         state = self.provider.state
         state.clients["app"] = Client(secret=SECRET)
-        family = state.ledger.open(realm="", client_id="app", account="ada")
+        family = state.ledger.open(realm="", client_id="app", account=user)
         issuing = Issuing(lifetime=lifetime, rotation="grace", grace=GRACE, replay_revokes=True)
         pair = state.ledger.give(family, issuing, refresh=True, request=0)
         state.issuing = Issuing(rotation="grace", grace=GRACE, replay_revokes=True)
@@ -51,7 +51,7 @@ class House(Struct, frozen=True):
         )
         assert made.status in (200, 201), made.body
         reply = await api.put(
-            "/v1/users/ada/connections/acme",
+            f"/v1/users/{user}/connections/acme",
             {
                 "access_token": pair.access,
                 "refresh_token": pair.refresh,
