@@ -193,12 +193,19 @@ class Grants:
 
     # What it has
 
-    async def opened(self, caller: Caller, conversation_id: str) -> Opened:
-        """A conversation of this workspace that lives, for who may ask of it."""
-        row = await self._vault.within(caller, lambda tx: conversations.kept(tx, conversation_id))
+    async def opened(self, caller: Caller, named: str) -> Opened:
+        """A conversation of this workspace that lives, by our id or by its runtime's."""
+
+        async def work(tx: Transaction) -> KeptRow | None:
+            if named.startswith("kcv_"):
+                return await conversations.kept(tx, named)
+            one = await conversations.find(tx, named)
+            return await conversations.kept(tx, one.conversation_id) if one else None
+
+        row = await self._vault.within(caller, work)
         if row is None or not access.within_environments(caller, [row.environment]):
             raise NotFound("There is no such conversation, or it is over.")
-        itself = _itself(caller.workspace, conversation_id, caller.request_id)
+        itself = _itself(caller.workspace, row.conversation_id, caller.request_id)
         kept, itself = await self._opened(row, itself)
         survey = await self._vault.survey(itself, row.user_id, kept.environment)
         if survey is None:

@@ -19,7 +19,8 @@ from vault.vault.calls import AuthFacts
 from vault.vault.variables import ResolvedSecret
 
 VariableName = Annotated[str, Meta(pattern=VARIABLE_PATTERN)]
-ConversationId = Annotated[str, Meta(pattern=r"^kcv_[0-9a-z]{26}(?!\n)$")]
+# Ours (kcv_...), or what the runtime calls it.
+ConversationId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_]{1,200}(?!\n)$")]
 Variables = Annotated[dict[VariableName, Any], Meta(max_length=500)]
 Arguments = Annotated[dict[str, Any], Meta(max_length=500)]
 

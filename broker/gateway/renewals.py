@@ -33,7 +33,7 @@ from vault.vault.refreshing import Fresh, Hold
 
 WAIT: Final = 8.0  # seconds; a tool's own limit is 20 unless somebody set another
 GATEWAY_WAIT: Final = 5.0
-RATE: Final = Rate(burst=20, per_second=0.5)  # calls of one conversation
+RATE: Final = Rate(burst=60, per_second=1)  # calls of one conversation
 FORCED: Final = Rate(burst=3, per_second=1 / 60)  # of one connection, by answers of its API
 
 _AS_IT_IS: Final = timedelta()

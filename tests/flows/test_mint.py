@@ -92,6 +92,28 @@ async def test_the_conversation_can_really_be_held(desk: Desk) -> None:
         assert talk.conversation_id == made["conversation_id"]
 
 
+async def test_a_configuration_is_resolved_as_either_name_of_the_conversation_says(
+    desk: Desk, stranger: Tenant
+) -> None:
+    await desk.connect()
+    made = await desk.mint(delivery="inline")
+    header = {"X-User": {"variable_name": "user_name"}}
+    schema = {"url": "https://api.example/me", "request_headers": header}
+    config = {"type": "webhook", "name": "get", "description": "Gets.", "api_schema": schema}
+    asked = {"kind": "server_tool", "config": config}
+    shown = [
+        await desk.api.post("/v1/resolve", {**asked, "conversation_id": named})
+        for named in (made["id"], made["conversation_id"])
+    ]
+    assert {one.status for one in shown} == {200}, shown[1].body
+    assert shown[0].json == shown[1].json
+    assert shown[1].json["request"]["headers"]["X-User"] == "Ada"
+    asked["conversation_id"] = made["conversation_id"]
+    assert (await stranger.api.post("/v1/resolve", asked)).code == "not_found"
+    asked["conversation_id"] = "conv_of_nobody"
+    assert (await desk.api.post("/v1/resolve", asked)).code == "not_found"
+
+
 async def test_inline_needs_tokens_read_beside_mint(desk: Desk) -> None:
     await desk.connect()
     minter = await desk.key("mint")

@@ -126,5 +126,6 @@ async def test_only_a_living_conversation_of_ones_own_workspace_is_asked(
     assert (await invoke(talk, wanted, talk.anyone.with_key(talk.bearer))).status == 403
     assert (await talk.api.post(f"/v1/conversations/{talk.conversation}/end")).status == 200
     assert (await invoke(talk, wanted)).code == "not_found"
-    assert (await invoke(talk, wanted, conversation_id="kcv_x")).code == "invalid"
+    assert (await invoke(talk, wanted, conversation_id="kcv_x")).code == "not_found"
+    assert (await invoke(talk, wanted, conversation_id="no id")).code == "invalid"
     assert talk.listens.heard == []
