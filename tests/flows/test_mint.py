@@ -65,6 +65,24 @@ async def test_inline_gives_the_client_what_the_agent_needs(desk: Desk) -> None:
     assert made["missing"] == []
 
 
+@pytest.mark.parametrize("left", [1, 60, 890])
+async def test_a_token_that_was_brought_along_with_little_left_is_refreshed_first(
+    desk: Desk, left: int
+) -> None:
+    token = await desk.connect(expires_in=left)
+    made = await desk.mint(delivery="inline")
+    [google] = made["connections"]
+    assert (google["generation"], google["refresh_required"]) == (2, False)
+    assert made["dynamic_variables"][TOKEN] != token
+
+
+async def test_one_with_little_left_that_nobody_can_refresh_is_degraded(desk: Desk) -> None:
+    token = await desk.connect(expires_in=600, refresh=False)
+    made = await desk.mint(delivery="inline")
+    assert made["dynamic_variables"][TOKEN] == token
+    assert made["connections"][0]["degraded"] is True
+
+
 async def test_over_webrtc_inline_gives_a_token_and_no_address(desk: Desk) -> None:
     await desk.connect()
     made = await desk.mint(delivery="inline", channel="webrtc")

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 from support.journeys import Clock
 from support.talking import Stage
 
@@ -76,11 +77,14 @@ async def test_one_that_would_not_last_a_minute_is_refreshed(stage: Stage, clock
 
 
 async def test_one_that_never_lives_for_two_minutes_is_as_good_as_they_get(stage: Stage) -> None:
-    talk = await stage.begin(lasts=50)
-    reply = await talk.refresh({"integration": "acme", "generation": 1})
+    stage.provider.state.issuing = replace(stage.provider.state.issuing, lifetime=50)
+    talk = await stage.begin()
+    assert (await talk.api.post(f"/v1/connections/{talk.connection}/refresh")).status == 200
+    calls = talk.refreshes
+    reply = await talk.refresh({"integration": "acme", "generation": 2})
 
     assert reply.json["status"] == "current"
-    assert talk.refreshes == 0
+    assert talk.refreshes == calls
 
 
 async def test_who_has_an_older_one_gets_the_present_one(stage: Stage) -> None:

@@ -11,7 +11,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
 from vault import access, audit, events
@@ -20,7 +20,7 @@ from vault.database import Transaction
 from vault.errors import Forbidden, Invalid, NotFound
 from vault.model import PRODUCTION, Caller, Page, UserId, WorkspaceId, new_id
 from vault.oauth.app import Account, App, Granted, TokenSet
-from vault.providers.schema import TYPED_MODES
+from vault.providers.schema import TYPED_MODES, Provider
 from vault.refreshing import consents
 from vault.seal import seal
 from vault.store import WorkspaceSeal, refreshing, write_user
@@ -30,6 +30,7 @@ from vault.vault.door import found, written
 from vault.vault.returns import Return, Returns
 from vault.vault.tenants import Tenants
 
+USUAL_LIFE: Final = 3_600  # seconds, of an access token whose provider nobody has asked
 AT_ONCE: Final = 100  # connections of a user that are ended together
 
 Extras = Mapping[str, str]
@@ -359,12 +360,20 @@ class Connections(Returns, Tenants):
         tokens = TokenSet(
             access_token=wanted.access_token,
             refresh_token=wanted.refresh_token,
-            obtained_at=now,
+            obtained_at=_given_out(app.provider, expires_at, now),
             expires_at=expires_at,
             scopes=None if wanted.scopes is None else tuple(wanted.scopes),
         )
         account = await self._dialogue.identify(app, tokens, now=now) if wanted.verify else None
         return Granted(tokens=tokens, account=account)
+
+
+def _given_out(provider: Provider, ends: datetime | None, now: datetime) -> datetime:
+    """When a token that was brought along began, as its end tells: its life is not what is left."""
+    if ends is None:
+        return now
+    life = timedelta(seconds=provider.reply.lifetime_seconds or USUAL_LIFE)
+    return min(now, ends - life)
 
 
 def _is_replaced(before: Connection, new: NewTokens) -> bool:
