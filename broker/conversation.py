@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Final, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from broker.profile import DELIVERIES, Profile, Runtime
 from broker.variables import Plan, Scalar, Value
@@ -154,6 +155,7 @@ class Minted(Struct, frozen=True, kw_only=True):
     agent_id: str
     user_id: str
     environment: str
+    branch_id: str
     runtime: Runtime
     delivery: Delivery
     upstream_id: str | None
@@ -194,6 +196,22 @@ def as_conversation(caller: Caller, conversation_id: str, environments: Sequence
         workspace=caller.workspace,
         environments=tuple(dict.fromkeys(environments)),
         request_id=caller.request_id,
+    )
+
+
+def as_it_was(wanted: Wanted, earlier: Conversation) -> Wanted:
+    """The same request once more. Whose it is and where it runs is fixed, whatever a number, a
+    profile or a default says by now; and who was not vouched for when it was made, still is not.
+    """
+    return replace(
+        wanted,
+        user_id=earlier.user_id,
+        environment=earlier.environment,
+        runtime=earlier.runtime,
+        channel=earlier.channel,
+        delivery=earlier.delivery,
+        branch_id=earlier.branch_id,
+        armed=wanted.armed and earlier.armed,
     )
 
 

@@ -198,6 +198,7 @@ async def reissue(
         request_id=caller.request_id,
         handed=new.handed,
         conversation_id=new.conversation_id,
+        bearer_kind=bearers.kind,
         bearer_hash=bearers.bearer,
         ticket_hash=bearers.ticket,
         upstream_id=new.upstream_id,

@@ -13,7 +13,7 @@ from msgspec import Struct
 from broker.conversation import BearerKind, Delivery, Reached
 from broker.conversations import Bearers
 from broker.profile import is_secret
-from broker.variables import Person, Plan, Scalar, Usable, Value
+from broker.variables import SECRET_PLACEHOLDER, Person, Plan, Scalar, Usable, Value
 from broker.variables.filling import Credential, Values, fill
 from vault import bearer
 from vault.errors import Unresolved
@@ -102,6 +102,17 @@ def without_secrets(values: Mapping[str, Value]) -> dict[str, Value]:
         for name, one in values.items()
         if not is_secret(name) and not isinstance(one, Secret)
     }
+
+
+def spent_ones(values: Mapping[str, Value], delivery: Delivery) -> dict[str, Value]:
+    """What is still said of a conversation that has begun, or is over.
+
+    A call lacks no variable even so: a runtime ends one at the first that is missing.
+    """
+    told = without_secrets(values)
+    if delivery != "server":
+        return told
+    return {name: told.get(name, SECRET_PLACEHOLDER) for name in values}
 
 
 def nobodys(planned: Plan, labels: Mapping[str, Scalar | Secret]) -> dict[str, Value]:

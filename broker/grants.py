@@ -177,6 +177,7 @@ class Grants:
         async def work(tx: Transaction) -> float | None:
             left = await conversations.use_ticket(tx, row.conversation_id, hashed, bearers)
             if left is not None and only:
+                await conversations.began(tx, row.conversation_id, None)
                 await _recorded(
                     tx, only, "conversation.redeem", row.conversation_id, row.environment, user_ref
                 )

@@ -28,6 +28,7 @@ from broker.conversation import (
     Prepared,
     Wanted,
     as_conversation,
+    as_it_was,
     chosen_delivery,
     environment_of,
     is_asked_for,
@@ -42,8 +43,8 @@ from broker.delivery import (
     redeemable,
     revealed,
     shown,
+    spent_ones,
     usable,
-    without_secrets,
 )
 from broker.mint.scenes import Found, Scene, promised
 from broker.profile import Profile, Runtime
@@ -135,9 +136,12 @@ class Minting:
         self, caller: Caller, wanted: Wanted, once: Once | None, number: str | None = None
     ) -> Minted:
         earlier = await self._earlier(caller, once)
+        if earlier is not None:
+            wanted = as_it_was(wanted, earlier)
         conversation_id = earlier.conversation_id if earlier else new_id("kcv")
         scene = await self._scene(caller, wanted, conversation_id)
-        if number is not None and number not in scene.survey.profile.phone_numbers:
+        identified = earlier is not None or number is None
+        if not identified and number not in scene.survey.profile.phone_numbers:
             # The index is not sealed; the profile is, and it has the last word.
             raise IntegrityError("A telephone number leads to somebody who does not have it.")
         if scene.runtime in UPSTREAMS and scene.upstream is None:
@@ -312,6 +316,7 @@ class Minting:
             agent_id=scene.wanted.agent_id,
             user_id=scene.wanted.user_id,
             environment=scene.environment,
+            branch_id=scene.wanted.branch_id,
             runtime=scene.runtime,
             delivery=scene.delivery,
             upstream_id=upstream_id or (earlier.upstream_id if earlier else None),
@@ -322,7 +327,7 @@ class Minting:
             expires_at=known.expires_at,
             variables=shown(values, scene.delivery)
             if issued.bearer or issued.ticket
-            else without_secrets(values),
+            else spent_ones(values, scene.delivery),
             ready=found.ready(),
             missing=missing,
         )

@@ -23,12 +23,12 @@ returning created_at, start_by, expires_at;
 -- The same request once more: new bearers, in the place of those that nobody has used.
 with again as (
     update vault.conversations
-       set bearer_hash = :bearer_hash, ticket_hash = :ticket_hash, upstream_id = :upstream_id,
-           connection_ids = :connection_ids, kept = :kept
+       set bearer_kind = :bearer_kind, bearer_hash = :bearer_hash, ticket_hash = :ticket_hash,
+           upstream_id = :upstream_id, connection_ids = :connection_ids, kept = :kept
      where workspace_id = :workspace_id and conversation_id = :conversation_id
        and state = 'prepared' and expires_at > now()
        and (ticket_hash is null or start_by > now())
-       and (delivery not in ('relay', 'sealed') or bearer_kind is null or ticket_hash is not null)
+       and (delivery <> 'relay' or bearer_kind is null or ticket_hash is not null)
     returning created_at, start_by, expires_at
 ), noted as (
     insert into vault.audit_events

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from broker.agents import Agents
-from broker.conversation import Wanted, as_conversation, environment_of_call
+from broker.conversation import Minted, Wanted, as_conversation, environment_of_call
 from broker.delivery import Delivering, nobodys
 from broker.mint import Minting
 from broker.profile import Profile
@@ -93,34 +93,39 @@ class IncomingCalls:
         if _E164.fullmatch(call.caller_id):
             user_id = await self._vault.user_of_number(caller, call.caller_id)
         if user_id is None:
-            variables = await self._strangers(caller, profile, environment)
-        else:
-            wanted = Wanted(
-                agent_id=call.agent_id,
-                user_id=user_id,
+            return Initiation(
+                user_id=None,
                 environment=environment,
-                runtime="elevenlabs",
-                channel="telephone",
                 branch_id=branch_id,
-                max_wait_ms=0,
-                on_missing="omit",
-                armed=profile is not None and profile.inbound_trust == "caller_id",
+                variables=await self._strangers(caller, profile, environment),
             )
-            variables = await self._minted(caller, wanted, call)
+        wanted = Wanted(
+            agent_id=call.agent_id,
+            user_id=user_id,
+            environment=environment,
+            runtime="elevenlabs",
+            channel="telephone",
+            branch_id=branch_id,
+            max_wait_ms=0,
+            on_missing="omit",
+            armed=profile is not None and profile.inbound_trust == "caller_id",
+        )
+        made = await self._minted(caller, wanted, call)
         return Initiation(
-            user_id=user_id, environment=environment, branch_id=branch_id, variables=variables
+            user_id=made.user_id,
+            environment=made.environment,
+            branch_id=made.branch_id,
+            variables=made.variables,
         )
 
-    async def _minted(self, caller: Caller, wanted: Wanted, call: Incoming) -> Mapping[str, Value]:
+    async def _minted(self, caller: Caller, wanted: Wanted, call: Incoming) -> Minted:
         once = self._once(call)
         for _ in range(TRIES - 1):
             try:
-                made = await self._minting.mint_for_number(caller, wanted, call.caller_id, once)
+                return await self._minting.mint_for_number(caller, wanted, call.caller_id, once)
             except IdempotencyInProgress:
                 await asyncio.sleep(PAUSE)
-            else:
-                return made.variables
-        return (await self._minting.mint_for_number(caller, wanted, call.caller_id, once)).variables
+        return await self._minting.mint_for_number(caller, wanted, call.caller_id, once)
 
     async def _strangers(
         self, caller: Caller, profile: Profile | None, environment: str

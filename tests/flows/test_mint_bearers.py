@@ -331,6 +331,20 @@ async def test_what_has_begun_is_answered_without_its_bearers(desk: Desk, broker
     assert not await is_dead(broker, grant)
 
 
+async def test_a_repeated_request_gets_what_the_first_one_got_whatever_the_profile_says_by_now(
+    desk: Desk, broker: Broker
+) -> None:
+    await desk.connect()
+    await desk.profile(**GATEWAY, delivery="inline")
+    first = await desk.mint(key="k1")
+    await desk.profile(**GATEWAY, delivery="handle")
+    again = await desk.mint(key="k1")
+    assert (again["id"], again["delivery"]) == (first["id"], "inline")
+    assert bearer_of(again).startswith("ktg_")
+    assert await is_dead(broker, bearer_of(first))
+    assert not await is_dead(broker, bearer_of(again))
+
+
 async def test_another_body_under_the_same_key_is_a_mismatch(desk: Desk) -> None:
     await desk.mint(key="k1")
     assert await desk.refused(key="k1", environment="staging") == (422, "idempotency_mismatch")

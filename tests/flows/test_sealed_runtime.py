@@ -64,6 +64,44 @@ async def test_a_minted_token_opens_in_its_runtime_with_the_published_keys(
     assert talk.tokens[0] not in str(minted)
 
 
+async def test_a_repeated_request_gets_a_token_that_opens_and_the_former_grant_is_dead(
+    stage: Stage, tenant: Tenant, anyone: Api
+) -> None:
+    talk = await stage.begin()
+    private = OKPKey.generate_key("X25519")
+    written = {"runtime": "sealed", "public_key": private.as_dict(private=False)}
+    assert (await tenant.api.put(f"/v1/agents/{AGENT}", written)).status == 200
+    asked = {"agent_id": AGENT, "user_id": "ada"}
+    once = {"Idempotency-Key": "k1"}
+    replies = [await tenant.api.post("/v1/conversations", asked, headers=once) for _ in range(2)]
+    assert replies[0].json["id"] == replies[1].json["id"]
+    issuer = f"{anyone.base}/v1/jwks/{tenant.id}"
+    runtime = EXAMPLE.Runtime(issuer, {"keys": await jwks(anyone, tenant.id)}, AGENT, private)
+    grants = [
+        runtime.open(one.json["token"])["variables"]["secret__keyturn_authorization"]
+        for one in replies
+    ]
+    answers = [
+        await talk.refresh({"integration": "acme"}, bearer=one.removeprefix("Bearer "))
+        for one in grants
+    ]
+    assert [one.status for one in answers] == [401, 200]
+
+
+async def test_what_was_redeemed_is_not_given_again(stage: Stage, tenant: Tenant) -> None:
+    talk = await stage.begin()
+    assert (await tenant.api.put(f"/v1/agents/{AGENT}", {"runtime": "sealed"})).status == 200
+    asked, once = {"agent_id": AGENT, "user_id": "ada"}, {"Idempotency-Key": "k1"}
+    minted = (await tenant.api.post("/v1/conversations", asked, headers=once)).json
+    redeemer = talk.anyone.with_key(await stage.new_key("redeem"))
+    opened = await redeemer.post("/v1/conversations/redeem", {"token": minted["token"]})
+    grant = opened.json["dynamic_variables"]["secret__keyturn_authorization"]
+    again = (await tenant.api.post("/v1/conversations", asked, headers=once)).json
+    assert (again["id"], again["token"]) == (minted["id"], None)
+    bearer = grant.removeprefix("Bearer ")
+    assert (await talk.refresh({"integration": "acme"}, bearer=bearer)).status == 200
+
+
 async def test_without_a_public_key_it_is_redeemed_once(stage: Stage, tenant: Tenant) -> None:
     talk = await stage.begin()
     minted = await mint(tenant.api)

@@ -249,11 +249,57 @@ async def test_asked_many_times_at_once_it_is_one_conversation(phone: Telephone)
     assert len(await phone.conversations()) == 1
 
 
+async def test_the_same_call_is_the_same_persons_though_the_number_has_moved_on(
+    phone: Telephone,
+) -> None:
+    token = await phone.desk.connect()
+    await phone.desk.connect("bob")
+    await phone.desk.profile(**NEEDS, **TRUSTING)
+    first = await phone.answer()
+    await phone.desk.user("ada", phone_numbers=[])
+    await phone.desk.user("bob", phone_numbers=[ADA])
+    again = await phone.answer()
+    assert again["user_id"] == first["user_id"] == "ada"
+    assert again["dynamic_variables"]["user_name"] == "Ada"
+    assert again["dynamic_variables"][TOKEN] == token
+    assert [made["user_id"] for made in await phone.conversations()] == ["ada"]
+    assert (await phone.answer(call_sid="CA2"))["user_id"] == "bob"
+
+
+async def test_the_same_call_stays_where_it_began(phone: Telephone, vault: Vault) -> None:
+    await phone.api.post("/v1/convai/environments", {"name": "staging"})
+    tokens = {one: await phone.desk.connect(environment=one) for one in ("production", "staging")}
+    await phone.desk.profile(**NEEDS, **TRUSTING)
+    number = await phone.number(environment="staging")
+    first = await phone.answer()
+    moved = {"agent_id": AGENT, "environment": "production"}
+    assert (await phone.api.call("PATCH", f"{NUMBERS}/{number}", body=moved)).status == 200
+    again = await phone.answer()
+    assert (first["environment"], again["environment"]) == ("staging", "staging")
+    assert again["dynamic_variables"][TOKEN] == tokens["staging"]
+    grant = again["dynamic_variables"][HANDLE].removeprefix("Bearer ")
+    held = await Broker(vault, vault.egress).held(grant)
+    assert held.conversation.environment == "staging"
+
+
+async def test_who_was_not_vouched_for_is_not_by_a_profile_that_came_later(
+    phone: Telephone,
+) -> None:
+    token = await phone.desk.connect()
+    await phone.desk.profile(**NEEDS)
+    await phone.answer()
+    await phone.desk.profile(**NEEDS, **TRUSTING)
+    again = (await phone.answer())["dynamic_variables"]
+    assert again[TOKEN] == "unavailable"
+    assert again[HANDLE].startswith("Bearer kth_")
+    assert token not in str(again)
+
+
 async def test_after_its_end_the_same_call_holds_nothing(phone: Telephone) -> None:
     started = (await phone.answer())["dynamic_variables"]
     await phone.api.post(f"/v1/conversations/{started['keyturn_conversation_id']}/end")
     again = (await phone.answer())["dynamic_variables"]
-    assert HANDLE not in again
+    assert again[HANDLE] == "unavailable"
     assert len(await phone.conversations()) == 1
 
 
