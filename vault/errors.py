@@ -35,7 +35,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from vault.secret import Secret
 
@@ -46,7 +46,7 @@ class VaultError(Exception):
     """Something went wrong."""
 
     code: ClassVar[str] = "internal"
-    action: ClassVar[Action] = "none"
+    action: Action = "none"
 
     def __init__(self, message: str | None = None, *, retry_after: int | None = None) -> None:
         self.message = message or (type(self).__doc__ or "").split("\n", 1)[0]
@@ -101,17 +101,28 @@ class Missing:
     integration: str
     reason: str
     connect_url: Secret | None = None
+    required: bool = True
+
+
+# What time mends; whoever set an integration up mends one that is paused, and the person the rest.
+_TIME_MENDS: Final = frozenset({"refreshing", "provider_unavailable"})
 
 
 class ConnectionMissing(VaultError):
     """The user lacks a connection that this agent needs."""
 
     code = "connection_missing"
-    action = "reconnect"
+    action: Action = "reconnect"
 
     def __init__(self, message: str | None = None, *, missing: Sequence[Missing] = ()) -> None:
-        super().__init__(message)
+        reasons = {one.reason for one in missing if one.required}
+        waits = bool(reasons) and reasons <= _TIME_MENDS
+        super().__init__(message, retry_after=2 if waits else None)
         self.missing = tuple(missing)
+        if waits:
+            self.action = "retry"
+        elif reasons and reasons <= _TIME_MENDS | {"integration_paused"}:
+            self.action = "fix_configuration"
 
 
 class UpstreamMissing(VaultError):
@@ -191,10 +202,17 @@ class ProviderUnavailable(VaultError):
     """The provider gives no token right now; try again."""
 
     code = "provider_unavailable"
-    action = "retry"
+    action: Action = "retry"
 
-    def __init__(self, message: str | None = None, *, retry_after: int | None = 2) -> None:
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        retry_after: int | None = 2,
+        action: Action = "retry",
+    ) -> None:
         super().__init__(message, retry_after=retry_after)
+        self.action = action
 
 
 class NeedsReauth(VaultError):

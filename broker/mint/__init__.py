@@ -273,7 +273,7 @@ class Minting:
             invited = await self._vault.invite_users(scene.caller, asked, scene.environment)
             links = invited.get(user_id, {})
         return tuple(
-            Missing(one.integration, one.reason, links.get(one.integration))
+            Missing(one.integration, one.reason, links.get(one.integration), one.required)
             for one in found.plan.missing
         )
 

@@ -12,6 +12,8 @@ from support.eleven import AGENT
 from support.minting import GATEWAY, SEALED, Desk, minting
 from support.sandbox import Provider
 
+from broker.sandbox import Faults
+
 TOKEN = "secret__user_google_token"
 HEADER = "secret__user_google_authorization"
 GRANT = "secret__keyturn_authorization"
@@ -292,6 +294,31 @@ async def test_what_the_profile_requires_stops_the_mint_and_says_why(desk: Desk)
     assert [one["integration"] for one in made["missing"]] == ["slack"]
     # Every declared variable is there: a missing one kills the call at its start.
     assert made["dynamic_variables"]["secret__user_slack_token"] == "unavailable"
+
+
+async def test_what_is_to_be_done_is_what_mends_what_is_required(desk: Desk) -> None:
+    optional = {"integration": "slack", "required": False}
+    await desk.profile(integrations=[{"integration": "google"}, optional])
+    await desk.connect(expires_in=1)
+    await asyncio.sleep(1.1)
+    desk.provider.misbehave(Faults(status=503))
+    reply = await desk.ask(delivery="inline")
+    assert [one["reason"] for one in reply.json["missing"]] == [
+        "provider_unavailable",
+        "not_connected",
+    ]
+    assert (reply.status, reply.json["action"], reply.json["retry_after"]) == (409, "retry", 2)
+    assert reply.headers["Retry-After"] == "2"
+
+
+async def test_who_set_an_integration_up_mends_one_that_is_paused(desk: Desk) -> None:
+    await desk.profile(integrations=[{"integration": "google"}])
+    await desk.connect(expires_in=1)
+    await asyncio.sleep(1.1)
+    desk.provider.state.clients.clear()
+    reply = await desk.ask(delivery="inline")
+    assert [one["reason"] for one in reply.json["missing"]] == ["integration_paused"]
+    assert (reply.status, reply.json["action"]) == (409, "fix_configuration")
 
 
 async def test_a_link_is_made_for_what_a_person_can_mend(desk: Desk) -> None:

@@ -259,11 +259,12 @@ async def test_an_unknown_client_is_no_connections_fault(connect: Connect, admin
     secret = ada.provider.state.clients["app"]
     ada.provider.state.clients.clear()
     reply = await ada.refresh()
-    assert reply.status == 503
+    assert (reply.status, reply.json["action"]) == (503, "fix_configuration")
     assert await ada.state() == "active"
     assert (await ada.token())["active"]
     calls = ada.calls
-    assert (await ada.refresh()).status == 503
+    again = await ada.refresh()
+    assert (again.status, again.json["action"]) == (503, "fix_configuration")
     assert ada.calls <= calls + 1, "paused, but for a probe"
     ada.provider.state.clients["app"] = secret
     await admin.execute(
@@ -281,7 +282,7 @@ async def test_too_many_requests_stops_everybody_for_as_long_as_the_provider_say
     connect: Connect, migrated: Embedded, root_key_file: Path
 ) -> None:
     ada, grace = await connect("ada"), await connect("grace")
-    ada.provider.misbehave(Faults(status=429, retry_after="+17"))
+    ada.provider.misbehave(Faults(status=429, retry_after="+600"))
     assert (await ada.refresh()).status == 503
     async with another(migrated, root_key_file) as other:
         [found] = await other.fresh_tokens(
@@ -289,6 +290,9 @@ async def test_too_many_requests_stops_everybody_for_as_long_as_the_provider_say
         )
     assert found.degraded
     assert found.tokens is not None
+    told = await grace.refresh()
+    assert (told.status, told.json["action"]) == (503, "retry")
+    assert 500 <= told.json["retry_after"] <= 600, "though nobody has tried this one"
     assert await ada.attempts() == 1
     assert await grace.attempts() == 0, "nor at another replica, for another connection"
 

@@ -244,7 +244,8 @@ class Flight(Guest):
         now, pause = time.monotonic(), self._pause
         again = refused.why in AGAIN and not self._port.closes
         if not again or now + refused.seconds >= self.patience or now > self._give_up_at:
-            self._land(Outcome(why=None if refused.why == "current" else refused.why))
+            why = None if refused.why == "current" else refused.why
+            self._land(Outcome(why=why, until=refused.until))
             return
         self._port.room.go(self)
         self._timer = asyncio.get_running_loop().call_later(pause, self._line_up)

@@ -147,12 +147,14 @@ class Settled(Struct, frozen=True):
 class Outcome(Struct, frozen=True, kw_only=True):
     """How a wish for a refresh ended.
 
-    ``generation``: of the tokens that there are now, if newer ones came; ``why`` there are none.
+    ``generation``: of the tokens that there are now, if newer ones came; ``why`` there are none,
+    and ``until`` when that is so.
     """
 
     generation: int | None = None
     why: str | None = None
     failure: Failure | None = None
+    until: datetime | None = None
 
 
 class Page:

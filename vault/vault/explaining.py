@@ -9,6 +9,8 @@ from vault.consent import Connection
 from vault.store.answers import AttemptRow
 from vault.store.refreshing import LifeRow
 
+PAUSED: Final = "The provider refuses the app: whoever set the integration up has to mend it."
+
 
 class Explanation(Struct, frozen=True, kw_only=True):
     """Why a connection is as it is. ``expiring``: before long only the person can help."""
@@ -33,7 +35,7 @@ def why(row: LifeRow, standing: str) -> str:
     if standing in _STANDINGS and row.state != "pending":
         return _STANDINGS[standing]
     if row.state == "active" and not row.renewable:
-        return "Nothing refreshes it: it has no end, or the platform brings new tokens."
+        return "Nothing refreshes it: its token is good until it ends, if it does."
     return _STATES.get(row.state, "It is well.")
 
 
@@ -46,7 +48,7 @@ _STATES: Final = {
 }
 _STANDINGS: Final = {
     "held": "The provider calls many grants at once dead: nobody is believed to be, and few asked.",
-    "paused": "The provider refuses the app: whoever set the integration up has to mend it.",
+    "paused": PAUSED,
 }
 _VERDICTS: Final = {
     "refused": "The provider ended the grant: the person has to connect again.",

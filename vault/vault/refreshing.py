@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
+from math import ceil
 from typing import Final, Literal, NamedTuple
 
 from msgspec import Struct
@@ -51,7 +52,7 @@ from vault.store.owners import Owner
 from vault.store.refreshing import ReadRow
 from vault.vault.connections import Connections
 from vault.vault.door import found
-from vault.vault.explaining import Explanation, why
+from vault.vault.explaining import PAUSED, Explanation, why
 
 MIN_TTL: Final = timedelta(seconds=60)
 MAX_WAIT: Final = 3.0  # seconds, where nobody says how long
@@ -228,8 +229,19 @@ class Refreshing(Connections):
         )
         after = await self._connection(caller, connection_id)
         if after.generation == connection.generation:
-            raise _error(outcome)
+            raise await self._unrefreshed(caller, after, outcome)
         return after
+
+    async def _unrefreshed(
+        self, caller: Caller, connection: Connection, outcome: Outcome | None
+    ) -> VaultError:
+        """Why a refresh that was asked for brought nothing, and when it may bring something."""
+        row, standing = await self._database.run(
+            caller.workspace, lambda tx: _stands(tx, connection)
+        )
+        until = outcome.until if outcome and outcome.until else row.next_try_at
+        left = timedelta() if until is None else until - await self._time()
+        return _error(outcome, standing, max(ceil(left.total_seconds()), 2))
 
     async def explain_connection(self, caller: Caller, connection_id: str) -> Explanation:
         """A connection's whole story: what it waits for, and how its calls ended."""
@@ -237,11 +249,7 @@ class Refreshing(Connections):
         connection = await self._connection(caller, connection_id)
 
         async def work(tx: Transaction) -> tuple[lives.LifeRow, str, list[AttemptRow]]:
-            # In the order of a claim, which locks the endpoints first.
-            stands = await lives.endpoints_of(tx, connection.integration)
-            row = found((await lives.lock_lives(tx, [connection_id])).get(connection_id))
-            here = [one.standing for one in stands if one.environment == row.environment]
-            standing = here[0] if here else "open"
+            row, standing = await _stands(tx, connection)
             return row, standing, await answers.attempts(tx, connection_id, MAX_ATTEMPTS)
 
         row, standing, attempts = await self._database.run(caller.workspace, work)
@@ -462,17 +470,32 @@ def _reason(row: ReadRow, handout: Handout, outcome: Outcome | None) -> Reason:
     return next((reason for holds, reason in reasons if holds), "provider_unavailable")
 
 
-def _error(outcome: Outcome | None) -> VaultError:
-    """Why a refresh that was asked for brought nothing."""
+async def _stands(tx: Transaction, connection: Connection) -> tuple[lives.LifeRow, str]:
+    """A connection's life, and how its endpoint stands; locked in the order of a claim."""
+    endpoints = await lives.endpoints_of(tx, connection.integration)
+    connection_id = connection.connection_id
+    row = found((await lives.lock_lives(tx, [connection_id])).get(connection_id))
+    here = [one.standing for one in endpoints if one.environment == row.environment]
+    return row, here[0] if here else "open"
+
+
+def _error(outcome: Outcome | None, standing: str, again: int) -> VaultError:
+    """Why a refresh that was asked for brought nothing; ``again``: seconds until the next try."""
     if outcome is None:
         return ProviderUnavailable("The provider takes its time; the refresh goes on.")
+    if standing == "paused":
+        return ProviderUnavailable(PAUSED, retry_after=None, action="fix_configuration")
     failure = outcome.failure
     if failure is not None:
-        return ProviderUnavailable(failure.detail, retry_after=failure.retry_after or 2)
+        return ProviderUnavailable(failure.detail, retry_after=failure.retry_after or again)
     match outcome.why:
         case "needs_reauth":
             return NeedsReauth()
         case "waiting" | "no_room":
-            return ProviderUnavailable("The last try was too recent; it is tried again by itself.")
+            return ProviderUnavailable(
+                "The last try was too recent, or its provider is given a rest;"
+                " it is tried again by itself.",
+                retry_after=again,
+            )
         case _:
             return NotReady("There is no newer token yet.")
