@@ -207,8 +207,9 @@ async def test_trouble_is_told_when_it_lasts_and_once_and_so_is_its_end(ada: Ada
     assert await ada.refresh() == 200
     assert (await ada.heard("connection.recovered"))["generation"] == 2
     await until(ada.endpoint.is_done)
-    told = [one for one in ada.platform.types if one != "connection.connected"]
-    assert told == ["connection.degraded", "connection.recovered"]
+    told = sorted(one for one in ada.platform.types if one != "connection.connected")
+    assert told == ["connection.degraded", "connection.recovered", "connection.refreshed"]
+    assert (await ada.heard("connection.refreshed"))["generation"] == 2
 
 
 async def test_a_dead_grant_is_told_once_it_is_sure(ada: Ada) -> None:

@@ -194,8 +194,10 @@ def _saved(life: Life, fence: int) -> Step:
         orphan=orphan,
     )
     save = Save(fence=fence, generation=fresh.generation, source="answer" if own else "late")
-    news = Announce(news="recovered" if life.told else "refreshed")
-    return Step(fresh, (save, TellIntegration(what="fine"), news))
+    news: list[AnyIntent] = [Announce(news="refreshed")]
+    if life.told:
+        news.append(Announce(news="recovered"))
+    return Step(fresh, (save, TellIntegration(what="fine"), *news))
 
 
 def _orphaned(life: Life, fence: int) -> Step:
