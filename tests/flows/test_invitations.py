@@ -69,6 +69,21 @@ async def test_inviting_makes_the_user_and_opening_uses_nothing_up(
     assert (await returned(ada, session)).title == "Is this you?"
 
 
+async def test_an_invitation_that_is_refused_or_repeated_makes_no_user(tenant: Tenant) -> None:
+    once = {"Idempotency-Key": "k1"}
+    body = {"user_id": "eve", "integrations": ["acme"]}
+    assert (await tenant.api.post(PATH, body, headers=once)).status == 201
+    other = await tenant.api.post(PATH, {**body, "user_id": "mallory"}, headers=once)
+    assert other.code == "idempotency_mismatch"
+    away = {"user_id": "mallory", "return_url": "https://elsewhere.example/"}
+    assert (await tenant.api.post(PATH, away)).code == "invalid"
+    assert (await tenant.api.get("/v1/users/mallory")).status == 404
+    assert (await tenant.api.delete("/v1/users/eve")).status == 200
+    again = await tenant.api.post(PATH, body, headers=once)
+    assert again.status in (201, 404)
+    assert (await tenant.api.get("/v1/users/eve")).status == 404
+
+
 async def test_a_link_offers_every_integration_unless_it_names_some(
     tenant: Tenant, provider: Provider, service: Running, ada: Visitor
 ) -> None:

@@ -73,6 +73,16 @@ class Invitations(Tries):
         access.permit(caller, "connect_session.write")
         access.permit_environment(caller, wanted.environment)
         new = await self._invited(caller, wanted)
+
+        async def before(tx: Transaction) -> bytes | None:
+            earlier = await idempotency.earlier(tx, caller, once)
+            if earlier is None:
+                await self._refuse_return_url(tx, new.return_url)
+            return earlier
+
+        # What is refused, or repeated, makes no user.
+        if earlier := await self._database.run(caller.workspace, before):
+            return _session_from_json(earlier), None
         await self._ensure_user(caller, UserId(new.user_id))
         sealing = await self._store.seal_of(caller.workspace)
         link = bearer.generate("connect")
