@@ -60,6 +60,9 @@ class Doorkeeper(Protocol):
     ) -> None:
         """Remember how the upstream calls this conversation."""
 
+    async def has_ended(self, caller: Caller, conversation_id: str) -> bool:
+        """Has somebody ended it, or deleted its user? How long it may be is in its admission."""
+
     async def end_conversation(self, caller: Caller, conversation_id: str) -> object:
         """Let grants and handles die. Ending what has ended changes nothing."""
 

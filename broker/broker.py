@@ -83,6 +83,10 @@ class Broker:
         """Remember that it runs, and how the upstream calls it."""
         await self.grants.began(caller, conversation_id, upstream_id)
 
+    async def has_ended(self, caller: Caller, conversation_id: str) -> bool:
+        """Has somebody ended it, or deleted its user, through whichever replica?"""
+        return await self.grants.has_ended(caller, conversation_id)
+
     async def end_conversation(self, caller: Caller, conversation_id: str) -> Conversation:
         """Let its grant or handle die."""
         return await self.grants.end(caller, conversation_id)

@@ -255,6 +255,12 @@ class Grants:
             caller, lambda tx: conversations.began(tx, conversation_id, upstream_id)
         )
 
+    async def has_ended(self, caller: Caller, conversation_id: str) -> bool:
+        """Has somebody ended it, or deleted its user? One whose time is over nobody ended."""
+        _refuse_others(caller, conversation_id)
+        one = await self._vault.within(caller, lambda tx: conversations.get(tx, conversation_id))
+        return one is None or one.ended_at is not None
+
     async def end(self, caller: Caller, conversation_id: str) -> Conversation:
         """Let grants and handles die. Ending what has ended changes nothing."""
         access.permit(caller, "conversation.end")

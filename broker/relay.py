@@ -7,8 +7,9 @@
   one side than the other takes. Whoever takes nothing for ``STALLED`` seconds is left.
 * How one side ends it, code and reason, is what the other side hears. Where nobody said goodbye,
   the upstream hears 1001 and the client 1011.
-* A conversation ends when its time is over (1000), and when nobody says anything (1001). However it
-  ends, the doorkeeper is told, and its grants die.
+* A conversation ends when its time is over (1000), when nobody says anything (1001), and when
+  somebody ended it or deleted its user (1000): any replica may have been told, so the doorkeeper is
+  asked again and again. However it ends, the doorkeeper is told, and its grants die.
 * Sockets are counted, in all and for each workspace. Over a limit, or while the replica stops, a
   client is refused at once: 1013 or 1012, before its ticket is used where that can be known.
 * No log line and no reason holds a ticket, a URL or a frame.
@@ -27,7 +28,7 @@ from broker.admission import Admission, Doorkeeper
 from broker.frames import Refused, Veil, first_frame, is_initiation, upstream_id
 from broker.metrics import Relays
 from vault.egress import Closed, Dial, Egress, Socket
-from vault.errors import Unreachable, VaultError
+from vault.errors import NotFound, Unreachable, VaultError
 from vault.model import WorkspaceId
 
 NORMAL, GOING_AWAY, POLICY, TOO_LONG, BROKEN, RESTART, LATER = (
@@ -48,6 +49,7 @@ ADMITTING: Final = 20.0  # seconds; a refresh and the upstream's signed URL may 
 FIRST_FRAME: Final = 10.0
 STALLED: Final = 30.0
 IDLE: Final = 120.0
+LOOK: Final = 5.0  # between two looks at whether somebody ended the conversation
 GOODBYE: Final = 5.0
 TELLING: Final = 10.0
 MAX_ARRIVING: Final = 100  # sockets that nobody has admitted yet
@@ -285,6 +287,8 @@ class Talk:
                 if self._began is not None:
                     await self._began
                 await self._doorkeeper.end_conversation(caller, conversation_id)
+        except NotFound:
+            pass  # gone, with its user
         except (TimeoutError, VaultError) as error:
             # It expires by itself; until then its grants live on.
             _log.warning("end_not_kept", conversation=conversation_id, exc_info=error)
@@ -293,7 +297,12 @@ class Talk:
         self._last = self._clock()
         sides = [
             asyncio.create_task(side)
-            for side in (self._down(upstream), self._up(upstream), self._time_over())
+            for side in (
+                self._down(upstream),
+                self._up(upstream),
+                self._time_over(),
+                self._ended_elsewhere(),
+            )
         ]
         try:
             await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
@@ -343,6 +352,20 @@ class Talk:
                 return Ended("us", GOING_AWAY, "Nobody says anything")
             await asyncio.sleep(min(self._until, self._last + IDLE) - now)
         return Ended("us", NORMAL, "The conversation's time is over")
+
+    async def _ended_elsewhere(self) -> Ended:
+        # Apart from the other clocks: a look may wait for the database.
+        while True:
+            await asyncio.sleep(LOOK)
+            if await self._has_ended():
+                return Ended("us", NORMAL, "The conversation was ended")
+
+    async def _has_ended(self) -> bool:
+        caller, conversation_id = self._admission.caller, self._admission.conversation_id
+        try:
+            return await self._doorkeeper.has_ended(caller, conversation_id)
+        except VaultError:
+            return False  # nobody can say now, and no call is cut for that
 
     async def _begin(self, found: str) -> None:
         caller, conversation_id = self._admission.caller, self._admission.conversation_id

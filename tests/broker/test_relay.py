@@ -215,6 +215,21 @@ async def test_a_conversation_in_which_nobody_says_anything_ends(
         assert await talk.closed() == (1001, "Nobody says anything")
 
 
+async def test_while_nobody_can_say_whether_it_was_ended_a_conversation_goes_on(
+    relays: Relaying, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "LOOK", 0.05)
+    async with relays.talking() as talk:
+        relays.door.over.add("kcv_1")
+        relays.door.fails = NotReady()
+        before = relays.door.looks
+        await soon(lambda: relays.door.looks >= before + 3)
+        await talk.say("still here")
+        assert await talk.response()
+        relays.door.fails = None
+        assert await talk.closed() == (1000, "The conversation was ended")
+
+
 async def test_a_workspace_takes_no_more_places_than_it_has(vault: Vault, eleven: Eleven) -> None:
     async with relaying(vault, eleven, relay_workspace_sockets=1) as relays, relays.talking():
         full = (1013, "Too many conversations; try again later")

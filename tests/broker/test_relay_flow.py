@@ -125,6 +125,21 @@ async def test_what_we_find_fault_with_is_not_the_upstreams_business(vault: Vaul
         assert server.came[0].close_reason == ""
 
 
+async def test_what_somebody_ended_the_upstream_leaves_with_1000(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "LOOK", 0.05)
+    async with between(vault, echo) as (relays, server):
+        async with relays.talking() as talk:
+            relays.door.over.add("kcv_1")
+            assert await talk.closed() == (1000, "The conversation was ended")
+        await asyncio.wait_for(server.left.wait(), 5)
+        assert server.closes == [1000]
+        assert server.came[0].close_reason == ""
+        await soon(lambda: relays.metric("keyturn_relay_closed_total", by="us", code="1000"))
+        assert relays.door.ended == ["kcv_1"]
+
+
 async def test_an_upstreams_frame_that_is_too_long_ends_it(vault: Vault) -> None:
     async def long(connection: ServerConnection) -> None:
         await connection.send("x" * (relay_module.MAX_HEARD + 1))

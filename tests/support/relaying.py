@@ -57,7 +57,9 @@ class Door:
         self.where = where
         self.began: list[tuple[str, str]] = []
         self.ended: list[str] = []
+        self.over: set[str] = set()
         self.admits = 0
+        self.looks = 0
         self.fails: VaultError | None = None
         self._numbers = itertools.count(1)
         self._tickets: dict[str, Admission] = {}
@@ -85,6 +87,13 @@ class Door:
     ) -> None:
         assert caller.actor_id == conversation_id
         self.began.append((conversation_id, upstream_id))
+
+    async def has_ended(self, caller: Caller, conversation_id: str) -> bool:
+        assert caller.actor_id == conversation_id
+        self.looks += 1
+        if self.fails is not None:
+            raise self.fails
+        return conversation_id in self.over
 
     async def end_conversation(self, caller: Caller, conversation_id: str) -> None:
         assert caller.actor_id == conversation_id
