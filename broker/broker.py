@@ -58,7 +58,9 @@ class Broker:
         self.stored_calls = StoredCalls(vault, self.agents, delivering, self.renewals)
         self.numbers = PhoneNumbers(vault, self.upstreams)
         self.incoming = IncomingCalls(vault, self.minting, delivering, self.agents, self.numbers)
-        self.outgoing = OutgoingCalls(self.minting, self.grants, self.upstreams, self.numbers)
+        self.outgoing = OutgoingCalls(
+            vault, self.minting, self.grants, self.upstreams, self.numbers
+        )
         self.post_call = PostCall(vault, self.grants, self.upstreams)
 
     # For whoever carries a conversation: the relay, the gateway, the refresh tool

@@ -1,7 +1,8 @@
 """A change that is asked for twice with the same Idempotency-Key is made once.
 
 * Claim, change and outcome are one transaction: after a crash there is either all of it or none,
-  so there is no half-done request to guess about.
+  so there is no half-done request to guess about. (Only what asks somebody else's server to act
+  claims first, and settles or releases afterwards: meanwhile the outcome is empty.)
 * Whoever meets a claim that is still at work is told so at once, and does not wait for it.
 * What is remembered for a day is what the thing looks like, never a secret.
 """
@@ -39,6 +40,7 @@ _patient: Final = Query("idempotency", "patient", _Setting)
 _claim: Final = Query("idempotency", "claim", _Claimed)
 _get: Final = Query("idempotency", "get", _Remembered)
 _settle: Final = Query("idempotency", "settle", Nothing)
+_release: Final = Query("idempotency", "release", Nothing)
 _forget_old: Final = Query("idempotency", "forget_old", Nothing)
 
 
@@ -81,6 +83,14 @@ async def settle(tx: Transaction, caller: Caller, once: Once | None, result: byt
             caller=caller.actor_id,
             key_hash=once.key_hash,
             result=result,
+        )
+
+
+async def release(tx: Transaction, caller: Caller, once: Once | None) -> None:
+    """Give a key back that was taken in an earlier transaction: nothing was done for it."""
+    if once is not None:
+        await _release.run(
+            tx, workspace_id=tx.workspace, caller=caller.actor_id, key_hash=once.key_hash
         )
 
 

@@ -103,12 +103,14 @@ class Telephone(Struct, frozen=True):
         initiation: Mapping[str, Any] | None = None,
         *,
         api: Api | None = None,
+        key: str | None = None,
         **more: Any,
     ) -> Reply:
+        headers = {} if key is None else {"Idempotency-Key": key}
         body: dict[str, Any] = {"agent_id": AGENT, "to_number": ADA, **more}
         if initiation is not None:
             body[INITIATION] = initiation
-        return await (api or self.api).post(f"/v1/convai/{line}", body)
+        return await (api or self.api).post(f"/v1/convai/{line}", body, headers=headers)
 
     # What became of it
 

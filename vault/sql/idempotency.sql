@@ -21,6 +21,10 @@ update vault.idempotency
    set result = :result
  where workspace_id = :workspace_id and caller = :caller and key_hash = :key_hash;
 
+-- name: release
+delete from vault.idempotency
+ where workspace_id = :workspace_id and caller = :caller and key_hash = :key_hash;
+
 -- name: forget_old
 -- A day is what the contract promises; the caller who comes next takes its own old ones away.
 delete from vault.idempotency

@@ -1,7 +1,8 @@
 """/v1/convai/{twilio,sip-trunk,exotel,whatsapp}/outbound-call and twilio/register-call.
 
 With ``user_id`` in the initiation data a call is that user's: a conversation is minted, and its
-variables reach ElevenLabs without passing through anybody else.
+variables reach ElevenLabs without passing through anybody else. Such a call is placed once for one
+Idempotency-Key.
 """
 
 import re
@@ -16,13 +17,14 @@ from msgspec import Meta, Struct
 
 from broker.api.convai.errors import declared
 from broker.api.convai.passing import passed_on
-from broker.api.requests import requires
+from broker.api.requests import IdempotencyKey, once_of, requires
 from broker.broker import Broker
 from broker.profile import AGENT_PATTERN
 from broker.telephone.outgoing import INITIATION, Line, Outgoing
 from broker.variables import Scalar
 from vault.errors import Invalid
-from vault.model import ENVIRONMENT_PATTERN, USER_ID_PATTERN, Caller
+from vault.model import ENVIRONMENT_PATTERN, USER_ID_PATTERN, Caller, Once
+from vault.vault import Vault
 
 AgentId = Annotated[str, Meta(pattern=AGENT_PATTERN)]
 Named = Annotated[str, Meta(max_length=200)]
@@ -70,7 +72,9 @@ _PROBLEMS: Final = (
 )
 
 
-def _answers(kind: type[Any], media_type: str = "application/json") -> dict[int, ResponseSpec]:
+def _answers(
+    kind: type[Any], *more: str, media_type: str = "application/json"
+) -> dict[int, ResponseSpec]:
     return {
         200: ResponseSpec(
             kind,
@@ -78,7 +82,7 @@ def _answers(kind: type[Any], media_type: str = "application/json") -> dict[int,
             description="As ElevenLabs answers",
             media_type=media_type,
         ),
-        **declared(*_PROBLEMS),
+        **declared(*_PROBLEMS, *more),
     }
 
 
@@ -89,16 +93,21 @@ def _calling(line: Line, by: str) -> HTTPRouteHandler:
         data: JSONBody[OutboundCall],
         request: Request[Any, Any, Any],
         caller: NamedDependency[Caller],
+        vault: NamedDependency[Vault],
         broker: NamedDependency[Broker],
+        idempotency_key: IdempotencyKey = None,
     ) -> Response[Any]:
-        """With a `user_id` in the initiation data the call starts with that user's variables."""
-        return await _placed(request, caller, broker, line, data)
+        """With a `user_id` in the initiation data the call starts with that user's variables, and
+        is placed once for one Idempotency-Key.
+        """
+        once = await once_of(request, vault, idempotency_key)
+        return await _placed(request, caller, broker, line, data, once)
 
     return post(
         f"/{line}",
         guards=requires("conversation.mint"),
         status_code=200,
-        responses=_answers(CallPlaced),
+        responses=_answers(CallPlaced, "idempotency_in_progress"),
         summary=f"Call somebody by {by}",
     )(call)
 
@@ -107,7 +116,7 @@ def _calling(line: Line, by: str) -> HTTPRouteHandler:
     "/twilio/register-call",
     guards=requires("conversation.mint"),
     status_code=200,
-    responses=_answers(str, "text/html"),
+    responses=_answers(str, media_type="text/html"),
     summary="Register a call of one's own at Twilio",
 )
 async def register(
@@ -128,6 +137,7 @@ async def _placed(
     broker: Broker,
     line: Line,
     asked: OutboundCall | RegisteredCall,
+    once: Once | None = None,
 ) -> Response[Any]:
     initiation = asked.conversation_initiation_client_data or {}
     user_id = _text(initiation, "user_id", USER_ID_PATTERN)
@@ -143,7 +153,7 @@ async def _placed(
         number_id=asked.agent_phone_number_id if isinstance(asked, OutboundCall) else "",
         number=_own_number(asked) if isinstance(asked, RegisteredCall) else "",
     )
-    return passed_on(await broker.outgoing.place(caller, call))
+    return passed_on(await broker.outgoing.place(caller, call, once))
 
 
 def _own_number(asked: RegisteredCall) -> str:
