@@ -76,6 +76,28 @@ async def test_a_users_call_starts_with_the_users_variables(
     assert await phone.eleven.leaks() == []
 
 
+async def test_the_query_may_name_the_user_and_names_no_other_one(phone: Telephone) -> None:
+    token = await phone.desk.connect()
+    number = await phone.number()
+    named = "twilio/outbound-call?user_id"
+    reply = await phone.call(f"{named}=ada", agent_phone_number_id=number)
+    assert reply.status == 200, reply.body
+    variables = phone.started_with(reply.json["conversation_id"])
+    assert (variables[TOKEN], variables["user_id"]) == (token, "ada")
+    other = await phone.call(f"{named}=bob", {"user_id": "ada"}, agent_phone_number_id=number)
+    assert other.status == 400
+    assert len(await phone.conversations()) == 1
+
+
+@pytest.mark.parametrize("number", [2**63, 2**64, -(2**63) - 1])
+async def test_a_number_that_is_too_large_is_refused(phone: Telephone, number: int) -> None:
+    given = {"user_id": "ada", "dynamic_variables": {"n": number}}
+    called = await phone.number()
+    reply = await phone.call(initiation=given, agent_phone_number_id=called)
+    assert reply.status == 400
+    assert await phone.conversations() == []
+
+
 async def test_by_whatsapp_too(phone: Telephone) -> None:
     token = await phone.desk.connect()
     template = "whatsapp_call_permission_request_template"

@@ -6,6 +6,8 @@ from typing import Final
 from msgspec import Struct
 
 from vault.consent import Connection
+from vault.errors import NeedsReauth, NotReady, ProviderUnavailable, VaultError
+from vault.refreshing.page import Outcome
 from vault.store.answers import AttemptRow
 from vault.store.refreshing import LifeRow
 
@@ -37,6 +39,28 @@ def why(row: LifeRow, standing: str) -> str:
     if row.state == "active" and not row.renewable:
         return "Nothing refreshes it: its token is good until it ends, if it does."
     return _STATES.get(row.state, "It is well.")
+
+
+def why_not(outcome: Outcome | None, standing: str, again: int) -> VaultError:
+    """Why a refresh that was asked for brought nothing; ``again``: seconds until the next try."""
+    if outcome is None:
+        return ProviderUnavailable("The provider takes its time; the refresh goes on.")
+    if standing == "paused":
+        return ProviderUnavailable(PAUSED, retry_after=None, action="fix_configuration")
+    failure = outcome.failure
+    if failure is not None:
+        return ProviderUnavailable(failure.detail, retry_after=failure.retry_after or again)
+    match outcome.why:
+        case "needs_reauth":
+            return NeedsReauth()
+        case "waiting" | "no_room":
+            return ProviderUnavailable(
+                "The last try was too recent, or its provider is given a rest;"
+                " it is tried again by itself.",
+                retry_after=again,
+            )
+        case _:
+            return NotReady("There is no newer token yet.")
 
 
 _STATES: Final = {

@@ -23,10 +23,7 @@ from vault.database import Transaction
 from vault.errors import (
     Conflict,
     Invalid,
-    NeedsReauth,
     NotFound,
-    NotReady,
-    ProviderUnavailable,
     VaultError,
 )
 from vault.events import News
@@ -52,7 +49,7 @@ from vault.store.owners import Owner
 from vault.store.refreshing import ReadRow
 from vault.vault.connections import Connections
 from vault.vault.door import found
-from vault.vault.explaining import PAUSED, Explanation, why
+from vault.vault.explaining import Explanation, why, why_not
 
 MIN_TTL: Final = timedelta(seconds=60)
 MAX_WAIT: Final = 3.0  # seconds, where nobody says how long
@@ -241,7 +238,7 @@ class Refreshing(Connections):
         )
         until = outcome.until if outcome and outcome.until else row.next_try_at
         left = timedelta() if until is None else until - await self._time()
-        return _error(outcome, standing, max(ceil(left.total_seconds()), 2))
+        return why_not(outcome, standing, max(ceil(left.total_seconds()), 2))
 
     async def explain_connection(self, caller: Caller, connection_id: str) -> Explanation:
         """A connection's whole story: what it waits for, and how its calls ended."""
@@ -477,25 +474,3 @@ async def _stands(tx: Transaction, connection: Connection) -> tuple[lives.LifeRo
     row = found((await lives.lock_lives(tx, [connection_id])).get(connection_id))
     here = [one.standing for one in endpoints if one.environment == row.environment]
     return row, here[0] if here else "open"
-
-
-def _error(outcome: Outcome | None, standing: str, again: int) -> VaultError:
-    """Why a refresh that was asked for brought nothing; ``again``: seconds until the next try."""
-    if outcome is None:
-        return ProviderUnavailable("The provider takes its time; the refresh goes on.")
-    if standing == "paused":
-        return ProviderUnavailable(PAUSED, retry_after=None, action="fix_configuration")
-    failure = outcome.failure
-    if failure is not None:
-        return ProviderUnavailable(failure.detail, retry_after=failure.retry_after or again)
-    match outcome.why:
-        case "needs_reauth":
-            return NeedsReauth()
-        case "waiting" | "no_room":
-            return ProviderUnavailable(
-                "The last try was too recent, or its provider is given a rest;"
-                " it is tried again by itself.",
-                retry_after=again,
-            )
-        case _:
-            return NotReady("There is no newer token yet.")

@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 
 from broker.api.convai.errors import declared
 from broker.api.convai.passing import passed_on
+from broker.api.convai.sessions import UserId
 from broker.api.requests import IdempotencyKey, once_of, requires
 from broker.broker import Broker
 from broker.profile import AGENT_PATTERN
@@ -95,13 +96,14 @@ def _calling(line: Line, by: str) -> HTTPRouteHandler:
         caller: NamedDependency[Caller],
         vault: NamedDependency[Vault],
         broker: NamedDependency[Broker],
+        user_id: UserId = None,
         idempotency_key: IdempotencyKey = None,
     ) -> Response[Any]:
-        """With a `user_id` in the initiation data the call starts with that user's variables, and
-        is placed once for one Idempotency-Key.
+        """With a `user_id`, here or in the initiation data, the call starts with that user's
+        variables, and is placed once for one Idempotency-Key.
         """
         once = await once_of(request, vault, idempotency_key)
-        return await _placed(request, caller, broker, line, data, once)
+        return await _placed(request, caller, broker, line, data, user_id, once)
 
     return post(
         f"/{line}",
@@ -124,11 +126,12 @@ async def register(
     request: Request[Any, Any, Any],
     caller: NamedDependency[Caller],
     broker: NamedDependency[Broker],
+    user_id: UserId = None,
 ) -> Response[Any]:
-    """Answers TwiML. With a `user_id` in the initiation data the call starts with that user's
-    variables; whoever registers has made sure who that is.
+    """Answers TwiML. With a `user_id`, here or in the initiation data, the call starts with that
+    user's variables; whoever registers has made sure who that is.
     """
-    return await _placed(request, caller, broker, "twilio/register-call", data)
+    return await _placed(request, caller, broker, "twilio/register-call", data, user_id)
 
 
 async def _placed(
@@ -137,10 +140,13 @@ async def _placed(
     broker: Broker,
     line: Line,
     asked: OutboundCall | RegisteredCall,
+    queried: str | None,
     once: Once | None = None,
 ) -> Response[Any]:
     initiation = asked.conversation_initiation_client_data or {}
-    user_id = _text(initiation, "user_id", USER_ID_PATTERN)
+    user_id = _text(initiation, "user_id", USER_ID_PATTERN) or queried
+    if queried not in (None, user_id):
+        raise Invalid("The query names another user.", pointer=f"/{INITIATION}/user_id")
     call = Outgoing(
         line=line,
         agent_id=asked.agent_id,
@@ -176,9 +182,11 @@ def _variables(initiation: dict[str, Any]) -> dict[str, Scalar]:
     if not isinstance(found, dict):
         raise Invalid("Name and value.", pointer=f"/{INITIATION}/dynamic_variables")
     for name, value in found.items():
+        place = f"/{INITIATION}/dynamic_variables/{name}"
         if not isinstance(value, str | bool | int | float):
-            place = f"/{INITIATION}/dynamic_variables/{name}"
             raise Invalid("Text, a number, or true or false.", pointer=place)
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise Invalid("This number is too large.", pointer=place)
     return found
 
 
