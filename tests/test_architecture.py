@@ -27,7 +27,8 @@ STEPS: Final = """
     vault.tracing vault.seal vault.bearer vault.kms vault.kms.file
     vault.kms.remote vault.kms.aws vault.kms.transit vault.kms.pkcs11 vault.kms.gcp vault.kms.azure
     vault.keyring
-    vault.dsn vault.database.line vault.database.reaching vault.database.locks vault.database
+    vault.dsn vault.database.faults vault.database.line vault.database.reaching
+    vault.database.locks vault.database
     vault.embedded.programs vault.embedded.files vault.embedded
     vault.sql vault.migrations
     vault.egress.address vault.egress.names vault.egress.deadline vault.egress.unpacking
@@ -169,7 +170,12 @@ JOSE: Final = {
     "broker.runtimes.livekit",  # LiveKit's own token
 }
 ONLY_IN: Final = {
-    "asyncpg": {"vault.database", "vault.database.reaching", "vault.database.locks"},
+    "asyncpg": {
+        "vault.database",
+        "vault.database.faults",
+        "vault.database.reaching",
+        "vault.database.locks",
+    },
     "aiohttp": {
         "vault.egress.failures",
         "vault.egress.sessions",

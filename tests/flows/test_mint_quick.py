@@ -636,6 +636,16 @@ async def test_one_whose_text_would_be_two_fails_alone(bureau: Bureau) -> None:
     assert await rows(bureau, "conversations") == 1
 
 
+async def test_one_with_a_character_that_cannot_be_kept_fails_alone(bureau: Bureau) -> None:
+    await bureau.desk.user("ada")
+    key = bureau.desk.tenant.key
+    mints = (quick(bureau, key, "ada", branch_id=branch) for branch in ("a\0b", "a", "b"))
+    refused, *made = await asyncio.gather(*mints, return_exceptions=True)
+    assert isinstance(refused, Invalid)
+    assert all(isinstance(one, Minted) for one in made)
+    assert await rows(bureau, "conversations") == 2
+
+
 async def test_a_branch_may_have_any_name(bureau: Bureau) -> None:
     await bureau.desk.user("ada")
     assert await patterned(bureau, branch_id="one\ntwo, three") is not None

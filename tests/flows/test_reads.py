@@ -19,7 +19,7 @@ from broker.api.token_messages import TokenOut
 from broker.broker import Broker
 from broker.mint.reads import HandedOut
 from vault.embedded import Embedded
-from vault.errors import VaultError
+from vault.errors import Invalid, VaultError
 from vault.model import Caller, new_id
 from vault.vault import Vault
 from vault.vault.refreshing import Fresh
@@ -369,7 +369,7 @@ async def test_a_row_that_fails_the_statement_fails_alone(bench: Bench) -> None:
         *(bench.short() for _ in range(3)),
         return_exceptions=True,
     )
-    assert isinstance(bad, VaultError)
+    assert isinstance(bad, Invalid)
     assert all(isinstance(one, HandedOut) for one in good)
     assert sizes == [4, 1, 1, 1, 1]
     assert len(await bench.lines()) == 3

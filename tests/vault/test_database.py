@@ -16,7 +16,7 @@ from broker.migrations import PARTS
 from vault.database import CONFLICT_TRIES, Busy, Database, Transaction
 from vault.dsn import login_of
 from vault.embedded import Embedded
-from vault.errors import Conflict, Misconfigured, NotReady, VaultError
+from vault.errors import Conflict, Invalid, Misconfigured, NotReady, VaultError
 from vault.migrations import Login, migrate
 from vault.model import Profile, UserId
 from vault.secret import Secret
@@ -354,6 +354,20 @@ async def test_a_broken_rule_is_a_conflict_that_quotes_no_value(
             await alone.run(two[0].id, partial(fetch_number, value))
         assert wrong.value.__cause__ is None
         assert str(value) not in str(wrong.value)
+
+
+@pytest.mark.parametrize("statement", ["select $1::text", "select $1::text::jsonb"])
+async def test_a_text_that_cannot_be_kept_is_invalid_and_the_next_one_is_taken(
+    alone: Database, statement: str
+) -> None:
+    text = '"a\0"' if statement.endswith("text") else '"a\\u0000"'
+    for ask in (alone.lookup, alone.deed):
+        with pytest.raises(Invalid) as refused:
+            await ask(statement, (text,))
+        assert refused.value.message == "A text holds a character that cannot be kept."
+        assert refused.value.__cause__ is None
+    [row] = await alone.lookup(statement, ('"a"',))
+    assert row[0] == '"a"'
 
 
 async def fetch_number(value: object, tx: Transaction) -> None:

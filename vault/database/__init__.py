@@ -23,12 +23,12 @@ from contextlib import suppress
 from typing import Any, Final, Self, TypeVar
 
 import asyncpg
-import structlog
 
+from vault.database.faults import AWAY, READ_ONLY, cannot_connect, translated
 from vault.database.line import Full, Line
 from vault.database.locks import HELD, LOCK_CLASS, SessionLock
 from vault.database.reaching import GONE, Away, Server
-from vault.errors import Conflict, Misconfigured, NotReady, VaultError
+from vault.errors import Misconfigured, NotReady, VaultError
 from vault.secret import Secret
 
 __all__ = ["Busy", "Database", "SessionLock", "Transaction"]
@@ -52,20 +52,6 @@ _SCOPE = re.compile(r"ws_[0-9a-z]{26}|operator")
 _UNSURE = "The database went away while it committed; ask again to see the outcome."
 _BUSY = "All database connections are busy."
 _TRY_AGAIN = {"40001", "40P01"}  # serialization failure, deadlock: the server asks for it
-_AWAY = {
-    "25006": "The database takes no writes right now.",
-    "53100": "The database's disk is full.",
-    "53200": "The database is out of memory.",
-    "53300": "The database has no connection left.",
-    "57014": "The database took too long.",
-    "57P01": "The database is restarting.",
-    "57P02": "The database is restarting.",
-    "57P03": "The database is starting.",
-}
-_READ_ONLY: Final = "25006"
-_UNKNOWN_STATEMENT: Final = {"26000", "42P05"}
-
-_log = structlog.get_logger("keyturn.database")
 
 
 class Busy(VaultError):
@@ -145,7 +131,7 @@ class Database:
                 init=None if watch is None else _watched(watch),
             )
         except (Away, *GONE, asyncpg.PostgresError, ValueError) as error:
-            raise _cannot_connect(error) from None
+            raise cannot_connect(error) from None
         database = cls(pool, server, size, setting)
         try:
             await database.refuse_privileged_role()
@@ -284,7 +270,7 @@ class Database:
                 await asyncio.sleep(min(0.05 * 2**tries, 0.5))
             except asyncpg.PostgresError as error:
                 if error.sqlstate not in _TRY_AGAIN or tries >= CONFLICT_TRIES:
-                    raise _translated(error) from None
+                    raise translated(error) from None
                 await asyncio.sleep(0.005 * 2**tries)
 
     async def _once(
@@ -348,7 +334,7 @@ class Database:
             if isinstance(error, (Away, *GONE)):
                 raise _Lost from None
             if isinstance(error, asyncpg.PostgresError):
-                raise _translated(error) from None
+                raise translated(error) from None
             raise
 
     async def _release(self, connection: Any, *, ahead: bool = False) -> None:
@@ -385,8 +371,8 @@ def _tell_apart(error: Exception, connection: Any) -> None:
     """Raise ``_Lost`` for a lost connection, and hang up; what has an SQLSTATE may go on."""
     told: Exception | None = None
     if isinstance(error, asyncpg.PostgresError):
-        if error.sqlstate == _READ_ONLY:  # a standby; or one that is just being promoted
-            told = _Lost(_AWAY[_READ_ONLY])
+        if error.sqlstate == READ_ONLY:  # a standby; or one that is just being promoted
+            told = _Lost(AWAY[READ_ONLY])
         elif (error.sqlstate or "").startswith("57P") or isinstance(error, GONE):
             told = _Lost()
     elif isinstance(error, asyncpg.DataError):
@@ -431,32 +417,6 @@ def _as_workspace(workspace: str) -> str:
     return f"set local keyturn.workspace = '{workspace}'"
 
 
-def _is_away(error: Any) -> bool:
-    return error.sqlstate in _AWAY or isinstance(error, asyncpg.PostgresConnectionError)
-
-
-def _translated(error: Any) -> VaultError:
-    """Say what happened without the driver's text, which quotes rows and values."""
-    sqlstate = error.sqlstate or ""
-    if _is_away(error):
-        return NotReady(_AWAY.get(sqlstate, "The database cannot be reached."), retry_after=2)
-    if sqlstate.startswith("23"):
-        return Conflict(f"The change breaks the rule {error.constraint_name or sqlstate}.")
-    if sqlstate in _UNKNOWN_STATEMENT:
-        _log.error("database_statement_lost", hint="set KEYTURN_STATEMENT_CACHE=0")
-        return VaultError("The pooler in front of the database loses prepared statements.")
-    _log.error("database_error", sqlstate=sqlstate, constraint=error.constraint_name)
-    return VaultError(f"The database refused a statement (SQLSTATE {sqlstate}).")
-
-
-def _cannot_connect(error: Exception) -> VaultError:
-    if isinstance(error, asyncpg.PostgresError) and not _is_away(error):
-        return Misconfigured(f"The database refuses the login (SQLSTATE {error.sqlstate}).")
-    if isinstance(error, ValueError) and not isinstance(error, OSError):
-        return Misconfigured("KEYTURN_DATABASE_URL is not a PostgreSQL address.")
-    return NotReady("The database cannot be reached.")
-
-
 _POWERS: Final = (
     "a superuser",
     "a role with BYPASSRLS",
@@ -492,7 +452,7 @@ async def connect_as_owner(dsn: Secret) -> Any:
     try:
         return await Server(dsn).connect(timeout=CONNECT_SECONDS, statement_cache_size=0)
     except (Away, *GONE, asyncpg.PostgresError, ValueError) as error:
-        raise _cannot_connect(error) from None
+        raise cannot_connect(error) from None
 
 
 def sqlstate_of(error: BaseException) -> str | None:

@@ -75,13 +75,14 @@ _RULES: Final[dict[str, tuple[list[str | int], str]]] = {
     "idempotency_mismatch": (["header", "Idempotency-Key"], "idempotency_mismatch"),
 }
 
-_ALWAYS: Final = ("unauthenticated", "forbidden", "internal", "not_ready")
+# "invalid": a path may hold a character that the database cannot keep.
+_ALWAYS: Final = ("unauthenticated", "forbidden", "internal", "not_ready", "invalid")
 
 
 def declared(*codes: str) -> dict[int, ResponseSpec]:
     """What OpenAPI says that may go wrong, by our codes; 422 may at every route."""
     by_status: dict[int, list[str]] = {}
-    for one in (*_ALWAYS, *codes):
+    for one in dict.fromkeys((*_ALWAYS, *codes)):
         _, code, status = _KINDS[one]
         by_status.setdefault(status, []).append(f"`{code}`: {TITLES[one]}")
     found = {status: _spec(ErrorOut, "; ".join(said)) for status, said in by_status.items()}
