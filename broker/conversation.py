@@ -19,6 +19,8 @@ from vault.errors import DeliveryNeedsGateway, DeliveryNotPossible, Invalid, Mis
 from vault.model import PRODUCTION, Caller
 from vault.secret import Secret
 
+# The runtime's own ids of branches.
+BRANCH_PATTERN: Final = r"^[A-Za-z0-9_-]{1,128}(?!\n)$"
 START_WITHIN: Final = 15 * 60  # seconds
 LASTS: Final = 60 * 60
 MAX_LASTS: Final = 8 * 60 * 60

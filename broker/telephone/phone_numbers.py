@@ -2,14 +2,17 @@
 
 * A request goes to the account as it came, and its answer goes back as it is.
 * What is kept is what the account says after the deed, and nothing of what did not happen.
+* What it shows and what cannot be a number, an environment or a branch is not remembered.
 * A number serves every environment, so a key that is tied to some leaves it alone.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
+from broker.conversation import BRANCH_PATTERN
 from broker.telephone import numbers
 from broker.telephone.numbers import Number
 from broker.upstreams import Upstreams
@@ -17,14 +20,18 @@ from broker.upstreams.client import segment
 from vault import access, audit
 from vault.database import Transaction
 from vault.egress import Reply
-from vault.model import Caller
+from vault.model import ENVIRONMENT_PATTERN, Caller
 from vault.vault import Vault
 
 PATH: Final = "/v1/convai/phone-numbers"
 MAX_TEXT: Final = 200
 
 _OK: Final = range(200, 300)
-_WHERE: Final = frozenset({"environment", "branch_id"})
+_WHERE: Final = {
+    "environment": re.compile(ENVIRONMENT_PATTERN),
+    "branch_id": re.compile(BRANCH_PATTERN),
+}
+_KEPT: Final = re.compile(rf"[^\x00-\x1f\x7f]{{1,{MAX_TEXT}}}")
 _GONE: Final = 404
 
 
@@ -146,14 +153,20 @@ def _number(shown: dict[str, Any], before: Number | None) -> Number | None:
         return None
     assigned = shown.get("assigned_agent")
     said = assigned if isinstance(assigned, dict) else shown
-    environment = before.environment if before else None
-    branch_id = before.branch_id if before else None
     return Number(
         phone_number_id=phone_number_id,
         number=number,
-        environment=_text(said["environment"]) if "environment" in said else environment,
-        branch_id=_text(said["branch_id"]) if "branch_id" in said else branch_id,
+        environment=_place(said, "environment", before.environment if before else None),
+        branch_id=_place(said, "branch_id", before.branch_id if before else None),
     )
+
+
+def _place(said: dict[str, Any], name: str, before: str | None) -> str | None:
+    """Where calls run, as it is said; what cannot be the name of a place is not said."""
+    value = said.get(name, before)
+    if value is None or value == "":
+        return None
+    return value if isinstance(value, str) and _WHERE[name].fullmatch(value) else before
 
 
 def _decoded(body: bytes) -> object:
@@ -164,7 +177,8 @@ def _decoded(body: bytes) -> object:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and 0 < len(value) <= MAX_TEXT else None
+    """A text that can be kept, or nothing: the account may show what we cannot remember."""
+    return value if isinstance(value, str) and _KEPT.fullmatch(value) else None
 
 
 async def _recorded(tx: Transaction, caller: Caller, phone_number_id: str) -> None:

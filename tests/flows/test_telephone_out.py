@@ -271,6 +271,44 @@ async def test_a_change_that_was_refused_is_not_remembered(phone: Telephone) -> 
     assert missing.status == 404
 
 
+@pytest.mark.parametrize("name", ["branch_id", "environment"])
+@pytest.mark.parametrize("value", ["\0", "", "a/b", "a\n", "x" * 129])
+async def test_a_change_to_what_cannot_be_a_place_reaches_nobody(
+    phone: Telephone, name: str, value: str
+) -> None:
+    number = await phone.number(environment="staging", branch_id="br_2")
+    before = len(phone.eleven.world.requests)
+    changed = {"agent_id": AGENT, name: value}
+    refused = await phone.api.call("PATCH", f"{NUMBERS}/{number}", body=changed)
+    assert (refused.status, refused.json["detail"][0]["loc"]) == (422, ["body", name])
+    assert len(phone.eleven.world.requests) == before
+    answer = await phone.answer()
+    assert (answer["environment"], answer["branch_id"]) == ("staging", "br_2")
+
+
+@pytest.mark.parametrize("odd", ["\0", "a/b", "a\n", "x" * 129])
+async def test_what_the_account_shows_and_is_no_place_is_not_remembered(
+    phone: Telephone, odd: str
+) -> None:
+    number = await phone.number(environment="staging", branch_id="br_2")
+    for name in ("environment", "branch_id"):
+        await phone.eleven.call("PATCH", f"{NUMBERS}/{number}", {name: odd})
+    assert (await phone.api.get(f"{NUMBERS}/{number}")).json["assigned_agent"]["branch_id"] == odd
+    assert len((await phone.api.get(NUMBERS)).json) == 1
+    answer = await phone.answer()
+    assert (answer["environment"], answer["branch_id"]) == ("staging", "br_2")
+
+
+async def test_a_number_that_holds_no_text_is_passed_on_and_not_remembered(
+    phone: Telephone,
+) -> None:
+    odd = {"phone_number": "+1\0", "label": "Odd", "provider": "twilio"}
+    await phone.eleven.made(NUMBERS, odd)
+    await phone.number(through_us=False, environment="staging")
+    assert len((await phone.api.get(NUMBERS)).json) == 2
+    assert (await phone.answer())["environment"] == "staging"
+
+
 async def test_a_number_that_is_gone_behind_our_back_is_forgotten(phone: Telephone) -> None:
     number = await phone.number(environment="staging")
     await phone.eleven.call("DELETE", f"{NUMBERS}/{number}")

@@ -17,6 +17,7 @@ from broker.api.convai.errors import declared
 from broker.api.convai.passing import passed_on
 from broker.api.requests import requires
 from broker.broker import Broker
+from broker.conversation import BRANCH_PATTERN
 from vault.model import ENVIRONMENT_PATTERN, Caller
 
 NumberId = Annotated[
@@ -40,7 +41,7 @@ class ChangedNumber(Struct, frozen=True, kw_only=True):
 
     agent_id: str | UnsetType | None = UNSET
     environment: Annotated[str, Meta(pattern=ENVIRONMENT_PATTERN)] | UnsetType | None = UNSET
-    branch_id: str | UnsetType | None = UNSET
+    branch_id: Annotated[str, Meta(pattern=BRANCH_PATTERN)] | UnsetType | None = UNSET
 
 
 class NumberMade(Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from broker.api.convai.errors import declared
 from broker.api.convai.passing import passed_on
 from broker.api.requests import requires
 from broker.broker import Broker
-from broker.conversation import Wanted, environment_of
+from broker.conversation import BRANCH_PATTERN, Wanted, environment_of
 from broker.delivery import revealed
 from broker.profile import AGENT_PATTERN
 from broker.runtimes.elevenlabs import SIGNED_URL_PATH, TOKEN_PATH
@@ -32,7 +32,7 @@ UserId = Annotated[
     QueryParameter(pattern=USER_ID_PATTERN, description="Mint for this user of ours."),
 ]
 EnvironmentName = Annotated[str | None, QueryParameter(pattern=ENVIRONMENT_PATTERN)]
-BranchId = Annotated[str | None, QueryParameter(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
+BranchId = Annotated[str | None, QueryParameter(pattern=BRANCH_PATTERN)]
 
 # agent, user, environment, branch
 _Asked = tuple[str, str | None, str | None, str | None]
