@@ -33,11 +33,14 @@ Said = Annotated[str, Meta(max_length=200)]
 
 
 class CallIn(Struct, frozen=True, kw_only=True):
-    """A call that comes in. What ElevenLabs may add to it one day does no harm."""
+    """A call that comes in. What ElevenLabs may add to it one day does no harm.
 
-    caller_id: Said
+    A number that is withheld, or that the line does not know, is empty, null or not there.
+    """
+
+    caller_id: Said | None = None
     agent_id: Annotated[str, Meta(pattern=AGENT_PATTERN)]
-    called_number: Said
+    called_number: Said | None = None
     call_sid: Annotated[str, Meta(min_length=1, max_length=200)]
 
 
@@ -102,9 +105,9 @@ async def initiation(
     if workspace_id != caller.workspace:
         raise NotFound
     call = Incoming(
-        caller_id=data.caller_id,
+        caller_id=data.caller_id or "",
         agent_id=data.agent_id,
-        called_number=data.called_number,
+        called_number=data.called_number or "",
         call_sid=data.call_sid,
         environment=environment,
     )

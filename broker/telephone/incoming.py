@@ -39,7 +39,10 @@ _E164: Final = re.compile(E164_PATTERN)
 
 
 class Incoming(Struct, frozen=True, kw_only=True):
-    """A call, as ElevenLabs says it. ``environment``: what the webhook's own address says."""
+    """A call, as ElevenLabs says it. ``environment``: what the webhook's own address says.
+
+    A number that is not said is empty. Two askings for a call are compared by what stands here.
+    """
 
     caller_id: str
     agent_id: str

@@ -180,7 +180,9 @@ async def test_who_writes_to_the_database_lends_nobodys_number(
         {"caller_id": "x" * 201},
         {"call_sid": ""},
         {"agent_id": "../x"},
-        {"called_number": None},
+        {"called_number": 7},
+        {"agent_id": None},
+        {"call_sid": None},
     ],
 )
 async def test_a_call_of_another_form_is_refused(phone: Telephone, change: Any) -> None:

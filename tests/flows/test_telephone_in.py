@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 from conftest import Tenant
 from support.eleven import AGENT, outside
@@ -13,6 +14,7 @@ from support.telephoning import ADA, DESK, HANDLE, NUMBERS, TOKEN, Telephone, te
 
 from broker.broker import Broker
 from broker.sandbox import Faults
+from broker.telephone.incoming import Incoming
 from vault.errors import Forbidden, Unauthenticated
 from vault.vault import Vault
 
@@ -229,6 +231,48 @@ async def test_what_is_no_whole_number_is_nobodys(phone: Telephone, caller: str)
 
 
 # The same call again
+
+
+@pytest.mark.parametrize(
+    ("said", "environment"),
+    [
+        ({"caller_id": None, "called_number": DESK}, "staging"),
+        ({"called_number": DESK}, "staging"),
+        ({"caller_id": None, "called_number": None}, "production"),
+        ({}, "production"),
+    ],
+)
+async def test_a_call_that_does_not_say_who_calls_starts_as_a_strangers(
+    phone: Telephone, said: dict[str, Any], environment: str
+) -> None:
+    await phone.desk.profile(**NEEDS, **TRUSTING)
+    await phone.number(environment="staging")
+    body = {**said, "agent_id": AGENT, "call_sid": "CA1"}
+    reply = await phone.hooks.post(f"{phone.hook}/initiation", body)
+    assert reply.status == 200, reply.body
+    assert reply.json["environment"] == environment
+    assert "user_id" not in reply.json
+    assert reply.json["dynamic_variables"][TOKEN] == "unavailable"
+    assert await phone.conversations() == []
+
+
+async def test_a_number_that_is_null_missing_or_empty_makes_the_same_call(phone: Telephone) -> None:
+    body = {"caller_id": ADA, "agent_id": AGENT, "call_sid": "CA1"}
+    started = set()
+    for said in ({}, {"called_number": None}, {"called_number": ""}):
+        reply = await phone.hooks.post(f"{phone.hook}/initiation", {**body, **said})
+        assert (reply.status, reply.json["user_id"]) == (200, "ada"), reply.body
+        started.add(reply.json["dynamic_variables"]["keyturn_conversation_id"])
+    assert len(started) == 1
+
+
+def test_what_two_askings_are_compared_by_is_as_it_was() -> None:
+    # A call that was asked for before an upgrade is asked for again after it.
+    call = Incoming(caller_id=ADA, agent_id=AGENT, called_number=DESK, call_sid="CA1")
+    assert msgspec.json.encode(call) == (
+        b'{"caller_id":"+15550100001","agent_id":"agent_desk","called_number":"+15550200001",'
+        b'"call_sid":"CA1","environment":null}'
+    )
 
 
 async def test_asked_again_it_is_the_same_conversation(phone: Telephone) -> None:
