@@ -47,7 +47,7 @@ def tools_for(
         need = profile.needed(integration) if profile else None
         calls = _gateway(integration, need.allow if need else None, origin)
         found += [_with_runtime_key(tool, runtime_secret_id) for tool in calls]
-    return found
+    return _told_apart(found)
 
 
 def _refresh(planned: Plan, integration: str, origin: str, *, plain_only: bool) -> Config:
@@ -142,12 +142,26 @@ def _with_runtime_key(tool: Config, secret_id: str | None) -> Config:
     return tool
 
 
+def _told_apart(tools: list[Config]) -> list[Config]:
+    """Give the second of a name another one: ``acme`` + ``get_x`` reads as ``acme_get`` + ``x``.
+
+    The first keeps its own, and so does whoever shares none: by its name a tool was pushed.
+    """
+    taken = {tool["name"] for tool in tools}
+    given: set[str] = set()
+    for tool in tools:
+        if tool["name"] in given:
+            tool["name"] = _name(tool["name"], taken)
+        given.add(tool["name"])
+    return tools
+
+
 def _name(text: str, taken: set[str]) -> str:
     """A name that no other has, of the form that the runtime asks for."""
     plain = _NO_NAME.sub("_", text.lower()).strip("_")[: MAX_NAME - 3]
     name, number = plain, 1
     while name in taken:
         number += 1
-        name = f"{plain}_{number}"
+        name = f"{plain[: MAX_NAME - 1 - len(str(number))]}_{number}"
     taken.add(name)
     return name

@@ -102,6 +102,61 @@ def test_a_gateway_gets_a_tool_for_each_kind_of_request_that_is_allowed() -> Non
     assert "HEAD" not in {one["api_schema"]["method"] for one in calls}
 
 
+def gets(integration: str, *paths: str) -> dict[str, Any]:
+    return {
+        "integration": integration,
+        "allow": [{"methods": ["GET"], "path": path} for path in paths],
+    }
+
+
+def test_no_two_tools_of_an_agent_have_one_name() -> None:
+    needs = [gets("acme", "/get/x"), gets("acme_get", "/x"), gets("acme_get_get", "/x", "/-x")]
+    found = generated(
+        {"tools": "gateway", "integrations": needs}, "acme", "acme_get", "acme_get_get"
+    )
+    urls = {one["name"]: one["api_schema"]["url"].removeprefix(ORIGIN) for one in found[3:]}
+    assert urls == {
+        "acme_get_get_x": "/gateway/acme/get/x",
+        "acme_get_get_x_2": "/gateway/acme_get/x",
+        "acme_get_get_get_x": "/gateway/acme_get_get/x",
+        "acme_get_get_get_x_2": "/gateway/acme_get_get/-x",
+    }
+
+
+def test_a_name_that_was_nobody_elses_stays_what_it_was() -> None:
+    needs = [gets("acme", "/get/x"), gets("acme_get", "/x", "/x/2")]
+    _, _, *calls = generated({"tools": "gateway", "integrations": needs}, "acme", "acme_get")
+    assert [one["name"] for one in calls] == [
+        "acme_get_get_x",
+        "acme_get_get_x_3",
+        "acme_get_get_x_2",
+    ]
+
+
+def test_a_tool_that_calls_is_not_named_as_one_that_renews() -> None:
+    needs = [gets("get", "/"), gets("refresh", "/access")]
+    found = generated({"tools": "gateway", "integrations": needs}, "get", "refresh")
+    assert [one["name"] for one in found] == [
+        "refresh_get_access",
+        "refresh_refresh_access",
+        "get_get",
+        "refresh_get_access_2",
+    ]
+
+
+def test_names_fit_however_many_are_alike() -> None:
+    prefixes = ["acme" + "_get" * count for count in range(11)]
+    needs = [
+        gets(one, *(f"{'/get' * (10 - count)}/{'b' * 60}{number}" for number in range(30)))
+        for count, one in enumerate(prefixes)
+    ]
+    found = generated({"tools": "gateway", "integrations": needs}, *prefixes)
+    names = [one["name"] for one in found]
+    assert len(set(names)) == len(names) == 11 + 11 * 30
+    assert max(len(name) for name in names) <= MAX_NAME
+    assert faults(found) == set()
+
+
 def test_names_fit_whatever_an_integration_is_called() -> None:
     long = "a" * 48
     allow = [{"methods": ["GET"], "path": "/" + "b" * 400}, {"methods": ["GET"], "path": "/" + "b"}]
