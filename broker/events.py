@@ -27,7 +27,7 @@ import structlog
 from msgspec import Struct
 
 from vault.egress import Egress, Request, Timeouts
-from vault.errors import EgressDenied, TooLarge, VaultError
+from vault.errors import AnswerTooLarge, EgressDenied, VaultError
 from vault.events.deliveries import GONE, TURN_DELIVERIES, Delivery, Tried, Turn, Waiting
 from vault.model import WorkspaceId
 from vault.secret import Secret
@@ -223,4 +223,4 @@ def signature(secret: Secret, event_id: str, timestamp: int, body: bytes) -> str
     return f"v1,{base64.b64encode(digest).decode()}"
 
 
-_OUTCOMES: Final[dict[type[VaultError], str]] = {EgressDenied: "denied", TooLarge: "refused"}
+_OUTCOMES: Final[dict[type[VaultError], str]] = {EgressDenied: "denied", AnswerTooLarge: "refused"}

@@ -23,7 +23,15 @@ from broker.resolve.meanings import MASK
 from broker.resolve.templates import ENVIRONMENT_PREFIX
 from vault.auth_kinds import YIELDS_BEARER
 from vault.egress import MAX_REQUEST, Reply, Request, Timeouts
-from vault.errors import Invalid, NotFound, TooLarge, Unreachable, UpstreamFailed, VaultError
+from vault.errors import (
+    AnswerTooLarge,
+    Invalid,
+    NotFound,
+    TooLarge,
+    Unreachable,
+    UpstreamFailed,
+    VaultError,
+)
 from vault.model import Caller
 from vault.secret import Secret
 from vault.vault import Vault
@@ -162,7 +170,7 @@ async def _send(
         return await vault.call_tool(
             caller, request, certificate=credentials.tls if credentials else None
         )
-    except TooLarge:
+    except AnswerTooLarge:
         failure = UpstreamFailed("The answer is too large to be passed on.")
     except VaultError as error:
         failure = error

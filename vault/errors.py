@@ -20,6 +20,7 @@
     ├── Unresolved             a configuration refers to what has no value      unresolved
     ├── NotReady               a part that we need is away; try again           not_ready
     ├── UpstreamFailed         somebody else's server answered wrongly          upstream_failed
+    │   └── AnswerTooLarge     what it answers is more than is read             upstream_failed
     ├── ProviderUnavailable    no token now; asking again later may help        provider_unavailable
     ├── NeedsReauth            the person has to consent again                  needs_reauth
     ├── CredentialRefused      a provider or an upstream will not have it       conflict
@@ -195,7 +196,11 @@ class UpstreamFailed(VaultError):
     """The other server's answer cannot be used."""
 
     code = "upstream_failed"
-    action = "retry"
+    action: ClassVar[Action] = "retry"
+
+
+class AnswerTooLarge(UpstreamFailed):
+    """The other server's answer is larger than what is read of one."""
 
 
 class ProviderUnavailable(VaultError):

@@ -27,7 +27,15 @@ from broker.gateway.renewals import Renewals
 from broker.resolve.masking import Masking, of_header
 from vault import access
 from vault.egress import Answer, Request, Timeouts, Upload
-from vault.errors import Conflict, Forbidden, NotFound, TooLarge, Unreachable, UpstreamFailed
+from vault.errors import (
+    AnswerTooLarge,
+    Conflict,
+    Forbidden,
+    NotFound,
+    TooLarge,
+    Unreachable,
+    UpstreamFailed,
+)
 from vault.oauth.api import Api
 from vault.vault import Vault
 from vault.vault.refreshing import Fresh
@@ -211,7 +219,7 @@ def _passed(sent: _Sent, masking: Masking) -> Passed:
             async for piece in sent.answer.pieces():
                 if ready := masking.add(piece):
                     yield ready
-        except TooLarge:
+        except AnswerTooLarge:
             raise UpstreamFailed("The answer is too large to be passed on.") from None
         if rest := masking.end():
             yield rest

@@ -18,7 +18,7 @@ import pytest
 from support.loopback import OK, ask, assert_hides, calling, listening, saying
 
 from vault.egress import Dial, Egress, Purpose, Request, Timeouts, names, parse_allow, sessions
-from vault.errors import EgressDenied, TooLarge, Unreachable, UpstreamFailed
+from vault.errors import AnswerTooLarge, EgressDenied, Unreachable, UpstreamFailed
 from vault.secret import Secret
 
 PURPOSES: tuple[Purpose, ...] = ("provider", "upstream", "tool", "event")
@@ -285,7 +285,7 @@ def chunks(data: bytes) -> list[bytes]:
 )
 async def test_an_answer_stops_at_the_limit(answer: tuple[str, list[bytes]]) -> None:
     async with listening(saying(*answer[1])) as server, calling() as egress:
-        with pytest.raises(TooLarge):
+        with pytest.raises(AnswerTooLarge):
             await ask(egress, f"http://127.0.0.1:{server.port}/")
 
 
@@ -293,7 +293,7 @@ async def test_a_bomb_is_not_even_unpacked() -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(BOMB)
     async with listening(saying(head, BOMB)) as server, calling() as egress:
         tracemalloc.start()
-        with pytest.raises(TooLarge):
+        with pytest.raises(AnswerTooLarge):
             await ask(egress, f"http://127.0.0.1:{server.port}/")
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()

@@ -7,7 +7,7 @@ import pytest
 from support.loopback import assert_hides, calling, listening, saying
 
 from vault.egress import Egress, Endpoint, Request, Timeouts
-from vault.errors import EgressDenied, TooLarge, Unreachable, UpstreamFailed, VaultError
+from vault.errors import AnswerTooLarge, EgressDenied, Unreachable, UpstreamFailed, VaultError
 from vault.secret import Secret
 
 TABLE = {"private.example.com": ["10.0.0.1"], "api.example.com": ["93.184.216.34"]}
@@ -30,7 +30,7 @@ FAILURES: dict[str, tuple[list[bytes], type[VaultError]]] = {
     "long header": (LONG_TAIL, UpstreamFailed),
     "too large": (
         [b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n", SENTINEL.encode()],
-        TooLarge,
+        AnswerTooLarge,
     ),
     "encoding": (
         [

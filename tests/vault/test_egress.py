@@ -19,7 +19,7 @@ from support.loopback import OK, Answer, Authority, ask, calling, listening, say
 
 from vault.egress import Endpoint, Purpose, Reply, Request, Timeouts, messages
 from vault.egress.address import read
-from vault.errors import EgressDenied, TooLarge, Unreachable
+from vault.errors import AnswerTooLarge, EgressDenied, TooLarge, Unreachable
 from vault.secret import Secret
 
 PURPOSES: tuple[Purpose, ...] = ("provider", "upstream", "tool", "event")
@@ -402,7 +402,7 @@ async def test_an_answer_that_is_packed_all_the_same_is_unpacked() -> None:
     async with listening(saying(head + packed)) as server, calling() as egress:
         url = f"http://127.0.0.1:{server.port}/"
         assert (await ask(egress, url, max_bytes=1_000)).body == b"a" * 1_000
-        with pytest.raises(TooLarge):
+        with pytest.raises(AnswerTooLarge):
             await ask(egress, url, max_bytes=999)
 
 

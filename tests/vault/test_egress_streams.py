@@ -8,7 +8,7 @@ import pytest
 from support.loopback import calling, listening, saying
 
 from vault.egress import Egress, Request, Timeouts, Upload
-from vault.errors import TooLarge, Unreachable, UpstreamFailed
+from vault.errors import AnswerTooLarge, Unreachable, UpstreamFailed
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 
@@ -44,7 +44,7 @@ async def test_it_ends_at_its_limit() -> None:
     unannounced = HEAD + b"Connection: close\r\n\r\n" + b"x" * 50
     for text in (announced, unannounced):
         async with listening(saying(text, b"")) as server, calling() as egress:
-            with pytest.raises(TooLarge):
+            with pytest.raises(AnswerTooLarge):
                 await read(egress, asked(server.port, max_bytes=49))
 
 
@@ -53,7 +53,7 @@ async def test_a_bomb_does_not_unpack() -> None:
     head = HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb)
     seen: list[bytes] = []
     async with listening(saying(head + bomb)) as server, calling() as egress:
-        with pytest.raises(TooLarge):
+        with pytest.raises(AnswerTooLarge):
             await read(egress, asked(server.port, max_bytes=10_000), seen)
     assert len(b"".join(seen)) <= 10_000
 

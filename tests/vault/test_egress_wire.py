@@ -21,7 +21,7 @@ from vault.egress.deadline import Deadline
 from vault.egress.messages import MAX_HEADERS, Outgoing
 from vault.egress.pool import KEEP_ALIVE
 from vault.egress.wire import Exchange, NotHttp
-from vault.errors import TooLarge, Unreachable, UpstreamFailed
+from vault.errors import AnswerTooLarge, Unreachable, UpstreamFailed
 
 
 def url(server: Listener) -> str:
@@ -92,7 +92,7 @@ async def test_a_body_that_is_a_byte_too_long_is_refused_and_the_connection_drop
     body: list[bytes],
 ) -> None:
     async with listening(saying(*body)) as server, calling() as egress:
-        with pytest.raises(TooLarge):
+        with pytest.raises(AnswerTooLarge):
             await ask(egress, url(server), max_bytes=10)
         await until_closed(server)
 

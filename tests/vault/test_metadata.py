@@ -14,7 +14,7 @@ from support.loopback import Listener, calling, listening
 
 from vault.dialogue.metadata import FRESH, MAX_KEPT, PAUSE, STALE, Metadata
 from vault.egress import Egress
-from vault.errors import EgressDenied, TooLarge, Unreachable, VaultError
+from vault.errors import AnswerTooLarge, EgressDenied, Unreachable, VaultError
 from vault.oauth import id_token
 from vault.oauth.discovery import MetadataRefused
 from vault.providers import Catalogue
@@ -259,7 +259,7 @@ async def test_attack_a_document_that_sends_us_elsewhere() -> None:
 async def test_attack_a_document_that_has_no_end() -> None:
     async with world() as here:
         here.site.page(OPENID, b" " * 300_000)
-        with pytest.raises(TooLarge):
+        with pytest.raises(AnswerTooLarge):
             await here.openid()
 
 
@@ -433,7 +433,7 @@ async def test_old_keys_verify_nothing_once_they_cannot_be_fetched() -> None:
 async def test_attack_keys_of_two_megabytes() -> None:
     async with world() as here:
         here.site.page(JWKS, jwks(jwk(RSA, kid="k1", x="y" * 2_000_000)))
-        with pytest.raises(TooLarge):
+        with pytest.raises(AnswerTooLarge):
             await here.keys()
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vault import oauth
 from vault.egress import Reply
-from vault.errors import EgressDenied, TooLarge, Unreachable, UpstreamFailed, VaultError
+from vault.errors import AnswerTooLarge, EgressDenied, Unreachable, UpstreamFailed, VaultError
 from vault.oauth import NoToken, TokenReply, parse_token_reply
 from vault.secret import Secret
 
@@ -253,7 +253,7 @@ def test_a_call_without_a_reply_has_a_class_too() -> None:
     assert outcome(Unreachable(sent=False)) == "not_sent"
     assert outcome(EgressDenied()) == "not_sent"
     assert outcome(Unreachable(sent=True)) == "ambiguous"
-    assert outcome(TooLarge()) == "ambiguous"
+    assert outcome(AnswerTooLarge()) == "ambiguous"
     assert outcome(UpstreamFailed()) == "ambiguous"
 
 

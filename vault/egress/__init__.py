@@ -16,9 +16,9 @@ Three kinds of call share what is promised here. ``call`` reads an answer whole,
   that all of it may take, from the look-up to the last byte.
 * A POST or PATCH is sent at most once. (GET, HEAD, OPTIONS, PUT and DELETE are repeated, once, when
   a kept connection turns out to be closed; RFC 9110 section 9.2.2.)
-* Failures are ``EgressDenied``, ``Unreachable``, ``TooLarge`` and ``UpstreamFailed``; none holds,
-  as text or as cause, a path, a query, a header's value or a body. ``Unreachable.sent`` is
-  ``False`` only when no byte of the request was written.
+* Failures are ``EgressDenied``, ``Unreachable``, ``UpstreamFailed``, ``AnswerTooLarge``, and
+  ``TooLarge`` of a request; none holds, as text or as cause, a path, a query, a header's value or a
+  body. ``Unreachable.sent`` is ``False`` only when no byte of the request was written.
 """
 
 import asyncio

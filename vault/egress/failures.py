@@ -12,7 +12,7 @@ import aiohttp
 from vault.egress.address import VettedUrl
 from vault.egress.messages import Reply
 from vault.egress.wire import Exchange, Lost, NotHttp, Overflow
-from vault.errors import TooLarge, Unreachable, UpstreamFailed, VaultError
+from vault.errors import AnswerTooLarge, Unreachable, UpstreamFailed, VaultError
 
 
 def ended_as(exchange: Exchange, url: VettedUrl) -> Reply | VaultError:
@@ -32,7 +32,7 @@ def explained(error: Exception, url: VettedUrl, *, sent: bool) -> VaultError:  #
     if isinstance(error, TimeoutError):
         return Unreachable(f"{url.place}: no answer in time.", sent=sent)
     if isinstance(error, Overflow):
-        return TooLarge(f"{url.place}: the answer is larger than {error.limit} bytes.")
+        return AnswerTooLarge(f"{url.place}: the answer is larger than {error.limit} bytes.")
     if isinstance(error, NotHttp | aiohttp.ClientResponseError | zlib.error):
         return UpstreamFailed(f"{url.place}: the answer is not HTTP that can be read.")
     if isinstance(error, aiohttp.ClientPayloadError) or (isinstance(error, Lost) and error.heard):

@@ -19,7 +19,7 @@ from vault.egress.messages import Request, Timeouts, checked
 from vault.egress.pool import KEEP_ALIVE
 from vault.egress.sessions import guarded_session
 from vault.egress.unpacking import Unpacking
-from vault.errors import TooLarge, VaultError
+from vault.errors import AnswerTooLarge, VaultError
 
 
 class Upload(Struct, frozen=True):
@@ -47,7 +47,7 @@ class Answer:
         deadline.heard()
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """Read the body piece by piece; ``TooLarge`` at the limit."""
+        """Read the body piece by piece; ``AnswerTooLarge`` at the limit."""
         limit = self._request.max_bytes
         unpacking = Unpacking(self._response.headers.get("Content-Encoding", ""), limit)
         announced = self._response.content_length or 0
@@ -60,7 +60,7 @@ class Answer:
                 yield piece
         if not fits:
             self._response.close()
-            raise TooLarge(f"{self._url.place}: the answer is larger than {limit} bytes.")
+            raise AnswerTooLarge(f"{self._url.place}: the answer is larger than {limit} bytes.")
         unpacking.end()
 
     async def _next(self) -> bytes:
