@@ -127,7 +127,7 @@ class ConnectionMissing(VaultError):
 
 
 class UpstreamMissing(VaultError):
-    """This workspace has not said where its runtime is: PUT /v1/upstreams/elevenlabs."""
+    """This workspace has not said where its runtime is."""
 
     code = "upstream_missing"
     action = "fix_configuration"

@@ -55,7 +55,7 @@ from broker.runtimes.sealed import Contents, sealed_token
 from broker.runtimes.signing import SigningKeys
 from broker.upstreams import Upstreams
 from broker.upstreams.livekit import Projects
-from broker.upstreams.rows import Kind, UpstreamRow, every_in
+from broker.upstreams.rows import Kind, UpstreamRow, every_in, missing_upstream
 from broker.variables import Reason, Value, plan, refuse_collisions
 from vault import access, idempotency
 from vault.database import Transaction
@@ -66,7 +66,6 @@ from vault.errors import (
     IntegrityError,
     Missing,
     NotFound,
-    UpstreamMissing,
 )
 from vault.model import Caller, Once, new_id
 from vault.secret import Secret
@@ -145,7 +144,9 @@ class Minting:
             # The index is not sealed; the profile is, and it has the last word.
             raise IntegrityError("A telephone number leads to somebody who does not have it.")
         if scene.runtime in UPSTREAMS and scene.upstream is None:
-            raise UpstreamMissing  # before anything is refreshed for nothing
+            raise missing_upstream(
+                UPSTREAMS[scene.runtime]
+            )  # before anything is refreshed for nothing
         try:
             found = await self._found(scene, looking=scene.looking)
             return await self.made(scene, found, self._writing(scene, once), earlier)
@@ -354,7 +355,7 @@ class Minting:
         if scene.runtime not in UPSTREAMS or scene.delivery == "server":
             return None, issued
         if scene.upstream is None:
-            raise UpstreamMissing
+            raise missing_upstream(UPSTREAMS[scene.runtime])
         if scene.runtime == "livekit":
             return await self._joining(scene, scene.upstream, issued), issued
         client = await self._upstreams.client_of(scene.itself, scene.upstream)

@@ -15,11 +15,11 @@ from msgspec import Struct
 from broker.agents import forget_tools
 from broker.telephone import numbers
 from broker.upstreams.client import UpstreamClient
-from broker.upstreams.rows import Rows, UpstreamRow, Written
+from broker.upstreams.rows import Rows, UpstreamRow, Written, missing_upstream
 from vault import access
 from vault.database import Transaction
 from vault.egress import Egress
-from vault.errors import Invalid, UpstreamMissing
+from vault.errors import Invalid
 from vault.model import Caller
 from vault.secret import Secret
 from vault.vault import Vault
@@ -93,7 +93,7 @@ class Upstreams:
         """The account's row; raises ``UpstreamMissing``."""
         row = await self._rows.get(caller)
         if row is None:
-            raise UpstreamMissing
+            raise missing_upstream("elevenlabs")
         return row
 
     async def client(self, caller: Caller) -> UpstreamClient:

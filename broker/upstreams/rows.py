@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from vault import audit
 from vault.database import Transaction
-from vault.errors import Conflict
+from vault.errors import Conflict, UpstreamMissing
 from vault.model import Caller, WorkspaceId
 from vault.seal import Context
 from vault.sql import Query
@@ -193,6 +193,13 @@ def account_context(workspace: WorkspaceId, kind: str, base_url: str, generation
         row=kind,
         field=f"account {base_url}",
         generation=generation,
+    )
+
+
+def missing_upstream(kind: Kind) -> UpstreamMissing:
+    """There is none of this kind, and how to name one."""
+    return UpstreamMissing(
+        f"This workspace has not said where its runtime is: PUT /v1/upstreams/{kind}."
     )
 
 

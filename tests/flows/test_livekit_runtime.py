@@ -165,7 +165,10 @@ async def test_without_a_project_nobody_can_sign(desk: Desk) -> None:
     assert await desk.refused(**LIVEKIT) == (409, "upstream_missing")
     account = {"base_url": "http://127.0.0.1:9", "api_key": f"xi-{uuid.uuid4().hex}"}
     assert (await desk.api.put("/v1/upstreams/elevenlabs", account)).status == 201
-    assert await desk.refused(**LIVEKIT) == (409, "upstream_missing")
+    refused = await desk.ask(runtime="livekit")
+    assert (refused.status, refused.code) == (409, "upstream_missing")
+    assert "PUT /v1/upstreams/livekit" in refused.json["detail"]
+    assert "elevenlabs" not in refused.json["detail"]
 
 
 async def test_another_workspaces_project_signs_for_nobody_here(

@@ -217,7 +217,9 @@ async def test_server_is_no_delivery_that_anybody_can_ask_for(desk: Desk) -> Non
 async def test_the_sealed_runtime_needs_no_upstream(desk: Desk) -> None:
     token = await desk.connect()
     assert (await desk.api.delete("/v1/upstreams/elevenlabs")).status == 204
-    assert await desk.refused(delivery="inline") == (409, "upstream_missing")
+    refused = await desk.ask(delivery="inline")
+    assert (refused.status, refused.code) == (409, "upstream_missing")
+    assert "PUT /v1/upstreams/elevenlabs" in refused.json["detail"]
     made = await desk.mint(runtime="sealed", delivery="inline")
     assert made["dynamic_variables"][TOKEN] == token
     assert (made["token"], made["signed_url"], made["conversation_id"]) == (None, None, None)
