@@ -18,8 +18,8 @@ def text(label: str, **values: str) -> dict[str, Any]:
     return {"type": "string", "label": label, "values": {"production": "p"} | values}
 
 
-def in_environment(name: str) -> dict[str, Any]:
-    return {"type": "string", "label": "a", "values": {"production": "p", name: "x"}}
+def in_environment(name: str, value: object = "x") -> dict[str, Any]:
+    return {"type": "string", "label": "a", "values": {"production": "p", name: value}}
 
 
 def with_production(value: object) -> dict[str, Any]:
@@ -83,12 +83,22 @@ BAD_BODIES: list[tuple[str, Any, int]] = [
     ("a label that is a number", {**text("a"), "label": 5}, 422),
     ("no values", {"type": "string", "label": "a"}, 422),
     ("no production", {"type": "string", "label": "a", "values": {"staging": "s"}}, 400),
-    ("production set to null", with_production(None), 422),
+    ("production set to null", with_production(None), 400),
+    ("another environment set to null", in_environment("staging", None), 400),
     ("an empty value", text("a", staging=""), 422),
     ("a value over the limit", text("a", staging="x" * 8_193), 422),
     ("a value that is a number", with_production(1), 422),
-    ("a reference where text belongs", with_production({"secret_id": "s"}), 422),
-    ("text where a secret belongs", {**text("a"), "type": "secret"}, 422),
+    ("a reference where text belongs", with_production({"secret_id": "s"}), 400),
+    ("text where a secret belongs", {**text("a"), "type": "secret"}, 400),
+    ("text where a connection belongs", {**text("a"), "type": "auth_connection"}, 400),
+    (
+        "a connection where a secret belongs",
+        {**with_production({"auth_connection_id": "authconn_x"}), "type": "secret"},
+        400,
+    ),
+    ("two references in one", with_production({"secret_id": "s", "auth_connection_id": "a"}), 422),
+    ("a reference to nothing", {**with_production({}), "type": "secret"}, 422),
+    ("an empty text where a secret belongs", {**with_production(""), "type": "secret"}, 422),
     (
         "a secret that nobody has",
         {"type": "secret", "label": "a", "values": {"production": {"secret_id": "secret_x"}}},
@@ -120,6 +130,24 @@ async def test_a_bad_variable_is_refused_and_nothing_is_written(
     assert await labels(tenant) == []
     environments = (await tenant.api.get(ENVIRONMENTS)).json["environments"]
     assert [one["name"] for one in environments] == ["production"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"production": None}, {"production": "p", "staging": {"secret_id": "secret_x"}}],
+    ids=["null for production", "another type's value"],
+)
+async def test_a_new_variables_value_is_refused_in_the_words_of_a_change(
+    tenant: Tenant, values: dict[str, Any]
+) -> None:
+    body = {"type": "string", "label": "b", "values": values}
+    made = (await tenant.api.post(VARIABLES, text("a"))).json
+    told = [await tenant.api.post(VARIABLES, body), await patch(tenant.api, made["id"], values)]
+    for reply in told:
+        assert reply.status == 400
+        detail = reply.json["detail"]
+        assert (detail["type"], detail["code"]) == ("validation_error", "invalid_parameters")
+        assert detail["param"] == "values"
 
 
 async def test_values_and_names_at_their_limits_are_taken(tenant: Tenant) -> None:

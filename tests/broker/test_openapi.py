@@ -238,8 +238,19 @@ async def test_what_is_received_is_strict_and_what_is_sent_is_not(
         assert schemas[name]["additionalProperties"] is False, name
     for name in ("VariableOut", "SecretOut", "AuthConnectionOut", "UserOut", "ErrorOut"):
         assert "additionalProperties" not in schemas[name], name
-    values = schemas["CreateString"]["properties"]["values"]
-    assert values["additionalProperties"]["minLength"] == 1
+
+
+async def test_a_new_variables_values_are_those_of_its_type(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+
+    def values(name: str) -> Any:
+        return schemas[name]["properties"]["values"]["additionalProperties"]
+
+    assert values("CreateString")["type"] == "string"
+    for name, field in (("CreateSecret", "secret_id"), ("CreateAuth", "auth_connection_id")):
+        assert (values(name)["type"], values(name)["required"]) == ("object", [field])
+    [text] = [one for one in values("CreateString")["anyOf"] if one.get("type") == "string"]
+    assert text["minLength"] == 1
 
 
 async def test_every_operation_but_those_for_machines_needs_a_key(

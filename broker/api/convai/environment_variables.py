@@ -9,17 +9,14 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 
 from broker.api.convai.errors import declared
 from broker.api.convai.messages import (
-    CreateAuth,
-    CreateSecret,
     CreateVariable,
     UpdateVariable,
     VariableOut,
     VariablesOut,
-    value_of,
 )
 from broker.api.requests import Cursor, IdempotencyKey, next_cursor, once_of, page_of, requires
 from vault.errors import Invalid
-from vault.model import ENVIRONMENT_PATTERN, Caller, Value, VariableType
+from vault.model import ENVIRONMENT_PATTERN, Caller, VariableType
 from vault.vault import Vault
 
 PageSize = Annotated[int, QueryParameter(ge=1, le=100, description="How many to return.")]
@@ -72,18 +69,8 @@ async def create(
     idempotency_key: IdempotencyKey = None,
 ) -> VariableOut:
     """A value for `production` is required; naming another environment creates it."""
-    kind: VariableType = "string"
-    if isinstance(data, CreateSecret):
-        kind = "secret"
-    elif isinstance(data, CreateAuth):
-        kind = "auth_connection"
-    values: dict[str, Value] = {}
-    for name, given in data.values.items():
-        value = value_of(given)
-        if value is not None:
-            values[name] = value
     once = await once_of(request, vault, idempotency_key)
-    made = await vault.create_variable(caller, data.label, kind, values, once=once)
+    made = await vault.create_variable(caller, data.label, data.kind, data.given(), once=once)
     return VariableOut.of(caller.workspace, made)
 
 

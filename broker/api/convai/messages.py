@@ -1,6 +1,6 @@
 """Bodies of the compatible routes, field by field as ElevenLabs' own document has them."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
 from msgspec import Meta, Struct
@@ -20,6 +20,7 @@ from vault.auth_kinds import (
     Text,
     masked,
 )
+from vault.errors import Invalid
 from vault.model import (
     ENVIRONMENT_PATTERN,
     LABEL_PATTERN,
@@ -62,34 +63,8 @@ class Answer(Struct, frozen=True, kw_only=True):
 # Environment variables
 
 
-class SecretReference(Body, frozen=True, kw_only=True):
-    secret_id: Text
-
-
-class AuthConnectionReference(Body, frozen=True, kw_only=True):
-    auth_connection_id: Text
-
-
-class CreateString(Body, frozen=True, kw_only=True, tag_field="type", tag="string"):
-    label: Label
-    values: Annotated[dict[EnvironmentName, StringValue], ManyEnvironments]
-
-
-class CreateSecret(Body, frozen=True, kw_only=True, tag_field="type", tag="secret"):
-    label: Label
-    values: Annotated[dict[EnvironmentName, SecretReference], ManyEnvironments]
-
-
-class CreateAuth(Body, frozen=True, kw_only=True, tag_field="type", tag="auth_connection"):
-    label: Label
-    values: Annotated[dict[EnvironmentName, AuthConnectionReference], ManyEnvironments]
-
-
-CreateVariable = CreateString | CreateSecret | CreateAuth
-
-
 class Reference(Body, frozen=True, kw_only=True):
-    """One of the two, in an update, where the variable's type is not named."""
+    """One of the two."""
 
     secret_id: Text | None = None
     auth_connection_id: Text | None = None
@@ -99,21 +74,61 @@ class Reference(Body, frozen=True, kw_only=True):
             raise ValueError("give secret_id or auth_connection_id")
 
 
+# One of any kind is read: that it is of the variable's, and not null, is a rule of its own at
+# ElevenLabs, 400 and not 422.
+AnyValue = StringValue | Reference | None
+
+
+def _only(kind: str, *required: str) -> Meta:
+    """Of which kind a value has to be, for who reads the document; nothing is read by it."""
+    more = {"required": list(required)} if required else {}
+    return Meta(extra_json_schema={"type": kind, **more})
+
+
+class _CreateVariable(Body, frozen=True, kw_only=True, tag_field="type"):
+    kind: ClassVar[VariableType]
+    label: Label
+    values: dict[EnvironmentName, AnyValue]
+
+    def given(self) -> dict[str, Value]:
+        found = {name: value_of(value) for name, value in self.values.items()}
+        if None in found.values():
+            raise Invalid("There is no value yet that null could remove.", pointer="/values")
+        return {name: value for name, value in found.items() if value is not None}
+
+
+class CreateString(_CreateVariable, frozen=True, kw_only=True, tag="string"):
+    kind = "string"
+    values: Annotated[dict[EnvironmentName, Annotated[AnyValue, _only("string")]], ManyEnvironments]
+
+
+class CreateSecret(_CreateVariable, frozen=True, kw_only=True, tag="secret"):
+    kind = "secret"
+    values: Annotated[
+        dict[EnvironmentName, Annotated[AnyValue, _only("object", "secret_id")]], ManyEnvironments
+    ]
+
+
+class CreateAuth(_CreateVariable, frozen=True, kw_only=True, tag="auth_connection"):
+    kind = "auth_connection"
+    values: Annotated[
+        dict[EnvironmentName, Annotated[AnyValue, _only("object", "auth_connection_id")]],
+        ManyEnvironments,
+    ]
+
+
+CreateVariable = CreateString | CreateSecret | CreateAuth
+
+
 class UpdateVariable(Body, frozen=True, kw_only=True):
-    values: Annotated[dict[EnvironmentName, StringValue | Reference | None], ManyEnvironments]
+    values: Annotated[dict[EnvironmentName, AnyValue], ManyEnvironments]
 
     def changes(self) -> dict[str, Value | None]:
         return {name: value_of(value) for name, value in self.values.items()}
 
 
-def value_of(
-    value: str | Reference | SecretReference | AuthConnectionReference | None,
-) -> Value | None:
+def value_of(value: str | Reference | None) -> Value | None:
     """From the wire to the model."""
-    if isinstance(value, SecretReference):
-        return SecretRef(value.secret_id)
-    if isinstance(value, AuthConnectionReference):
-        return AuthRef(value.auth_connection_id)
     if isinstance(value, Reference):
         if value.secret_id is not None:
             return SecretRef(value.secret_id)
