@@ -17,7 +17,7 @@ from litestar.exceptions import (
     SerializationException,
     ValidationException,
 )
-from litestar.params import QueryParameter
+from litestar.params import HeaderParameter, QueryParameter
 from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
 from msgspec.structs import replace
@@ -166,8 +166,9 @@ def _as_sent(request: Request[Any, Any, Any], error: ValidationException) -> lis
     for one in found:
         parameter = known.get(one.get("key", ""))
         told = parameter.kwarg_definition if parameter else None
-        if isinstance(told, QueryParameter) and told.name and one.get("source") != "body":
-            one["key"] = told.name
+        named = isinstance(told, QueryParameter | HeaderParameter) and told.name
+        if named and one.get("source") != "body":
+            one["key"] = named
     return found
 
 
@@ -286,6 +287,8 @@ def field_errors(error: ValidationException) -> list[FieldError]:
 
 def _pointer(found: dict[str, str]) -> str:
     """Where it is wrong; a name that is not a field of ours may be a value, and is left out."""
+    if found.get("source") == "header":
+        return "/" + found.get("key", "")  # which one is read is ours to say, and nobody else's
     parts = re.split(r"[.\[\]]+", found.get("key", "").removeprefix("data"))
     safe = [part for part in parts if PLAIN_NAME.fullmatch(part) or part.isdigit()]
     named = field_of(found.get("message", ""))

@@ -45,9 +45,9 @@ MAKING: Final[dict[str, tuple[str, dict[str, Any], dict[str, Any]]]] = {
 EVERY = pytest.mark.parametrize("what", MAKING)
 
 
-async def making(api: Api, what: str, *, other: bool = False) -> Reply:
+async def making(api: Api, what: str, *, other: bool = False, once: dict[str, str] = ONCE) -> Reply:
     path, body, another = MAKING[what]
-    return await api.post(path, another if other else body, headers=ONCE)
+    return await api.post(path, another if other else body, headers=once)
 
 
 async def made_of(tenant: Tenant, what: str) -> int:
@@ -85,6 +85,17 @@ async def test_another_body_is_refused(tenant: Tenant, what: str) -> None:
             "idempotency_mismatch",
         )
     assert await made_of(tenant, what) == made
+
+
+@EVERY
+async def test_a_key_that_is_none_is_refused_where_it_was_sent(tenant: Tenant, what: str) -> None:
+    refused = await making(tenant.api, what, once={"Idempotency-Key": "a b"})
+    assert refused.status == 422
+    if what == "a signing key":
+        assert [one["pointer"] for one in refused.json["errors"]] == ["/Idempotency-Key"]
+    else:
+        [rule] = refused.json["detail"]
+        assert rule["loc"] == ["header", "Idempotency-Key"]
 
 
 @EVERY

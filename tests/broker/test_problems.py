@@ -285,6 +285,7 @@ async def test_a_bad_idempotency_key_is_refused(tenant: Tenant, value: str) -> N
     headers = {"Idempotency-Key": value}
     reply = await tenant.api.post("/v1/keys", {"name": "k", "scopes": ["mint"]}, headers=headers)
     assert_problem(reply, 422, "invalid")
+    assert [one["pointer"] for one in reply.json["errors"]] == ["/Idempotency-Key"]
 
 
 @pytest.mark.parametrize(
