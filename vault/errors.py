@@ -196,7 +196,7 @@ class UpstreamFailed(VaultError):
     """The other server's answer cannot be used."""
 
     code = "upstream_failed"
-    action: ClassVar[Action] = "retry"
+    action: Action = "retry"
 
 
 class AnswerTooLarge(UpstreamFailed):

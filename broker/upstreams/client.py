@@ -22,6 +22,8 @@ T = TypeVar("T")
 TIMEOUT: Final = Timeouts(read=15.0, total=20.0)
 MAX_ANSWER: Final = 1 << 20  # bytes
 
+# What it answers where the account's own key is meant, and not what was asked for.
+KEY_REFUSED: Final = frozenset({401, 403})
 _OK: Final = range(200, 300)
 _MOVED: Final = range(300, 400)
 _SAID: Final = {
@@ -40,6 +42,12 @@ class Refused(UpstreamFailed):
             said = "The upstream answered with a redirect: name the address that it leads to."
         super().__init__(said, retry_after=retry_after)
         self.status = status
+
+
+class KeyRefused(Refused):
+    """It said no to the key that the workspace has named. Asking again changes nothing."""
+
+    action = "fix_configuration"
 
 
 class UpstreamClient:
@@ -85,7 +93,8 @@ class UpstreamClient:
         reply = await self._call(method, path, body)
         if reply.status in _OK:
             return reply
-        raise Refused(reply.status, retry_after=_pause(reply))
+        kind = KeyRefused if reply.status in KEY_REFUSED else Refused
+        raise kind(reply.status, retry_after=_pause(reply))
 
     async def _call(self, method: str, path: str, body: object = None) -> Reply:
         content = () if body is None else (("Content-Type", "application/json"),)

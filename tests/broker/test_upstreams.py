@@ -186,6 +186,7 @@ async def test_no_answer_that_is_a_no_is_repeated_or_followed(
     with pytest.raises(Refused) as refused:
         await client(vault, maker).patch("/v1/x", {}, dict[str, Any])
     assert (refused.value.status, refused.value.code) == (status, "upstream_failed")
+    assert refused.value.action == ("fix_configuration" if status in (401, 403) else "retry")
     assert CANARY not in f"{refused.value} {refused.value.__cause__} {refused.value.__context__}"
     assert len(maker.heard) == 1
 
