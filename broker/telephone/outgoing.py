@@ -262,7 +262,8 @@ def _masked(reply: Reply, variables: Mapping[str, Value]) -> Reply:
     """A refusal likes to quote what it refuses."""
     secrets = [one.reveal() for one in variables.values() if isinstance(one, Secret)]
     masking = Masking(part for one in secrets for part in of_header(one))
-    return replace(reply, body=masking.add(reply.body) + masking.end())
+    headers = [(name, masking.text(value)) for name, value in reply.headers]
+    return replace(reply, headers=headers, body=masking.add(reply.body) + masking.end())
 
 
 def _decoded(body: bytes) -> dict[str, Any]:

@@ -1,19 +1,21 @@
 """Before and beside a mint: preparing, readiness, and the routes of ElevenLabs that lead here."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from conftest import Tenant
-from support.eleven import AGENT
+from support.eleven import AGENT, Outside, outside
 from support.minting import GATEWAY, Desk, minting
 from support.sandbox import Provider
 
 from broker.admission import TICKET
 from broker.broker import Broker
 from broker.sandbox import Faults
+from broker.upstreams.client import MAX_ANSWER
 from vault.vault import Vault
 
 CONVERSATION = "/v1/convai/conversation"
@@ -25,6 +27,12 @@ async def desk(tenant: Tenant, provider: Provider) -> AsyncIterator[Desk]:
     async with minting(tenant, provider) as found:
         await found.user()
         yield found
+
+
+async def elsewhere(desk: Desk, server: Outside) -> None:
+    """Name another account, which answers as it is told."""
+    body = {"base_url": server.base, "api_key": f"xi-{uuid.uuid4().hex}"}
+    assert (await desk.api.put("/v1/upstreams/elevenlabs", body)).status == 200
 
 
 async def prepare(desk: Desk, user: str = "ada", **wanted: Any) -> Any:
@@ -218,6 +226,42 @@ async def test_a_refusal_of_the_workspaces_own_key_is_not_the_callers(desk: Desk
     reply = await desk.api.get(f"{CONVERSATION}/token?agent_id={AGENT}")
     assert (reply.status, reply.json["detail"]["code"]) == (502, "upstream_failed")
     assert b"xi-another" not in reply.body
+
+
+async def test_when_to_ask_again_is_passed_on_if_it_looks_so(desk: Desk) -> None:
+    async with outside() as server:
+        await elsewhere(desk, server)
+        date = "Sun, 22 Nov 2026 12:00:17 GMT"
+        for said, told in (("7", "7"), (date, date), ("x" * 65, None), ("7 \xe9", None)):
+            server.answers.clear()
+            server.will({"detail": "slowly"}, 429, Retry_After=said, X_More="theirs")
+            reply = await desk.api.get(f"{CONVERSATION}/token?agent_id={AGENT}")
+            assert (reply.status, reply.json) == (429, {"detail": "slowly"})
+            assert reply.headers.get("Retry-After") == told
+            assert "X-More" not in reply.headers
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_key_that_the_account_refuses_is_for_its_owner_to_mend(
+    desk: Desk, status: int
+) -> None:
+    async with outside() as server:
+        await elsewhere(desk, server)
+        server.will({}, status)
+        reply = await desk.ask(delivery="inline")
+    assert (reply.status, reply.code) == (502, "upstream_failed")
+    assert reply.json["action"] == "fix_configuration"
+
+
+async def test_an_answer_of_the_account_that_is_too_large_is_not_the_callers(desk: Desk) -> None:
+    async with outside() as server:
+        await elsewhere(desk, server)
+        server.will(b"x" * (MAX_ANSWER + 1))
+        minted = await desk.ask(delivery="inline")
+        passed = await desk.api.get(f"{CONVERSATION}/token?agent_id={AGENT}")
+    assert (minted.status, minted.code) == (502, "upstream_failed")
+    assert minted.json["action"] == "retry"
+    assert (passed.status, passed.json["detail"]["code"]) == (502, "upstream_failed")
 
 
 async def test_a_key_that_is_tied_to_an_environment_cannot_leave_it(desk: Desk) -> None:

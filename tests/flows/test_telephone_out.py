@@ -174,12 +174,15 @@ async def test_an_answer_that_quotes_what_it_refuses_shows_no_secret(phone: Tele
         for status in (422, 200, 500):
             server.answers.clear()
             server.will(
-                {"detail": [{**rule, "input": {"a": token, "b": f"Bearer {token}"}}]}, status
+                {"detail": [{**rule, "input": {"a": token, "b": f"Bearer {token}"}}]},
+                status,
+                Retry_After=token,
             )
             reply = await phone.call(initiation={"user_id": "ada"}, agent_phone_number_id="p")
             assert reply.status == status
             assert token.encode() not in reply.body
             assert reply.json["detail"][0]["input"]["a"] == "*" * len(token)
+            assert reply.headers["Retry-After"] == "*" * len(token)
         sent = server.heard[-1].json[INITIATION]["dynamic_variables"]
         assert sent[TOKEN] == token
     # Refused: over. Placed: running. Unknown: until its time is over.
@@ -195,6 +198,20 @@ async def test_a_success_that_is_none_ends_its_conversation(phone: Telephone) ->
         reply = await phone.call(initiation={"user_id": "ada"}, agent_phone_number_id="p")
         assert (reply.status, reply.json["message"]) == (200, "The line is busy.")
     assert [one["state"] for one in await phone.conversations()] == ["ended"]
+
+
+async def test_when_to_ask_again_is_passed_on(phone: Telephone) -> None:
+    async with outside() as server:
+        body = {"base_url": server.base, "api_key": "another-key-of-mine"}
+        await phone.api.put("/v1/upstreams/elevenlabs", body)
+        server.will({"said": "slowly"}, 429, Retry_After="7")
+        for reply in (
+            await phone.call(initiation={"user_id": "ada"}, agent_phone_number_id="p"),
+            await phone.call(agent_phone_number_id="p"),
+            await phone.api.get(NUMBERS),
+            await phone.api.call("PATCH", f"{NUMBERS}/p", body={"agent_id": None}),
+        ):
+            assert (reply.status, reply.headers["Retry-After"]) == (429, "7")
 
 
 # Without a user

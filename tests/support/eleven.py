@@ -39,6 +39,7 @@ class Answering(Struct, frozen=True):
     content: Any = field(default_factory=dict)
     status: int = 200
     after: float = 0.0
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Outside:
@@ -56,9 +57,12 @@ class Outside:
     def heard(self) -> list[Heard]:
         return [_read(one) for one in self.listener.heard]
 
-    def will(self, content: Any = None, status: int = 200, *, after: float = 0.0) -> None:
+    def will(
+        self, content: Any = None, status: int = 200, *, after: float = 0.0, **headers: str
+    ) -> None:
         """Answer so, after what was said before."""
-        self.answers.append(Answering({} if content is None else content, status, after))
+        more = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.answers.append(Answering({} if content is None else content, status, after, more))
 
     async def answer(self, writer: asyncio.StreamWriter) -> None:
         found = Answering()
@@ -68,7 +72,8 @@ class Outside:
         content = found.content
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         head = f"HTTP/1.1 {found.status} X\r\nContent-Type: application/json\r\n"
-        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        head += "".join(f"{name}: {value}\r\n" for name, value in found.headers.items())
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode("latin-1") + body)
 
 
 def _read(raw: bytes) -> Heard:
