@@ -102,6 +102,13 @@ class _Variables(Struct):
     next_cursor: str | None = None
 
 
+class _AuthConnection(Struct):
+    id: str
+    name: str
+    auth_type: str | None = None
+    allowed_hosts: list[str] | None = None
+
+
 class _AuthConnections(Struct):
     auth_connections: list[dict[str, Any]]
 
@@ -113,7 +120,17 @@ class _Settings(Struct):
 class RemoteTarget:
     """One workspace, which the key decides."""
 
-    def __init__(self, egress: Egress, base: str, key: Secret, dialect: Dialect) -> None:
+    def __init__(
+        self,
+        egress: Egress,
+        base: str,
+        key: Secret,
+        dialect: Dialect,
+        *,
+        max_total: int | None = None,
+    ) -> None:
+        """``max_total``: so many bytes of answers are read in all."""
+        self._left = max_total
         self._egress = egress
         self._base = base.rstrip("/")
         self._key = key
@@ -153,13 +170,13 @@ class RemoteTarget:
         return [self._auth(one) for one in found.auth_connections]
 
     def _auth(self, plain: dict[str, Any]) -> KnownAuth:
-        kind = plain.get("auth_type")
-        config = normal_config(kind, plain) if kind in KINDS else None
-        hosts = plain.get("allowed_hosts") or ()
         try:
-            return KnownAuth(plain["id"], plain["name"], config, self._hosts(hosts))
-        except KeyError:
+            known = msgspec.convert(plain, _AuthConnection)
+        except msgspec.ValidationError:
             raise UpstreamFailed("The target's answer cannot be read.") from None
+        kind = known.auth_type or ""
+        config = normal_config(kind, plain) if kind in KINDS else None
+        return KnownAuth(known.id, known.name, config, self._hosts(known.allowed_hosts or ()))
 
     async def _secret_fallback(self) -> bool:
         if self._dialect == "elevenlabs":
@@ -251,16 +268,24 @@ class RemoteTarget:
             timeout=TIMEOUT,
             max_bytes=MAX_ANSWER,
         )
-        reply = await self._egress.call("upstream", request)
+        reply = await self._asked(request)
         for number in range(TRIES):
             if reply.status != _TOO_MANY:
                 break
             await asyncio.sleep(_pause(reply, number))
-            reply = await self._egress.call("upstream", request)
+            reply = await self._asked(request)
         if reply.status in _OK:
             return reply
         kind = _FAILURES.get(reply.status, UpstreamFailed)
         raise kind(_explained(reply, repeat=not secret))
+
+    async def _asked(self, request: Request) -> Reply:
+        if self._left is None:
+            return await self._egress.call("upstream", request)
+        limited = msgspec.structs.replace(request, max_bytes=min(MAX_ANSWER, self._left))
+        reply = await self._egress.call("upstream", limited)
+        self._left = max(self._left - len(reply.body), 0)
+        return reply
 
 
 def dialect_of(url: str) -> Dialect:
