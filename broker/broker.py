@@ -27,6 +27,7 @@ from broker.telephone.phone_numbers import PhoneNumbers
 from broker.telephone.post_call import PostCall
 from broker.tools.pushing import AgentTools
 from broker.upstreams import Upstreams
+from broker.upstreams.drift import Drifts
 from broker.upstreams.livekit import Projects
 from vault.egress import Egress
 from vault.model import Caller
@@ -51,7 +52,7 @@ class Broker:
         self.quick = Quick(vault, self.minting, self.agents, delivering, batch=mint_batch)
         self.reads = Reads(vault, batch=mint_batch)
         self.grants = Grants(vault, delivering, self.upstreams)
-        self.readiness = Readiness(vault, self.agents)
+        self.readiness = Readiness(vault, self.agents, Drifts(vault, self.agents, self.upstreams))
         self.renewals = Renewals(vault)
         self.gateway = Gateway(vault, self.renewals)
         self.tool_calls = ToolCalls(vault, self.grants, delivering)

@@ -1,6 +1,6 @@
 """Readiness: which of many users an agent can talk to now, and what the others lack.
 
-* Nothing is opened, refreshed or held. A statement reads thousands of users.
+* No credential is opened, refreshed or held. A statement reads thousands of users.
 * ``ready``: a mint would not miss anything that is required. ``expiring``: neither, but before
   long only the person can keep it so. ``unknown``: there is no such user.
 """
@@ -13,6 +13,7 @@ from msgspec import Struct
 from broker.agents import Agents
 from broker.conversation import CONNECTABLE, environment_of
 from broker.profile import Profile
+from broker.upstreams.drift import Drifts, DriftWarning
 from vault import access
 from vault.environments import FallbackWarning
 from vault.errors import Missing
@@ -37,9 +38,10 @@ class ReadyUser(Struct, frozen=True, kw_only=True):
 class Readiness:
     """Looks ahead."""
 
-    def __init__(self, vault: Vault, agents: Agents) -> None:
+    def __init__(self, vault: Vault, agents: Agents, drifts: Drifts) -> None:
         self._vault = vault
         self._agents = agents
+        self._drifts = drifts
 
     async def of_users(
         self,
@@ -61,14 +63,19 @@ class Readiness:
             every = await self._with_links(caller, every, environment)
         return environment, every
 
-    async def warnings(self, caller: Caller, environment: str) -> list[FallbackWarning]:
-        """Where a host of this environment stands beside a secret of another."""
+    async def warnings(
+        self, caller: Caller, agent_id: str, environment: str
+    ) -> list[FallbackWarning | DriftWarning]:
+        """Where a host of this environment stands beside a secret of another, and where the
+        account at ElevenLabs is not in step.
+        """
         access.permit(caller, "readiness.read")
-        return [
+        beside = [
             one
             for one in await self._vault.fallback_warnings_for(caller)
             if one.environment == environment
         ]
+        return [*beside, *await self._drifts.warnings(caller, agent_id, environment)]
 
     async def _with_links(
         self, caller: Caller, every: list[ReadyUser], environment: str

@@ -92,8 +92,13 @@ STEPS: Final = """
     broker.gateway broker.gateway.paths
     broker.profile broker.variables broker.variables.filling
     broker.tools.lint broker.tools broker.tools.stored
+    broker.environment_file.tree broker.environment_file.reader broker.environment_file.document
+    broker.environment_file.writing broker.environment_file.plan broker.environment_file.values
+    broker.environment_file.showing broker.environment_file
+    broker.targets broker.targets.own broker.targets.remote
     broker.upstreams.client broker.upstreams.rows broker.agents broker.telephone
     broker.telephone.numbers broker.upstreams broker.upstreams.livekit
+    broker.upstreams.drift
     broker.tools.pushing
     broker.runtimes.elevenlabs broker.conversation broker.conversations
     broker.sealed_rows broker.delivery
@@ -145,10 +150,6 @@ STEPS: Final = """
     broker.sandbox.elevenlabs.panel broker.sandbox.elevenlabs.app broker.sandbox.registration
     broker.sandbox.routes broker.sandbox.app broker.sandbox broker.sandbox.server
     broker.sandbox.__main__
-    broker.environment_file.tree broker.environment_file.reader broker.environment_file.document
-    broker.environment_file.writing broker.environment_file.plan broker.environment_file.values
-    broker.environment_file.showing broker.environment_file
-    broker.targets broker.targets.own broker.targets.remote
     broker.demo.world broker.demo.browser broker.demo.talk broker.demo.transcript
     broker.demo.stage broker.demo.story broker.demo
     broker.terminal broker.cli.agent broker.cli.upstream broker.cli.env broker.cli.provider

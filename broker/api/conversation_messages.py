@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from msgspec import UNSET, Meta, UnsetType, field
 
-from broker.api.messages import Instant, Message, WarningOut
+from broker.api.messages import Instant, Message
 from broker.conversation import (
     LASTS,
     MAX_LASTS,
@@ -21,8 +21,10 @@ from broker.conversation import (
 from broker.delivery import revealed
 from broker.profile import AGENT_PATTERN, Runtime
 from broker.readiness import ReadyUser
+from broker.upstreams.drift import DriftWarning
 from broker.variables import Value
 from vault.consent import IntegrationName
+from vault.environments import FallbackWarning
 from vault.errors import Missing
 from vault.model import USER_ID_PATTERN, Environment
 
@@ -292,10 +294,26 @@ class ReadyUserOut(Message, frozen=True, kw_only=True):
         )
 
 
+class ReadinessWarningOut(Message, frozen=True, kw_only=True):
+    """``host`` and ``secret`` are null where the account at ElevenLabs is not in step."""
+
+    environment: str
+    host: str | None
+    secret: str | None
+    text: str
+
+    @classmethod
+    def of(cls, one: FallbackWarning | DriftWarning) -> Self:
+        pair = (one.host, one.secret) if isinstance(one, FallbackWarning) else (None, None)
+        return cls(environment=one.environment, host=pair[0], secret=pair[1], text=one.text)
+
+
 class ReadinessOut(Message, frozen=True, kw_only=True):
-    """In the order asked for. ``warnings``: hosts of this environment beside secrets of another."""
+    """In the order asked for. ``warnings``: hosts of this environment beside secrets of another,
+    and environment variables of which ElevenLabs' account says otherwise.
+    """
 
     agent_id: str
     environment: str
     data: list[ReadyUserOut]
-    warnings: list[WarningOut]
+    warnings: list[ReadinessWarningOut]

@@ -14,11 +14,12 @@ from broker.api.conversation_messages import (
     PreparedOut,
     ReadinessIn,
     ReadinessOut,
+    ReadinessWarningOut,
     ReadyUserOut,
     RedeemedOut,
     RedeemIn,
 )
-from broker.api.messages import Listing, WarningOut
+from broker.api.messages import Listing
 from broker.api.requests import (
     DEFAULT_LIMIT,
     Cursor,
@@ -209,12 +210,12 @@ async def readiness(
         data.environment,
         connect_links=data.connect_links,
     )
-    warnings = await broker.readiness.warnings(caller, environment)
+    warnings = await broker.readiness.warnings(caller, data.agent_id, environment)
     return ReadinessOut(
         agent_id=data.agent_id,
         environment=environment,
         data=[ReadyUserOut.of(one) for one in every],
-        warnings=[WarningOut.of(one) for one in warnings],
+        warnings=[ReadinessWarningOut.of(one) for one in warnings],
     )
 
 

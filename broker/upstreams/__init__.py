@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from broker.agents import forget_tools
+from broker.targets.remote import RemoteTarget
 from broker.telephone import numbers
 from broker.upstreams.client import UpstreamClient
 from broker.upstreams.rows import Rows, UpstreamRow, Written, missing_upstream
@@ -104,6 +105,13 @@ class Upstreams:
         """The same, where its row has just been read."""
         opened = await self._opened(caller, row)
         return UpstreamClient(self._egress, opened.base_url, opened.api_key)
+
+    async def target_of(self, caller: Caller, row: UpstreamRow, *, max_total: int) -> RemoteTarget:
+        """The account as what an environment file is compared with."""
+        opened = await self._opened(caller, row)
+        return RemoteTarget(
+            self._egress, opened.base_url, opened.api_key, "elevenlabs", max_total=max_total
+        )
 
     async def runtime_secret_id(self, caller: Caller) -> str | None:
         """Where the runtime key lies in the account's secret store; ``None`` until it does."""

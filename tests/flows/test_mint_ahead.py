@@ -194,9 +194,11 @@ async def test_readiness_warns_of_a_host_beside_the_secret_of_another_environmen
     ):
         made = await desk.api.post("/v1/convai/environment-variables", body)
         assert made.status == 200, made.body
-    [warning] = (await ready(desk, "ada", environment="staging"))["warnings"]
-    assert (warning["host"], warning["secret"]) == ("crm_host", "crm_key")
-    assert (await ready(desk, "ada"))["warnings"] == []
+    told = (await ready(desk, "ada", environment="staging"))["warnings"]
+    pairs = [(one["host"], one["secret"]) for one in told if one["host"]]
+    assert pairs == [("crm_host", "crm_key")]
+    told = (await ready(desk, "ada"))["warnings"]
+    assert [one for one in told if one["host"]] == []
 
 
 # The routes of ElevenLabs

@@ -72,6 +72,17 @@ class Resolved(Struct, frozen=True):
         return self.source != self.environment
 
 
+class Meant(Struct, frozen=True):
+    """What a label says in an environment; of a secret or an auth connection the name alone."""
+
+    label: str
+    type: VariableType
+    value: str
+
+    def __repr__(self) -> str:
+        return f"Meant({self.label})"
+
+
 class Configuration(Struct, frozen=True):
     """Everything that one configuration refers to, resolved."""
 
@@ -155,6 +166,36 @@ class Variables(Door):
             return fallback_warnings(await rows.labels(tx), names)
 
         return await self._database.run(caller.workspace, work)
+
+    async def meant_for(self, caller: Caller, environment: str) -> list[Meant]:
+        """What every label says in an environment, its own value or production's, for who has
+        permitted another deed that needs it. No secret is opened.
+        """
+
+        async def work(tx: Transaction) -> tuple[list[ResolvedRow], dict[str, str]]:
+            labels = [one.label for one in await rows.labels(tx)]
+            auths = {one.auth_connection_id: one.name for one in await rows.list_auth(tx)}
+            return await rows.candidates(tx, labels, [], environment), auths
+
+        every, auths = await self._database.run(caller.workspace, work)
+        # Production's first, so that the environment's own takes its place.
+        every.sort(key=lambda row: row.environment == environment)
+        chosen = {row.label: row for row in every}
+        return [
+            Meant(row.label, row.type, await self._said(caller.workspace, row, auths))
+            for row in chosen.values()
+        ]
+
+    async def _said(
+        self, workspace: WorkspaceId, row: ResolvedRow, auths: Mapping[str, str]
+    ) -> str:
+        if row.type == "secret":
+            return row.secret_name or ""
+        if row.type == "auth_connection":
+            return auths.get(row.auth_connection_id or "", "")
+        return await self._text(
+            workspace, row.variable_id, row.environment, row.generation, row.sealed or b""
+        )
 
     # Variables
 
