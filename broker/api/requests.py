@@ -207,17 +207,19 @@ def next_cursor(ids: list[str], limit: int) -> str | None:
 
 
 async def once_of(
-    request: Request[Any, Any, Any], vault: Vault, idempotency_key: str | None
+    request: Request[Any, Any, Any], vault: Vault, idempotency_key: str | None, also: str = ""
 ) -> Once | None:
-    """Read an Idempotency-Key; it holds for this method, this path, query and body."""
+    """Read an Idempotency-Key; it holds for this method, this path and this body.
+
+    ``also``: what the request says beside them, where that counts.
+    """
     if idempotency_key is None:
         return None
     place = f"{request.method} {request.scope['path']}"
-    query: bytes = request.scope["query_string"]
-    asked = place.encode() + (b"?" + query if query else b"")
+    asked = f"{place}?{also}" if also else place
     return Once(
         key_hash=vault.fingerprint(f"{place}\n{idempotency_key}"),
-        fingerprint=vault.fingerprint(asked + b"\n" + await request.body()),
+        fingerprint=vault.fingerprint(asked.encode() + b"\n" + await request.body()),
     )
 
 

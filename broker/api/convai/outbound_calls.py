@@ -102,7 +102,7 @@ def _calling(line: Line, by: str) -> HTTPRouteHandler:
         """With a `user_id`, here or in the initiation data, the call starts with that user's
         variables, and is placed once for one Idempotency-Key.
         """
-        once = await once_of(request, vault, idempotency_key)
+        once = await once_of(request, vault, idempotency_key, also=user_id or "")
         return await _placed(request, caller, broker, line, data, user_id, once)
 
     return post(
