@@ -597,7 +597,7 @@ async def test_a_variables_name_outside_of_its_alphabet_is_refused(
 async def test_unknown_fields_and_kinds_are_refused(tenant: Tenant) -> None:
     body = {"kind": "webhook", "config": {"url": "https://a.example.com"}}
     changes: list[dict[str, object]] = [
-        {"conversation_id": "c"},
+        {"conversation_id": "c c"},
         {"kind": "client_tool"},
         {"config": []},
         {"x": 1},

@@ -229,7 +229,9 @@ def _called(line: str) -> tuple[Attack, ...]:
         ("user", {"user_id": "{id}"}),
         ("environment", {"user_id": "{user}", "environment": "{id}"}),
     )
-    return tuple(
+    queried = {"agent_id": "{agent}", **own}
+    by_query = Attack(success=409, missing=409, kind="user", query="user_id={id}", body=queried)
+    by_body = (
         Attack(
             success=409,
             missing=409,
@@ -242,6 +244,7 @@ def _called(line: str) -> tuple[Attack, ...]:
         )
         for kind, named in by_kind
     )
+    return (by_query, *by_body)
 
 
 _SOMEWHERE: Final = "agent_id={agent}&user_id={user}&environment={id}"
