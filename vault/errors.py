@@ -107,6 +107,7 @@ class Missing:
 
 # What time mends; whoever set an integration up mends one that is paused, and the person the rest.
 _TIME_MENDS: Final = frozenset({"refreshing", "provider_unavailable"})
+_SOON: Final = 2  # seconds, where nobody says when to ask again
 
 
 class ConnectionMissing(VaultError):
@@ -118,7 +119,7 @@ class ConnectionMissing(VaultError):
     def __init__(self, message: str | None = None, *, missing: Sequence[Missing] = ()) -> None:
         reasons = {one.reason for one in missing if one.required}
         waits = bool(reasons) and reasons <= _TIME_MENDS
-        super().__init__(message, retry_after=2 if waits else None)
+        super().__init__(message, retry_after=_SOON if waits else None)
         self.missing = tuple(missing)
         if waits:
             self.action = "retry"
@@ -213,7 +214,7 @@ class ProviderUnavailable(VaultError):
         self,
         message: str | None = None,
         *,
-        retry_after: int | None = 2,
+        retry_after: int | None = _SOON,
         action: Action = "retry",
     ) -> None:
         super().__init__(message, retry_after=retry_after)

@@ -144,9 +144,8 @@ class Minting:
             # The index is not sealed; the profile is, and it has the last word.
             raise IntegrityError("A telephone number leads to somebody who does not have it.")
         if scene.runtime in UPSTREAMS and scene.upstream is None:
-            raise missing_upstream(
-                UPSTREAMS[scene.runtime]
-            )  # before anything is refreshed for nothing
+            # Before anything is refreshed for nothing.
+            raise missing_upstream(UPSTREAMS[scene.runtime])
         try:
             found = await self._found(scene, looking=scene.looking)
             return await self.made(scene, found, self._writing(scene, once), earlier)
