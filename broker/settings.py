@@ -1,16 +1,17 @@
 """What the service needs to know beside the vault's settings."""
 
 from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 from msgspec import Meta
 
 from vault import bearer
-from vault.egress import Endpoint
+from vault.egress import Endpoint, parse_allow
 from vault.errors import Invalid, Misconfigured
 from vault.secret import Secret
-from vault.settings import VaultSettings, read
+from vault.settings import VaultSettings, parse, refuse
 
 MAX_OPERATOR_KEYS: Final = 2
 TRACES_TO: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -60,19 +61,68 @@ class Settings(VaultSettings, frozen=True, kw_only=True):
         return 1.0 if self.development else 20.0
 
 
-def check(settings: Settings, *, opens_vault: bool) -> None:
-    """Refuse what each field alone cannot refuse."""
+def load(environ: Mapping[str, str], *, opens_vault: bool = True) -> Settings:
+    """Read and check the settings of this process. Who only migrates needs no root key."""
+    settings, problems = parse(Settings, environ)
+    unread = {_name_of(one) for one in problems}
+    if "KEYTURN_MODE" not in unread:  # what is asked of the others depends on it
+        more = _problems(settings, environ, opens_vault=opens_vault)
+        problems += [one for one in more if _name_of(one) not in unread]
+    refuse(problems)
+    return settings
+
+
+def _name_of(problem: str) -> str:
+    return problem.partition(":")[0].partition(",")[0]
+
+
+def _problems(settings: Settings, environ: Mapping[str, str], *, opens_vault: bool) -> list[str]:
+    """What each field alone cannot tell."""
     problems = _bearer_problems(settings)
-    if opens_vault and not settings.development:
-        problems += _production_problems(settings)
+    if not settings.development:
+        if environ.get("KEYTURN_BOOTSTRAP_API_KEY"):
+            # An environment is inherited, listed and dumped; a file is not.
+            problems.append(
+                "KEYTURN_BOOTSTRAP_API_KEY: in production give KEYTURN_BOOTSTRAP_API_KEY_FILE,"
+                " not the key itself"
+            )
+        if opens_vault:
+            problems += _production_problems(settings)
     if settings.public_url and not _is_origin(settings.public_url):
         problems.append(
             "KEYTURN_PUBLIC_URL: give scheme and host only, as in https://vault.acme.com"
         )
     if 0 < settings.audit_days < LEAST_AUDIT_DAYS:
         problems.append(f"KEYTURN_AUDIT_DAYS: {LEAST_AUDIT_DAYS} at the least, or 0 for ever")
-    if problems:
-        raise Misconfigured("These settings cannot be used:\n  " + "\n  ".join(problems))
+    return problems + _proxy_problems(settings.trusted_proxies) + _egress_problems(settings)
+
+
+def _proxy_problems(text: str) -> list[str]:
+    """The server would take what is neither for a name, and believe nobody."""
+    if text == "*":
+        return []
+    return [
+        f"KEYTURN_TRUSTED_PROXIES, entry {number}: expected an address, a network without host"
+        " bits, or * alone"
+        for number, entry in enumerate(text.split(","), start=1)
+        if not _is_address_or_network(entry.strip())
+    ]
+
+
+def _is_address_or_network(text: str) -> bool:
+    try:
+        ip_network(text) if "/" in text else ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _egress_problems(settings: Settings) -> list[str]:
+    try:
+        parse_allow(settings.egress_allow, development=settings.development)
+    except Misconfigured as problem:
+        return [problem.message]
+    return []
 
 
 def _bearer_problems(settings: Settings) -> list[str]:
@@ -116,21 +166,13 @@ def _production_problems(settings: Settings) -> list[str]:
 
 
 def _is_origin(url: str) -> bool:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, a bracket that does not close
+        return False
     bare = not (parts.path.strip("/") or parts.query or parts.fragment or parts.username)
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and bare
-
-
-def load(environ: Mapping[str, str], *, opens_vault: bool = True) -> Settings:
-    """Read and check the settings of this process. Who only migrates needs no root key."""
-    settings = read(Settings, environ)
-    if not settings.development and environ.get("KEYTURN_BOOTSTRAP_API_KEY"):
-        # An environment is inherited, listed and dumped; a file is not.
-        raise Misconfigured(
-            "In production give KEYTURN_BOOTSTRAP_API_KEY_FILE, not the key itself."
-        )
-    check(settings, opens_vault=opens_vault)
-    return settings
+    return parts.scheme in ("http", "https") and named and bare
 
 
 def traces_go_to(environ: Mapping[str, str]) -> str | None:

@@ -6,7 +6,7 @@
 * No key has a default.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, get_type_hints
 
@@ -52,11 +52,18 @@ class VaultSettings(msgspec.Struct, frozen=True, kw_only=True):
         return self.mode == "development"
 
 
-def read(
-    kind: type[S], environ: Mapping[str, str], *, known: Iterable[type[msgspec.Struct]] = ()
-) -> S:
-    """Read one settings struct; names of the ``known`` structs are somebody else's, not unknown."""
-    problems = _unknown_names(environ, (kind, *known))
+def read(kind: type[S], environ: Mapping[str, str]) -> S:
+    """Read one settings struct, or refuse with all that is wrong with it."""
+    settings, problems = parse(kind, environ)
+    refuse(problems)
+    return settings
+
+
+def parse(kind: type[S], environ: Mapping[str, str]) -> tuple[S, list[str]]:
+    """What can be used of the environment, the rest as if it were not set; and what is wrong, each
+    beginning with its variable's name and a colon.
+    """
+    problems = _unknown_names(environ, kind)
     values: dict[str, Any] = {}
     for name, hint in get_type_hints(kind, include_extras=True).items():
         try:
@@ -65,9 +72,13 @@ def read(
                 values[name] = Secret(text) if is_secret(hint) else _convert(text, hint)
         except (Misconfigured, ValueError) as problem:
             problems.append(f"{PREFIX}{name.upper()}: {problem}")
+    return kind(**values), problems
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Say all problems at once, if there are any."""
     if problems:
         raise Misconfigured("These settings cannot be used:\n  " + "\n  ".join(problems))
-    return kind(**values)
 
 
 def names(kind: type[msgspec.Struct]) -> list[str]:
@@ -85,8 +96,8 @@ def is_secret(hint: Any) -> bool:
     return hint is Secret or Secret in getattr(hint, "__args__", ())
 
 
-def _unknown_names(environ: Mapping[str, str], kinds: Iterable[type[msgspec.Struct]]) -> list[str]:
-    valid = {name for kind in kinds for name in names(kind)}
+def _unknown_names(environ: Mapping[str, str], kind: type[msgspec.Struct]) -> list[str]:
+    valid = names(kind)
     return [
         f"{name}: there is no such setting (docs/reference/settings.md lists them)"
         for name in sorted(environ)

@@ -64,6 +64,60 @@ def test_every_problem_is_said_at_once() -> None:
     ]
 
 
+def test_what_only_several_settings_tell_is_said_beside_what_one_tells() -> None:
+    said = refusal(
+        {
+            "KEYTURN_PORT": CANARY,
+            "KEYTURN_KEK_FILE": f"/{CANARY}",
+            "KEYTURN_PUBLIC_URL": "http://vault.acme.com",
+            "KEYTURN_BOOTSTRAP_API_KEY": generate("api_key").reveal(),
+            "KEYTURN_TRUSTED_PROXIES": f"10.0.0.1,{CANARY}",
+            "KEYTURN_EGRESS_ALLOW": f"provider={CANARY}:{CANARY}",
+        }
+    )
+    found = [line.split(":")[0].strip() for line in said.splitlines()[1:]]
+    assert sorted(found) == [
+        "KEYTURN_BOOTSTRAP_API_KEY",
+        "KEYTURN_DATABASE_URL",
+        "KEYTURN_EGRESS_ALLOW, entry 1",
+        "KEYTURN_KEK",
+        "KEYTURN_PORT",
+        "KEYTURN_PUBLIC_URL",
+        "KEYTURN_TRUSTED_PROXIES, entry 2",
+    ]
+
+
+def test_what_depends_on_a_mode_that_cannot_be_read_is_not_guessed() -> None:
+    said = refusal({"KEYTURN_MODE": CANARY, "KEYTURN_PORT": "0"})
+    assert [line.split(":")[0].strip() for line in said.splitlines()[1:]] == [
+        "KEYTURN_MODE",
+        "KEYTURN_PORT",
+    ]
+
+
+@pytest.mark.parametrize(
+    "proxies", ["*", "10.0.0.0/8", "127.0.0.1, ::1", "fe80::1%eth0,192.0.2.0/24,2001:db8::/32"]
+)
+def test_proxies_are_trusted_by_address_or_network(proxies: str) -> None:
+    assert developing(trusted_proxies=proxies).trusted_proxies == proxies
+
+
+@pytest.mark.parametrize(
+    ("proxies", "entry"),
+    [
+        ("10.0.0.5/8", 1),  # has host bits
+        ("10.0.0.0/33", 1),
+        ("127.0.0.1,proxy.acme.com", 2),
+        ("127.0.0.1,", 2),
+        ("10.0.0.1,*", 2),
+        ("127.0.0.1:8080", 1),
+    ],
+)
+def test_a_proxy_that_nobody_would_ever_be_taken_for_is_refused(proxies: str, entry: int) -> None:
+    said = refusal({**DEVELOPMENT, "KEYTURN_TRUSTED_PROXIES": proxies})
+    assert f"KEYTURN_TRUSTED_PROXIES, entry {entry}: expected an address" in said
+
+
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
@@ -225,6 +279,10 @@ def test_a_public_address_is_scheme_and_host(url: str) -> None:
         "https://v.acme.com?x",
         "https://v.acme.com/#x",
         f"https://user:{CANARY}@v.acme.com",
+        "https://v.acme.com:port",
+        "https://v.acme.com:0",
+        "https://v.acme.com:65536",
+        "https://[::1",
     ],
 )
 def test_any_other_public_address_is_refused(url: str) -> None:
