@@ -12,10 +12,10 @@ import getpass
 import os
 import resource
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from msgspec import Struct
@@ -169,9 +169,27 @@ async def database_addresses(settings: Settings) -> AsyncIterator[Addresses]:
         logins = [Login(application, "keyturn_app"), Login(worker, "keyturn_worker")]
         yield Addresses(application, worker, embedded.dsn(), logins, Folder.of(embedded.data))
     finally:
-        # A thread goes on when the task that waits for it is cancelled: what it started is stopped.
-        await asyncio.gather(starting, return_exceptions=True)
-        await asyncio.to_thread(embedded.stop)
+        await _to_its_end(_stopped(embedded, starting))
+
+
+async def _stopped(embedded: Embedded, starting: asyncio.Future[Embedded]) -> None:
+    # A thread goes on when the task that waits for it is cancelled: what it started is stopped.
+    await asyncio.gather(starting, return_exceptions=True)
+    await asyncio.to_thread(embedded.stop)
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for it, whoever loses patience meanwhile, as by a second Ctrl-C."""
+    task = asyncio.create_task(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
+    task.result()
 
 
 def data_dir(settings: Settings) -> Path:

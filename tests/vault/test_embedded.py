@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -341,6 +342,40 @@ def test_a_server_that_cannot_start_says_why(root: Path) -> None:
     server = Embedded(root, settings={**FAST, "shared_buffers": "a lot"})
     with pytest.raises(Misconfigured, match="invalid value for parameter"):
         server.start()
+
+
+def test_a_server_that_does_not_answer_in_time_is_not_left_running(base: Path, root: Path) -> None:
+    made = embedded(root).start()
+    made.stop()
+    starts = (made.home / "server.log").read_text().count("---- start")
+    server = embedded(root, saying(base, 2))
+    with pytest.raises(Misconfigured, match="does not answer in time"):
+        server.start(timeout=8)
+    assert (made.home / "server.log").read_text().count("---- start") == starts + 1
+    assert not (server.data / "postmaster.pid").exists()
+
+
+def test_a_server_that_makes_good_a_crash_may_take_longer(base: Path, root: Path) -> None:
+    embedded(root).start().stop()
+    server = embedded(root, saying(base, 1))
+    late = threading.Timer(6, (base / "awake").touch)
+    late.start()
+    assert server.start(timeout=2).started_here
+    assert not late.is_alive()
+    server.stop()
+
+
+def saying(base: Path, code: int) -> Path:
+    """PostgreSQL's programs, of which one ends with this code until there is a file ``awake``."""
+    real, folder = find_bindir(), base / "bin"
+    folder.mkdir(mode=0o755)
+    for program in real.iterdir():
+        (folder / program.name).symlink_to(program)
+    liar = folder / "pg_isready"
+    liar.unlink()
+    liar.write_text(f'#!/bin/sh\n[ -e {base}/awake ] && exec {real}/pg_isready "$@"\nexit {code}\n')
+    liar.chmod(0o755)
+    return folder
 
 
 def test_a_folder_without_the_programs_is_refused(base: Path) -> None:

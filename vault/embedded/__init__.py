@@ -55,8 +55,10 @@ from vault.embedded.files import (
     write_private,
 )
 from vault.embedded.programs import (
+    ANSWERS,
     ENVIRONMENT,
     OLDEST_MAJOR,
+    RECOVERS,
     Account,
     Programs,
     command_line,
@@ -75,6 +77,8 @@ ELSEWHERE = Path("/var/lib/keyturn")
 LONGEST_SOCKET_PATH = 103
 LARGEST_LOG = 1_000_000
 STOP_SECONDS = 30
+# Beyond what a start may take, while the server says that it makes good what a crash has left.
+RECOVERY_SECONDS = 600
 
 SETTINGS = {
     "shared_buffers": "64MB",
@@ -370,18 +374,21 @@ class Embedded:
     def _serve(self, programs: Programs, deadline: float) -> None:
         """Return once the server answers; launch it when there is no process of it."""
         process: subprocess.Popen[bytes] | None = None
-        while not programs.answers(self.socket_dir):
-            if process is not None and process.poll() is not None:
-                # Backends of a killed server hold its memory until they notice, which they do.
-                if "shared memory block" not in self._last_words():
-                    raise self._failed(f"PostgreSQL ended at once ({process.returncode})")
-                process = None
-                time.sleep(0.2)
-            if time.monotonic() > deadline:
-                raise self._failed("PostgreSQL does not answer in time")
-            if process is None and self._postmaster() is None:
-                process = self._launch(programs)
-            time.sleep(0.03)
+        with contextlib.ExitStack() as on_failure:
+            while (said := programs.asked(self.socket_dir)) != ANSWERS:
+                if process is not None and process.poll() is not None:
+                    # Backends of a killed server hold its memory until they notice, which they do.
+                    if "shared memory block" not in self._last_words():
+                        raise self._failed(f"PostgreSQL ended at once ({process.returncode})")
+                    process = None
+                    time.sleep(0.2)
+                if time.monotonic() > deadline + (RECOVERY_SECONDS if said == RECOVERS else 0):
+                    raise self._failed("PostgreSQL does not answer in time")
+                if process is None and self._postmaster() is None:
+                    process = self._launch(programs)
+                    on_failure.callback(self._shut_down)  # nobody would know that it runs
+                time.sleep(0.03)
+            on_failure.pop_all()
         self._started_here = self._started_here or process is not None
 
     def _launch(self, programs: Programs) -> subprocess.Popen[bytes]:

@@ -24,6 +24,9 @@ OLDEST_MAJOR = 15
 NEEDED = ("postgres", "initdb", "pg_isready")
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C", "TZ": "UTC"}
 PATIENCE = 300
+# As pg_isready has it.
+ANSWERS = 0
+RECOVERS = 1
 
 
 def find_bindir(explicit: Path | None = None) -> Path:
@@ -113,10 +116,10 @@ class Programs:
         found = re.search(r"\(PostgreSQL\) (\d+(\.\d+)?)", done.stdout.decode(errors="replace"))
         return found[1] if found and done.returncode == 0 else None
 
-    def answers(self, socket_dir: Path) -> bool:
+    def asked(self, socket_dir: Path) -> int:
+        """What a server says: ``ANSWERS``, ``RECOVERS``, or anything else, which is nothing."""
         words = ("pg_isready", "-q", "-h", str(socket_dir), "-t", "3")
-        done = _run([str(self.bindir / words[0]), *words[1:]], account=self.account)
-        return done.returncode == 0
+        return _run([str(self.bindir / words[0]), *words[1:]], account=self.account).returncode
 
     def must(self, name: str, *words: str, stdin: bytes = b"") -> None:
         done = _run([str(self.bindir / name), *words], account=self.account, stdin=stdin)
