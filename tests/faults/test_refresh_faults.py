@@ -169,6 +169,7 @@ async def test_callers_that_hang_up(site: Site) -> None:
     async with a_run(site, faults=Faults(latency=0.5)) as run:
         run.begin(impatient=True)
         await run.until(2 * ENOUGH)
+        run.begin(clients=1)  # beside them, somebody who waits for his answer
         await run.told(2 * ENOUGH)
         assert_nothing_happened(await run.verdict())
 
