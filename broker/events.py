@@ -26,9 +26,18 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from vault.egress import Egress, Request, Timeouts
+from vault.egress import Egress, Reply, Request, Timeouts
+from vault.egress.waits import retry_after
 from vault.errors import AnswerTooLarge, EgressDenied, VaultError
-from vault.events.deliveries import GONE, TURN_DELIVERIES, Delivery, Tried, Turn, Waiting
+from vault.events.deliveries import (
+    GONE,
+    LONGEST_PAUSE,
+    TURN_DELIVERIES,
+    Delivery,
+    Tried,
+    Turn,
+    Waiting,
+)
 from vault.model import WorkspaceId
 from vault.secret import Secret
 from vault.vault import Vault
@@ -168,23 +177,23 @@ class Courier:
             tried = Tried(delivery=delivery, problem=error.message)
             outcome = _OUTCOMES.get(type(error), "unreachable")
         else:
-            tried = answered(delivery, reply.status, reply.get("retry-after"))
+            tried = answered(delivery, reply, at)
             outcome = "delivered" if tried.arrived else "refused"
             outcome = "gone" if reply.status == GONE else outcome
         self.observe(Attempt(outcome, time.monotonic() - began))
         return tried
 
 
-def answered(delivery: Delivery, status: int, retry_after: str | None) -> Tried:
+def answered(delivery: Delivery, reply: Reply, at: datetime) -> Tried:
     """What an answer means."""
+    status = reply.status
     if 200 <= status < 300:  # noqa: PLR2004 - as HTTP numbers success
         return Tried(delivery=delivery, status=status)
-    asked = retry_after if retry_after and retry_after.isascii() and retry_after.isdigit() else ""
     return Tried(
         delivery=delivery,
         status=status,
         problem=f"The endpoint answered {status}.",
-        retry_after=int(asked[:9]) if asked else None,
+        retry_after=retry_after(reply, now=at, at_most=int(LONGEST_PAUSE.total_seconds())),
     )
 
 

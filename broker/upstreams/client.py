@@ -8,23 +8,28 @@
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Final, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
 from vault.egress import Egress, Reply, Request, Timeouts
-from vault.errors import UpstreamFailed
+from vault.egress.waits import retry_after
+from vault.errors import EgressDenied, Unreachable, UpstreamFailed, VaultError
 from vault.secret import Secret
 
 T = TypeVar("T")
 
 TIMEOUT: Final = Timeouts(read=15.0, total=20.0)
 MAX_ANSWER: Final = 1 << 20  # bytes
+MAX_RETRY_AFTER: Final = 60  # seconds
 
 # What it answers where the account's own key is meant, and not what was asked for.
 KEY_REFUSED: Final = frozenset({401, 403})
-_OK: Final = range(200, 300)
+OK: Final = range(200, 300)
+# Whatever was asked for was not done.
+REFUSED: Final = range(300, 500)
 _MOVED: Final = range(300, 400)
 _SAID: Final = {
     401: "The upstream does not know the API key that it was given.",
@@ -91,10 +96,11 @@ class UpstreamClient:
     async def send(self, method: str, path: str, body: object = None) -> Reply:
         """Send one request; raises ``Refused`` unless the answer is a 2xx."""
         reply = await self._call(method, path, body)
-        if reply.status in _OK:
+        if reply.status in OK:
             return reply
         kind = KeyRefused if reply.status in KEY_REFUSED else Refused
-        raise kind(reply.status, retry_after=_pause(reply))
+        wait = retry_after(reply, now=datetime.now(UTC), at_most=MAX_RETRY_AFTER)
+        raise kind(reply.status, retry_after=wait)
 
     async def _call(self, method: str, path: str, body: object = None) -> Reply:
         content = () if body is None else (("Content-Type", "application/json"),)
@@ -111,6 +117,11 @@ class UpstreamClient:
         )
 
 
+def never_sent(error: VaultError) -> bool:
+    """Is it certain that the account was not asked?"""
+    return isinstance(error, EgressDenied) or (isinstance(error, Unreachable) and not error.sent)
+
+
 def segment(text: str) -> str:
     """A text as one segment of a path."""
     return quote(text, safe="")
@@ -123,8 +134,3 @@ def _read(reply: Reply, kind: type[T]) -> T:
         pass
     # Outside of the handler: the parser's text quotes what it read.
     raise UpstreamFailed("The upstream's answer cannot be read: is this the address of its API?")
-
-
-def _pause(reply: Reply) -> int | None:
-    asked = reply.get("Retry-After") or ""
-    return min(int(asked), 60) if asked.isascii() and asked.isdigit() else None

@@ -321,6 +321,30 @@ async def test_what_fails_is_sent_again_under_its_own_id(
     assert (await endpoint.shown())["failing_since"] is None
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"Retry-After: 600\r\n",
+        b"Date: Thu, 01 Jan 2026 00:00:00 GMT\r\nRetry-After: Thu, 01 Jan 2026 00:10:00 GMT\r\n",
+    ],
+    ids=["seconds", "date"],
+)
+async def test_an_endpoint_is_left_alone_for_as_long_as_it_asks(
+    tenant: Tenant, platform: Receiver, courier: Courier, admin: Any, said: bytes
+) -> None:
+    assert courier is not None
+    platform.status, platform.extra = 503, said
+    endpoint = await listen(tenant, platform.url)
+    await happen(tenant, "ada")
+    await until(lambda: _attempts(endpoint, 1))
+    left = await admin.fetchval(
+        "select extract(epoch from rest_until - now())::float8 from vault.event_endpoints"
+        " where endpoint_id = $1",
+        endpoint.id,
+    )
+    assert 540 < left <= 600
+
+
 async def test_who_changes_an_endpoint_does_not_wait_for_the_next_try(
     tenant: Tenant, platform: Receiver, courier: Courier
 ) -> None:

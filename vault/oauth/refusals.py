@@ -12,6 +12,7 @@ from typing import Any, Literal
 from msgspec.structs import replace
 
 from vault.egress import Reply
+from vault.egress.waits import skew_of
 from vault.oauth.paths import at
 from vault.oauth.replies import (
     MAX_SKEW,
@@ -23,7 +24,6 @@ from vault.oauth.replies import (
     classify,
     fields_of,
     says_error,
-    skew_of,
     succeeded,
 )
 from vault.providers import failures

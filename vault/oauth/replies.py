@@ -15,7 +15,6 @@ import re
 from base64 import urlsafe_b64decode
 from collections.abc import Collection, Mapping
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal
 from urllib.parse import parse_qsl
 
@@ -23,6 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from vault.egress import Reply
+from vault.egress.waits import retry_after, skew_of
 from vault.errors import EgressDenied, Invalid, Unreachable, UpstreamFailed, VaultError
 from vault.providers.derived import REFRESH_LIFETIMES
 from vault.secret import Secret
@@ -263,7 +263,7 @@ def classify(
     ``asserted``: we sent an assertion, which a server whose clock differs refuses as dead.
     """
     code = code_of(fields_of(reply) or {})
-    wait = retry_after(reply, now=now)
+    wait = retry_after(reply, now=now, at_most=MAX_RETRY_AFTER)
     outcome, detail = _meaning(reply, code, wait, dead)
     if outcome == "dead" and asserted and (skew := skew_of(reply, now)) > MAX_SKEW:
         outcome = "transient"
@@ -312,30 +312,3 @@ def code_of(fields: Mapping[str, Any]) -> str:
     if isinstance(error, str) and error:
         return error.lower()
     return "unknown" if says_error(fields) else ""
-
-
-def retry_after(reply: Reply, *, now: datetime) -> int | None:
-    """Seconds that the other side asks us to wait: a number or a date, 1 s to 1 h."""
-    text = (reply.get("Retry-After") or "").strip()
-    if _NUMBER.fullmatch(text):
-        seconds = float(text)
-    elif (at := _date(text)) is not None:
-        # Against their own clock where they tell it: ours may differ.
-        seconds = (at - (_date(reply.get("Date") or "") or now)).total_seconds()
-    else:
-        return None
-    return int(min(max(math.ceil(seconds), 1), MAX_RETRY_AFTER))
-
-
-def skew_of(reply: Reply, now: datetime) -> int:
-    """How many seconds their clock differs from ours, as far as they tell it."""
-    theirs = _date(reply.get("Date") or "")
-    return abs(int((theirs - now).total_seconds())) if theirs else 0
-
-
-def _date(text: str) -> datetime | None:
-    try:
-        found = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    return found if found.tzinfo else None
