@@ -2,14 +2,14 @@
 
 * Claim, change and outcome are one transaction: after a crash there is either all of it or none,
   so there is no half-done request to guess about. (Only what asks somebody else's server to act
-  claims first, and settles or releases afterwards: meanwhile the outcome is empty.)
+  holds the key for longer than a transaction, and says in the outcome how far it has come.)
 * Whoever meets a claim that is still at work is told so at once, and does not wait for it.
 * What is remembered for a day is what the thing looks like, never a secret.
 """
 
 import hmac
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -29,6 +29,14 @@ class _Claimed(Struct, frozen=True):
 class _Remembered(Struct, frozen=True):
     fingerprint: bytes
     result: bytes
+    age: float
+
+
+class Held(Struct, frozen=True):
+    """What a key stands at, and how many seconds ago it was taken."""
+
+    result: bytes
+    age: float
 
 
 class _Setting(Struct, frozen=True):
@@ -40,7 +48,8 @@ _patient: Final = Query("idempotency", "patient", _Setting)
 _claim: Final = Query("idempotency", "claim", _Claimed)
 _get: Final = Query("idempotency", "get", _Remembered)
 _settle: Final = Query("idempotency", "settle", Nothing)
-_release: Final = Query("idempotency", "release", Nothing)
+_turn: Final = Query("idempotency", "turn", _Claimed)
+_let_go: Final = Query("idempotency", "let_go", Nothing)
 _forget_old: Final = Query("idempotency", "forget_old", Nothing)
 
 
@@ -48,14 +57,8 @@ async def claim(tx: Transaction, caller: Caller, once: Once | None) -> bytes | N
     """Take the key for this transaction; return the earlier outcome if there is one."""
     if once is None:
         return None
-    mine = {"workspace_id": tx.workspace, "caller": caller.actor_id}
-    await _forget_old.run(tx, **mine)
-    if await _take(tx, mine, once):
-        return None
-    remembered = await _get.one(tx, **mine, key_hash=once.key_hash)
-    if not hmac.compare_digest(remembered.fingerprint, once.fingerprint):
-        raise IdempotencyMismatch
-    return remembered.result
+    held = await _claimed(tx, caller, once)
+    return held.result if held else None
 
 
 async def earlier(tx: Transaction, caller: Caller, once: Once | None) -> bytes | None:
@@ -64,34 +67,14 @@ async def earlier(tx: Transaction, caller: Caller, once: Once | None) -> bytes |
     """
     if once is None:
         return None
-    remembered = await _get.maybe(
-        tx, workspace_id=tx.workspace, caller=caller.actor_id, key_hash=once.key_hash
-    )
-    if remembered is None:
-        return None
-    if not hmac.compare_digest(remembered.fingerprint, once.fingerprint):
-        raise IdempotencyMismatch
-    return remembered.result
+    remembered = await _get.maybe(tx, **_key(tx, caller, once))
+    return _same(remembered, once).result if remembered else None
 
 
 async def settle(tx: Transaction, caller: Caller, once: Once | None, result: bytes) -> None:
     """Remember the outcome, in the transaction that made it."""
     if once is not None:
-        await _settle.run(
-            tx,
-            workspace_id=tx.workspace,
-            caller=caller.actor_id,
-            key_hash=once.key_hash,
-            result=result,
-        )
-
-
-async def release(tx: Transaction, caller: Caller, once: Once | None) -> None:
-    """Give a key back that was taken in an earlier transaction: nothing was done for it."""
-    if once is not None:
-        await _release.run(
-            tx, workspace_id=tx.workspace, caller=caller.actor_id, key_hash=once.key_hash
-        )
+        await _settle.run(tx, **_key(tx, caller, once), result=result)
 
 
 async def once_only(
@@ -109,11 +92,51 @@ async def once_only(
     return made
 
 
-async def _take(tx: Transaction, mine: dict[str, str], once: Once) -> bool:
+# For what takes longer than a transaction
+
+
+async def hold(tx: Transaction, caller: Caller, once: Once, result: bytes) -> Held | None:
+    """Take the key and say how far it has come; or what it stands at, if it was taken before."""
+    held = await _claimed(tx, caller, once)
+    if held is None:
+        await settle(tx, caller, once, result)
+    return held
+
+
+async def turn(tx: Transaction, caller: Caller, once: Once, before: bytes, after: bytes) -> bool:
+    """Go on from ``before``, unless it stands at something else by now."""
+    found = await _turn.maybe(tx, **_key(tx, caller, once), before=before, after=after)
+    return found is not None
+
+
+async def let_go(tx: Transaction, caller: Caller, once: Once, before: bytes) -> None:
+    """Give the key back, if it still stands at ``before``: nothing was done for it."""
+    await _let_go.run(tx, **_key(tx, caller, once), before=before)
+
+
+async def _claimed(tx: Transaction, caller: Caller, once: Once) -> Held | None:
+    await _forget_old.run(tx, workspace_id=tx.workspace, caller=caller.actor_id)
+    if await _take(tx, caller, once):
+        return None
+    remembered = _same(await _get.one(tx, **_key(tx, caller, once)), once)
+    return Held(remembered.result, remembered.age)
+
+
+async def _take(tx: Transaction, caller: Caller, once: Once) -> bool:
     await _impatient.run(tx)
     try:
-        taken = await _claim.maybe(tx, **mine, key_hash=once.key_hash, fingerprint=once.fingerprint)
+        taken = await _claim.maybe(tx, **_key(tx, caller, once), fingerprint=once.fingerprint)
     except Busy:
         raise IdempotencyInProgress from None
     await _patient.run(tx)
     return taken is not None
+
+
+def _key(tx: Transaction, caller: Caller, once: Once) -> dict[str, Any]:
+    return {"workspace_id": tx.workspace, "caller": caller.actor_id, "key_hash": once.key_hash}
+
+
+def _same(remembered: _Remembered, once: Once) -> _Remembered:
+    if not hmac.compare_digest(remembered.fingerprint, once.fingerprint):
+        raise IdempotencyMismatch
+    return remembered

@@ -7,9 +7,7 @@
 * The answer goes back as it is; what it repeats of a secret is masked.
 * A call that was refused, or never asked for, ends its conversation at once. Where nobody knows
   whether it was placed, the conversation stays until its time is over: the call may be ringing.
-* For one Idempotency-Key a user's call is placed once. The key is taken before anybody is asked, in
-  a transaction of its own, and given back only where it is known that nobody was called. Of the
-  answer its ids are remembered, and none of its words.
+* For one Idempotency-Key a user's call is placed once; see ``broker.upstreams.once``.
 """
 
 import re
@@ -27,24 +25,16 @@ from broker.mint import Minting
 from broker.resolve.masking import Masking, of_header
 from broker.telephone.phone_numbers import PhoneNumbers
 from broker.upstreams import Upstreams
-from broker.upstreams.client import UpstreamClient
+from broker.upstreams.once import MAX_ID, Done, OnceAtAccount
 from broker.variables import Scalar, Value
-from vault import access, idempotency
+from vault import access
 from vault.egress import Reply
-from vault.errors import (
-    EgressDenied,
-    IdempotencyInProgress,
-    Invalid,
-    Unreachable,
-    UpstreamFailed,
-    VaultError,
-)
+from vault.errors import Invalid, VaultError
 from vault.model import Caller, Once
 from vault.secret import Secret
 from vault.vault import Vault
 
 INITIATION: Final = "conversation_initiation_client_data"
-MAX_ID: Final = 200
 
 Line = Literal[
     "twilio/outbound-call",
@@ -54,12 +44,7 @@ Line = Literal[
     "whatsapp/outbound-call",
 ]
 
-_OK: Final = range(200, 300)
-_REFUSED: Final = range(300, 500)
-# What is remembered of a call that may have been placed. While it is asked for, that is nothing.
-_UNKNOWN: Final = b"unknown"
 _IDS: Final = ("conversation_id", "callSid", "sip_call_id")
-_PLAIN: Final = re.compile(rf"[!-~]{{1,{MAX_ID}}}")
 # Where TwiML says which conversation its stream is.
 _IN_TWIML: Final = re.compile(rb'name="conversation_id" value="([A-Za-z0-9_]{1,200})"')
 
@@ -82,11 +67,8 @@ class Outgoing(Struct, frozen=True, kw_only=True):
         return f"Outgoing({self.line})"
 
 
-class _Placed(Struct, frozen=True):
-    """What is remembered of a call that was placed."""
-
-    status: int
-    ids: dict[str, str | None]
+class _Said(Struct, frozen=True):
+    conversation_id: str | None = None
 
 
 class OutgoingCalls:
@@ -112,7 +94,8 @@ class OutgoingCalls:
         user_id = call.user_id
         if user_id is None:
             return await self._pass_on(caller, call)
-        if (before := await self._claimed(caller, once)) is not None:
+        asking = OnceAtAccount(self._vault, caller, once)
+        if (before := await asking.before()) is not None:
             return _again(before)
         try:
             client = await self._upstreams.client(caller)
@@ -120,11 +103,20 @@ class OutgoingCalls:
             made = await self._mint(caller, call, user_id)
             body = _filled(call, made)
         except Exception:
-            await self._free(caller, once)
+            await asking.free()
             raise
-        reply = await self._asked(caller, client, call.line, body, made, once)
+        try:
+            reply = await asking.forward(client, _path(call.line), body)
+        except VaultError:
+            if not asking.asked:
+                await self._grants.end(caller, made.conversation_id)
+            raise
         reply = _masked(reply, made.variables)
-        await self._settle(caller, made, reply, once)
+        became = await asking.settle(reply, _IDS)
+        if became == "made":
+            await self._grants.began(caller, made.conversation_id, _id(reply.body))
+        elif became == "refused":
+            await self._grants.end(caller, made.conversation_id)
         return reply
 
     async def _pass_on(self, caller: Caller, call: Outgoing) -> Reply:
@@ -143,24 +135,6 @@ class OutgoingCalls:
         branch_id = call.branch_id or (number.branch_id if number else None) or ""
         return replace(call, environment=environment, branch_id=branch_id)
 
-    async def _asked(
-        self,
-        caller: Caller,
-        client: UpstreamClient,
-        line: Line,
-        body: bytes,
-        made: Minted,
-        once: Once | None,
-    ) -> Reply:
-        try:
-            return await client.forward(_path(line), method="POST", body=body)
-        except VaultError as error:
-            if _never_sent(error):
-                await self._over(caller, made, once)
-            else:
-                await self._remember(caller, once, _UNKNOWN)
-            raise
-
     async def _mint(self, caller: Caller, call: Outgoing, user_id: str) -> Minted:
         wanted = Wanted(
             agent_id=call.agent_id,
@@ -173,65 +147,11 @@ class OutgoingCalls:
         )
         return await self._minting.mint(caller, wanted)
 
-    async def _settle(self, caller: Caller, made: Minted, reply: Reply, once: Once | None) -> None:
-        """Remember that it rings, or that it never will."""
-        said = _decoded(reply.body)
-        if reply.status in _OK and said.get("success", True):
-            await self._remember(caller, once, _remembered(reply.status, said))
-            upstream_id = _id(said.get("conversation_id"), reply.body)
-            await self._grants.began(caller, made.conversation_id, upstream_id)
-        elif reply.status in _OK or reply.status in _REFUSED:
-            await self._over(caller, made, once)
-        else:
-            await self._remember(caller, once, _UNKNOWN)
 
-    async def _over(self, caller: Caller, made: Minted, once: Once | None) -> None:
-        """Nobody was called: the same request may try again."""
-        await self._free(caller, once)
-        await self._grants.end(caller, made.conversation_id)
-
-    # For one Idempotency-Key
-
-    async def _claimed(self, caller: Caller, once: Once | None) -> bytes | None:
-        """Take the key for good, or say what it has led to: nothing yet, while that runs."""
-        if once is None:
-            return None
-        return await self._vault.within(caller, lambda tx: idempotency.claim(tx, caller, once))
-
-    async def _remember(self, caller: Caller, once: Once | None, result: bytes) -> None:
-        if once is not None:
-            await self._vault.within(
-                caller, lambda tx: idempotency.settle(tx, caller, once, result)
-            )
-
-    async def _free(self, caller: Caller, once: Once | None) -> None:
-        if once is not None:
-            await self._vault.within(caller, lambda tx: idempotency.release(tx, caller, once))
-
-
-def _again(before: bytes) -> Reply:
+def _again(before: Done) -> Reply:
     """What the same request was answered."""
-    if not before:
-        raise IdempotencyInProgress
-    if before == _UNKNOWN:
-        raise UpstreamFailed("Nobody knows whether this call was placed; it is not placed again.")
-    placed = msgspec.json.decode(before, type=_Placed)
-    body = {"success": True, "message": "This call was placed before.", **placed.ids}
-    return Reply(status=placed.status, headers=(), body=msgspec.json.encode(body))
-
-
-def _remembered(status: int, said: Mapping[str, Any]) -> bytes:
-    ids = {name: _plain(said[name]) for name in _IDS if name in said}
-    return msgspec.json.encode(_Placed(status, ids))
-
-
-def _plain(said: object) -> str | None:
-    return said if isinstance(said, str) and _PLAIN.fullmatch(said) else None
-
-
-def _never_sent(error: VaultError) -> bool:
-    """Is it certain that the account was not asked?"""
-    return isinstance(error, EgressDenied) or (isinstance(error, Unreachable) and not error.sent)
+    body = {"success": True, "message": "This call was placed before.", **before.ids}
+    return Reply(status=before.status, headers=(), body=msgspec.json.encode(body))
 
 
 def _path(line: Line) -> str:
@@ -266,15 +186,13 @@ def _masked(reply: Reply, variables: Mapping[str, Value]) -> Reply:
     return replace(reply, headers=headers, body=masking.add(reply.body) + masking.end())
 
 
-def _decoded(body: bytes) -> dict[str, Any]:
+def _id(body: bytes) -> str | None:
+    """The account's own id of a conversation."""
     try:
-        return msgspec.json.decode(body, type=dict[str, Any])
+        said = msgspec.json.decode(body, type=_Said).conversation_id
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return {}
-
-
-def _id(said: object, body: bytes) -> str | None:
-    if isinstance(said, str) and re.fullmatch(rf"[A-Za-z0-9_]{{1,{MAX_ID}}}", said):
+        said = None
+    if said and re.fullmatch(rf"[A-Za-z0-9_]{{1,{MAX_ID}}}", said):
         return said
     found = _IN_TWIML.search(body)
     return found[1].decode() if found else None

@@ -16,17 +16,17 @@ from broker.conversation import BRANCH_PATTERN
 from broker.telephone import numbers
 from broker.telephone.numbers import Number
 from broker.upstreams import Upstreams
-from broker.upstreams.client import segment
+from broker.upstreams.client import OK, UpstreamClient, segment
+from broker.upstreams.once import OnceAtAccount
 from vault import access, audit
 from vault.database import Transaction
 from vault.egress import Reply
-from vault.model import ENVIRONMENT_PATTERN, Caller
+from vault.model import ENVIRONMENT_PATTERN, Caller, Once
 from vault.vault import Vault
 
 PATH: Final = "/v1/convai/phone-numbers"
 MAX_TEXT: Final = 200
 
-_OK: Final = range(200, 300)
 _WHERE: Final = {
     "environment": re.compile(ENVIRONMENT_PATTERN),
     "branch_id": re.compile(BRANCH_PATTERN),
@@ -45,7 +45,7 @@ class PhoneNumbers:
     async def list(self, caller: Caller, query: Sequence[tuple[str, str]]) -> Reply:
         """Every number, as the account shows them."""
         reply = await self._asked(caller, "GET", query=query)
-        shown = _decoded(reply.body) if reply.status in _OK else None
+        shown = _decoded(reply.body) if reply.status in OK else None
         if isinstance(shown, list):
             await self._keep(caller, [one for one in shown if isinstance(one, dict)])
         return reply
@@ -58,11 +58,16 @@ class PhoneNumbers:
             await self._keep_one(caller, phone_number_id, reply)
         return reply
 
-    async def make(self, caller: Caller, body: bytes) -> Reply:
+    async def make(self, caller: Caller, body: bytes, once: Once | None = None) -> Reply:
         """Bring a number into the account. Nothing says yet where its calls run."""
-        reply = await self._asked(caller, "POST", body=body)
+        client = await self._client(caller, "phone_number.write")
+        asking = OnceAtAccount(self._vault, caller, once)
+        if (before := await asking.before()) is not None:
+            return Reply(status=before.status, headers=(), body=msgspec.json.encode(before.ids))
+        reply = await asking.forward(client, PATH, body)
+        await asking.settle(reply, ["phone_number_id"])
         made, asked = _decoded(reply.body), _decoded(body)
-        if reply.status not in _OK or not isinstance(made, dict) or not isinstance(asked, dict):
+        if reply.status not in OK or not isinstance(made, dict) or not isinstance(asked, dict):
             return reply
         phone_number_id = _text(made.get("phone_number_id"))
         if phone_number_id is not None:
@@ -74,13 +79,13 @@ class PhoneNumbers:
         """Change a number: its agent, and where calls to and from it run."""
         reply = await self._asked(caller, "PATCH", phone_number_id, body=body)
         asked = _decoded(body)
-        if reply.status in _OK and isinstance(asked, dict):
+        if reply.status in OK and isinstance(asked, dict):
             await self._keep_one(caller, phone_number_id, reply, asked)
         return reply
 
     async def delete(self, caller: Caller, phone_number_id: str) -> Reply:
         reply = await self._asked(caller, "DELETE", phone_number_id)
-        if reply.status in _OK or reply.status == _GONE:
+        if reply.status in OK or reply.status == _GONE:
 
             async def work(tx: Transaction) -> None:
                 await numbers.forget(tx, phone_number_id)
@@ -108,11 +113,15 @@ class PhoneNumbers:
         query: Sequence[tuple[str, str]] = (),
         body: bytes | None = None,
     ) -> Reply:
-        access.permit(caller, "phone_number.read" if method == "GET" else "phone_number.write")
-        access.permit_everywhere(caller)
-        client = await self._upstreams.client(caller)
+        action: access.Action = "phone_number.read" if method == "GET" else "phone_number.write"
+        client = await self._client(caller, action)
         path = f"{PATH}/{segment(phone_number_id)}" if phone_number_id else PATH
         return await client.forward(path, query, method=method, body=body)
+
+    async def _client(self, caller: Caller, action: access.Action) -> UpstreamClient:
+        access.permit(caller, action)
+        access.permit_everywhere(caller)
+        return await self._upstreams.client(caller)
 
     async def _keep_one(
         self,
@@ -121,7 +130,7 @@ class PhoneNumbers:
         reply: Reply,
         asked: dict[str, Any] | None = None,
     ) -> None:
-        shown = _decoded(reply.body) if reply.status in _OK else None
+        shown = _decoded(reply.body) if reply.status in OK else None
         if not isinstance(shown, dict) or shown.get("phone_number_id") != phone_number_id:
             return
         if not isinstance(shown.get("assigned_agent"), dict):

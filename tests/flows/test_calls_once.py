@@ -54,6 +54,31 @@ async def account(phone: Telephone) -> AsyncIterator[Outside]:
         yield server
 
 
+@pytest.fixture
+async def admin(migrated: Embedded) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(migrated.dsn().reveal())
+    yield connection
+    await connection.close()
+
+
+async def kept(admin: Any, phone: Telephone) -> bytes:
+    """What is remembered of the one key that was used."""
+    query = "select result from vault.idempotency where workspace_id = $1"
+    found = await admin.fetchval(query, phone.desk.tenant.id)
+    return bytes(found or b"")
+
+
+async def stands_at(admin: Any, phone: Telephone, result: bytes, age: float) -> None:
+    """As if whoever used the key had come so far, and that were so long ago."""
+    await admin.execute(
+        "update vault.idempotency set result = $2, created_at = now() - make_interval(secs => $3)"
+        " where workspace_id = $1",
+        phone.desk.tenant.id,
+        result,
+        age,
+    )
+
+
 async def leads_to(phone: Telephone, base: str) -> None:
     body = {"base_url": base, "api_key": "another-key-of-mine"}
     assert (await phone.api.put("/v1/upstreams/elevenlabs", body)).status == 200
@@ -192,6 +217,81 @@ async def test_a_call_whose_answer_is_lost_is_not_placed_again(
     assert [one["state"] for one in await phone.conversations()] == ["prepared"]
 
 
+async def test_a_request_that_died_while_it_was_prepared_may_be_made_again(
+    phone: Telephone, account: Outside, admin: Any
+) -> None:
+    account.will(PLACED)
+    assert (await calling(phone)).status == 200
+    await stands_at(admin, phone, b"begun:0123456789abcdef", 150)
+    assert code(await calling(phone)) == (409, "idempotency_in_progress")
+    assert len(account.heard) == 1
+    await stands_at(admin, phone, b"begun:0123456789abcdef", 200)
+    assert (await calling(phone)).json == PLACED
+    assert len(account.heard) == 2
+    assert (await calling(phone)).json["callSid"] == "CA"
+    assert len(account.heard) == 2
+
+
+@pytest.mark.parametrize("stands", [b"asked:0123456789abcdef", b""], ids=["now", "before 0.2"])
+async def test_what_became_of_a_request_that_died_while_the_account_was_asked_nobody_knows(
+    phone: Telephone, account: Outside, admin: Any, stands: bytes
+) -> None:
+    account.will(PLACED)
+    assert (await calling(phone)).status == 200
+    for age, wanted in ((150, (409, "idempotency_in_progress")), (200, (502, "upstream_failed"))):
+        await stands_at(admin, phone, stands, age)
+        assert code(await calling(phone)) == wanted
+    assert len(account.heard) == 1
+
+
+async def test_who_was_taken_for_dead_while_he_prepared_asks_nobody(
+    phone: Telephone, account: Outside, admin: Any, migrated: Embedded
+) -> None:
+    account.will(PLACED)
+    await phone.desk.connect()
+    lock = await asyncpg.connect(migrated.dsn().reveal())
+    async with asyncio.timeout(60):
+        async with lock.transaction():
+            await lock.execute("lock table vault.conversations")  # no mint ends meanwhile
+            slow = asyncio.create_task(calling(phone))
+            while not (begun := await kept(admin, phone)):  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.01)
+            await stands_at(admin, phone, begun, 200)
+            quick = asyncio.create_task(calling(phone))
+            while await kept(admin, phone) == begun:  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.01)
+        await lock.close()
+        every = await asyncio.gather(slow, quick)
+    assert code(every[0]) == (409, "idempotency_in_progress")
+    assert every[1].json == PLACED
+    assert len(account.heard) == 1
+    states = sorted(one["state"] for one in await phone.conversations())
+    assert states == ["ended", "started"]
+    assert (await calling(phone)).json["callSid"] == "CA"
+
+
+async def test_a_number_is_imported_once_for_one_key(phone: Telephone, account: Outside) -> None:
+    for answer, status in (
+        ({"phone_number_id": "1"}, 200),
+        ({}, 422),
+        ({"phone_number_id": "2"}, 200),
+    ):
+        account.will(answer, status)
+    body = {"phone_number": "+15550009999", "label": "desk", "provider": "twilio"}
+    path, once = "/v1/convai/phone-numbers", {"Idempotency-Key": "one"}
+    every = [await phone.api.post(path, body, headers=once) for _ in range(3)]
+    assert [(one.status, one.json) for one in every] == [(200, {"phone_number_id": "1"})] * 3
+    assert len(account.heard) == 1
+    other = await phone.api.post(path, {**body, "label": "x"}, headers=once)
+    assert other.status == 422
+    assert other.json["detail"][0]["type"] == "idempotency_mismatch"
+    once = {"Idempotency-Key": "two"}
+    every = [await phone.api.post(path, body, headers=once) for _ in range(3)]
+    assert [one.status for one in every] == [422, 200, 200], "what was refused may be mended"
+    assert every[1].json == every[2].json == {"phone_number_id": "2"}
+    assert len(account.heard) == 3
+
+
 async def test_a_key_holds_for_its_own_caller_and_line(phone: Telephone, account: Outside) -> None:
     account.will(PLACED)
     other = await phone.desk.key("mint")
@@ -209,7 +309,7 @@ async def test_without_a_user_each_request_is_a_call(phone: Telephone, account: 
 
 
 async def test_of_an_answer_its_ids_are_remembered_and_no_words(
-    phone: Telephone, account: Outside, migrated: Embedded
+    phone: Telephone, account: Outside, admin: Any
 ) -> None:
     token = await phone.desk.connect()
     account.will({**PLACED, "message": f"sentinel {token}", "callSid": token})
@@ -217,9 +317,7 @@ async def test_of_an_answer_its_ids_are_remembered_and_no_words(
     again = await calling(phone)
     assert again.headers["Cache-Control"] == "no-store"
     assert again.json["conversation_id"] == "conv_1"
-    admin = await asyncpg.connect(migrated.dsn().reveal())
-    query = "select result from vault.idempotency where workspace_id = $1"
-    [kept] = await admin.fetch(query, phone.desk.tenant.id)
-    await admin.close()
-    assert token.encode() not in kept["result"]
-    assert b"sentinel" not in kept["result"]
+    remembered = await kept(admin, phone)
+    assert b"conv_1" in remembered
+    assert token.encode() not in remembered
+    assert b"sentinel" not in remembered

@@ -12,7 +12,7 @@ on conflict (workspace_id, caller, key_hash) do nothing
 returning key_hash;
 
 -- name: get
-select fingerprint, result
+select fingerprint, result, extract(epoch from now() - created_at)::float8 as age
   from vault.idempotency
  where workspace_id = :workspace_id and caller = :caller and key_hash = :key_hash;
 
@@ -21,9 +21,17 @@ update vault.idempotency
    set result = :result
  where workspace_id = :workspace_id and caller = :caller and key_hash = :key_hash;
 
--- name: release
+-- name: turn
+update vault.idempotency
+   set result = :after
+ where workspace_id = :workspace_id and caller = :caller and key_hash = :key_hash
+   and result = :before
+returning key_hash;
+
+-- name: let_go
 delete from vault.idempotency
- where workspace_id = :workspace_id and caller = :caller and key_hash = :key_hash;
+ where workspace_id = :workspace_id and caller = :caller and key_hash = :key_hash
+   and result = :before;
 
 -- name: forget_old
 -- A day is what the contract promises; the caller who comes next takes its own old ones away.

@@ -4,7 +4,7 @@ They are kept there. What passes through here is also how we know in which envir
 the calls to and from a number run.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from litestar import Request, Response, Router, delete, get, patch, post
 from litestar.di import NamedDependency
@@ -15,10 +15,11 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.api.convai.errors import declared
 from broker.api.convai.passing import passed_on
-from broker.api.requests import requires
+from broker.api.requests import IdempotencyKey, once_of, requires
 from broker.broker import Broker
 from broker.conversation import BRANCH_PATTERN
 from vault.model import ENVIRONMENT_PATTERN, Caller
+from vault.vault import Vault
 
 NumberId = Annotated[
     str,
@@ -71,11 +72,14 @@ class NumberShown(Struct, frozen=True, kw_only=True):
     assigned_agent: AssignedAgent | None
 
 
-def _answers(kind: object) -> dict[int, ResponseSpec]:
+_PROBLEMS: Final = ("not_found", "invalid", "too_large", "upstream_missing", "upstream_failed")
+
+
+def _answers(kind: object, *more: str) -> dict[int, ResponseSpec]:
     described: Any = kind
     return {
         200: ResponseSpec(described, generate_examples=False, description="As ElevenLabs answers"),
-        **declared("not_found", "invalid", "too_large", "upstream_missing", "upstream_failed"),
+        **declared(*_PROBLEMS, *more),
     }
 
 
@@ -97,18 +101,21 @@ async def listing(
 @post(
     guards=requires("phone_number.write"),
     status_code=200,
-    responses=_answers(NumberMade),
+    responses=_answers(NumberMade, "idempotency_in_progress"),
     summary="Import a phone number",
 )
 async def create(
     data: JSONBody[NewNumber],
     request: Request[Any, Any, Any],
     caller: NamedDependency[Caller],
+    vault: NamedDependency[Vault],
     broker: NamedDependency[Broker],
+    idempotency_key: IdempotencyKey = None,
 ) -> Response[Any]:
-    """Into the workspace's own account."""
+    """Into the workspace's own account, once for one Idempotency-Key."""
     del data  # what is in it beside that goes on, too
-    return passed_on(await broker.numbers.make(caller, await request.body()))
+    once = await once_of(request, vault, idempotency_key)
+    return passed_on(await broker.numbers.make(caller, await request.body(), once))
 
 
 @get(
