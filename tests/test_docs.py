@@ -2,11 +2,13 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,16 +24,19 @@ import pytest
 import rich_click as click
 from conftest import Tenant
 from support.api import Running
+from support.journeys import Clock
+from support.ports import free_port
 from support.sandbox import providing
 from support.states import edges
 
+from broker.api import lights
 from broker.api.problems import STATUS
 from broker.app import Service, create_service
 from broker.broker import Broker
 from broker.cli import main as keyturn
 from broker.events import request_of
 from broker.settings import Settings
-from vault import events
+from vault import database, events
 from vault.access import ACTIONS
 from vault.audit import HAPPENINGS
 from vault.embedded import Embedded
@@ -53,6 +58,9 @@ BACKGROUND = {"OPTIONS", "HEAD"}
 NOT_OURS = {"/schema/{path}"}
 # A route that takes all of these is documented once, as ANY.
 ANY = {"GET", "POST", "PUT", "PATCH", "DELETE"}
+# Where a page has a web server stand for the platform.
+OF_THE_PLATFORM = "8431"
+PATIENCE = 300.0
 # The launcher reads this one and takes it away before the service starts.
 OF_THE_LAUNCHER = {"KEYTURN_VENV"}
 
@@ -526,16 +534,27 @@ async def nothing() -> int:
     ],
 )
 async def test_the_commands_of_a_page_answer_as_printed(
-    page: str, service: Running, settings: Settings, tenant: Tenant, tmp_path: Path
+    page: str,
+    service: Running,
+    settings: Settings,
+    tenant: Tenant,
+    clock: Clock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # How long a machine may take that does much else, too, is not what a page is about.
+    monkeypatch.setattr(lights, "CHECK_SECONDS", PATIENCE)
+    monkeypatch.setattr(database, "PROBE_SECONDS", PATIENCE)
     told = steps(page)
     assert len(told) >= 3
     between = "---- next ----"
     script = f"\necho; echo '{between}'\n".join(command for command, _ in told)
     script += '\ntest -z "$(ls -A)" # a page cleans up behind itself'
+    # Somebody else may run the same page on this machine.
+    script = script.replace(OF_THE_PLATFORM, str(free_port()))
     async with providing() as sandbox, ticking([Job("nothing", 1.0, nothing)]) as ticks:
         # `keyturn serve` ticks; here what is due belongs to other tests.
-        service.service.app.state.ticks = ticks
+        monkeypatch.setattr(service.service.app.state, "ticks", ticks)
         sandbox.state.elevenlabs.open_account("sandbox-grace")
         given = {
             "BASE": service.base,
@@ -560,9 +579,16 @@ async def test_the_commands_of_a_page_answer_as_printed(
             cwd=tmp_path,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
         )
-        out, complaints = await asyncio.wait_for(shell.communicate(), 60)
-    service.service.app.state.ticks = None
+        try:
+            out, complaints = await asyncio.wait_for(shell.communicate(), PATIENCE)
+        finally:
+            # A page that breaks off leaves what it has started, and whose account it took.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)
+            await clock.do("delete from vault.upstreams where base_url = $1", sandbox.base)
+        monkeypatch.undo()
     assert (shell.returncode, complaints) == (0, b"")
     answers = out.decode().split(f"{between}\n")
     for (command, printed), answer in zip(told, answers, strict=True):
