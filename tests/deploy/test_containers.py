@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 from support.api import Api
 from support.containers import BUILD_SECONDS, MISSING, Engine, engine, make_bases
-from support.process import free_port
+from support.ports import free_port
 
 from vault import __version__
 

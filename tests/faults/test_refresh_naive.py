@@ -14,7 +14,8 @@ from faults.load import Refused, Wire
 from faults.refreshing import LIFETIME, Run, a_consent, a_provider
 from support.connecting import SECRET
 from support.naive import TABLE
-from support.process import CHECKOUT, PATIENCE, free_port
+from support.ports import free_port
+from support.process import CHECKOUT, PATIENCE
 from support.sandbox import Provider
 
 from vault.secret import Secret

@@ -18,7 +18,8 @@ from msgspec import Struct
 from support.api import Api, Reply
 from support.connecting import SECRET, invite
 from support.journey import consent
-from support.process import Replica, environment, free_port
+from support.ports import free_port
+from support.process import Replica, environment
 from support.sandbox import Provider, providing
 from support.visitor import Shown, Visitor, visiting
 

@@ -16,7 +16,7 @@ from conftest import Tenant
 from support.browser import PACKAGES, Browser
 from support.connecting import integrate
 from support.minting import Desk, minting
-from support.process import free_port
+from support.ports import free_port
 from support.sandbox import Provider
 from support.visitor import Visitor, visiting
 

@@ -11,6 +11,7 @@ import aiohttp
 import asyncpg
 import pytest
 from support.api import Api
+from support.ports import free_port
 from support.process import (
     Deployment,
     Replica,
@@ -19,7 +20,6 @@ from support.process import (
     deployment,
     development,
     environment,
-    free_port,
     keyturn,
     kill_dead,
     postmaster,

@@ -39,7 +39,7 @@ class Judge:
 @pytest.fixture(scope="module")
 def judge() -> Judge:
     printed = subprocess.run(
-        [TOOL, "--spec-raw"], capture_output=True, timeout=60, check=True, cwd=HERE
+        [TOOL, "--spec-raw"], capture_output=True, timeout=120, check=True, cwd=HERE
     )
     return Judge(json.loads(printed.stdout))
 

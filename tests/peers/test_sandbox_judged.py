@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -19,13 +18,14 @@ import aiohttp
 import pytest
 from support.api import Api, Reply
 from support.eleven import AGENT, Eleven, pretending
+from support.ports import free_port
 
 from broker.sandbox.elevenlabs.app import ROUTES
 
 HERE = Path(__file__).parent
 TOOL = HERE / "node_modules" / ".bin" / "elevenlabs"
 PRISM = HERE / "node_modules" / ".bin" / "prism"
-STARTS = 120.0  # seconds that Prism may take to read the document
+STARTS = 120.0  # seconds that a tool may take to read the document
 HOLE = re.compile(r"\{\w+\}")
 
 # Served, and not in the document: what the SDKs call and the pages describe.
@@ -46,7 +46,7 @@ pytestmark = pytest.mark.skipif(
 def document() -> dict[str, Any]:
     """ElevenLabs' document, but for the routes that the stand-in does not serve."""
     printed = subprocess.run(
-        [TOOL, "--spec-raw"], capture_output=True, timeout=60, check=True, cwd=HERE
+        [TOOL, "--spec-raw"], capture_output=True, timeout=STARTS, check=True, cwd=HERE
     )
     found: dict[str, Any] = json.loads(printed.stdout)
     schemas = found["components"]["schemas"]
@@ -118,8 +118,7 @@ async def judged(eleven: Eleven, tmp_path: Path) -> AsyncIterator[Judged]:
     found = document()
     file = tmp_path / "openapi.json"
     file.write_text(json.dumps(found))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     process = await asyncio.create_subprocess_exec(
         *(PRISM, "proxy", "--errors", file, eleven.base, "-p", str(port)),
         cwd=HERE,

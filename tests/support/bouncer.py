@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
-from support.process import PATIENCE, Deployment, free_port
+from support.ports import free_port
+from support.process import PATIENCE, Deployment
 from vault.secret import Secret
 
 PROGRAM: Final = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"

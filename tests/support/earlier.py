@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from support.process import CHECKOUT, PATIENCE, Deployment, Replica, free_port
+from support.ports import free_port
+from support.process import CHECKOUT, PATIENCE, Deployment, Replica
 
 
 def archive(revision: str) -> bytes | None:

@@ -9,7 +9,8 @@ from typing import Any, Final
 import hvac
 import pytest
 
-from support.root_keys import free_port, program, serving
+from support.ports import free_port
+from support.root_keys import program, serving
 
 ROOT_TOKEN: Final = "tests-root-token"
 POLICY: Final = """

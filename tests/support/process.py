@@ -28,6 +28,7 @@ from broker.migrations import PARTS
 from broker.settings import Settings
 from support.api import Running, running
 from support.databases import name_in
+from support.ports import free_port
 from vault.database import Database
 from vault.embedded import DATABASE, SUPERUSER, Embedded
 from vault.kms import open_root_key
@@ -71,12 +72,6 @@ def keyturn(
 def bearers_in(text: str) -> list[str]:
     """The keys that stand on a line of their own."""
     return _BEARER.findall(text)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

@@ -186,12 +186,6 @@ def assert_bare(error: BaseException) -> None:
     assert error.__context__ is None or error.__suppress_context__
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 def program(name: str) -> str | None:
     """Find a program beside this Python, or on the path."""
     beside = Path(sys.executable).parent / name

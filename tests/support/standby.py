@@ -19,7 +19,8 @@ from typing import Any, Final
 
 import asyncpg
 
-from support.process import backends, free_port, has_died, kill_dead, postmaster, short_folder
+from support.ports import free_port
+from support.process import backends, has_died, kill_dead, postmaster, short_folder
 from vault.embedded.files import open_private, own_folder, write_private
 from vault.embedded.programs import ENVIRONMENT, Account, Programs, find_bindir
 from vault.secret import Secret

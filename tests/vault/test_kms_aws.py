@@ -8,12 +8,12 @@ from typing import Any, Final
 
 import pytest
 from support.loopback import Listener, listening, saying
+from support.ports import free_port
 from support.root_keys import (
     CONTEXT,
     KEY,
     Outside,
     ServiceContract,
-    free_port,
     program,
     refusal,
     serving,

@@ -11,7 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.hashes import SHA256
 from support.loopback import Authority
-from support.root_keys import CONTEXT, KEY, Outside, ServiceContract, free_port, refusal
+from support.ports import free_port
+from support.root_keys import CONTEXT, KEY, Outside, ServiceContract, refusal
 
 from vault.errors import IntegrityError, Misconfigured, NotReady, VaultError
 from vault.kms import RootKey, RootKeyRefused, RootKeyUnknown, Wrapped, bind, open_root_key
