@@ -91,11 +91,19 @@ def test_the_script_is_one_statement_that_postgresql_reads() -> None:
     assert len(parse_sql(SCRIPT)) == 1
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 async def admin(postgres: Embedded) -> AsyncIterator[Any]:
-    """A superuser in a migrated database of this module's own."""
+    """A superuser in a migrated database of a test's own."""
     async with migrated_database(postgres) as connection:
         yield connection
+
+
+@pytest.fixture
+async def spread(admin: Any) -> Any:
+    """The same, where the script has run."""
+    await admin.execute(STAND_IN)
+    await admin.execute(SCRIPT)
+    return admin
 
 
 async def test_the_script_says_so_where_there_is_no_citus(admin: Any) -> None:
@@ -103,42 +111,39 @@ async def test_the_script_says_so_where_there_is_no_citus(admin: Any) -> None:
         await admin.execute(SCRIPT)
 
 
-async def test_the_script_spreads_every_table_of_a_workspace_and_no_other(admin: Any) -> None:
-    await admin.execute(STAND_IN)
-    await admin.execute(SCRIPT)
-    spread = await admin.fetch(
+async def test_the_script_spreads_every_table_of_a_workspace_and_no_other(spread: Any) -> None:
+    found = await spread.fetch(
         "select logicalrelid::text, beside from public.pg_dist_partition order by place"
     )
     tables = {
         one["name"]
-        for one in await admin.fetch(
+        for one in await spread.fetch(
             "select oid::regclass::text as name from pg_class"
             " where relnamespace = 'vault'::regnamespace and relkind = 'r'"
         )
     }
-    names = [one["logicalrelid"] for one in spread]
+    names = [one["logicalrelid"] for one in found]
     assert set(names) == tables - GLOBAL.keys()
-    assert (names[0], spread[0]["beside"]) == ("vault.workspaces", "default")
-    assert {one["beside"] for one in spread[1:]} == {"vault.workspaces"}
+    assert (names[0], found[0]["beside"]) == ("vault.workspaces", "default")
+    assert {one["beside"] for one in found[1:]} == {"vault.workspaces"}
 
 
-async def test_the_script_runs_again_after_the_next_migration(admin: Any) -> None:
+async def test_the_script_runs_again_after_the_next_migration(spread: Any) -> None:
     """What is spread stays, and what is new is added."""
-    before = await admin.fetchval("select count(*) from public.pg_dist_partition")
-    await admin.execute(
+    before = await spread.fetchval("select count(*) from public.pg_dist_partition")
+    await spread.execute(
         "create table vault.new_one (workspace_id text not null references vault.workspaces,"
         " thing text not null, primary key (workspace_id, thing))"
     )
-    await admin.execute(SCRIPT)
-    assert await admin.fetchval("select count(*) from public.pg_dist_partition") == before + 1
+    await spread.execute(SCRIPT)
+    assert await spread.fetchval("select count(*) from public.pg_dist_partition") == before + 1
 
 
-async def test_a_key_without_the_workspace_would_be_refused(admin: Any) -> None:
+async def test_a_key_without_the_workspace_would_be_refused(spread: Any) -> None:
     """The stand-in refuses what Citus refuses, so that the script's success says something."""
-    await admin.execute(
+    await spread.execute(
         "create table vault.bad_one (workspace_id text not null references vault.workspaces,"
         " thing text primary key)"
     )
     with pytest.raises(asyncpg.RaiseError, match="without the distribution column"):
-        await admin.execute(SCRIPT)
-    await admin.execute("drop table vault.bad_one")
+        await spread.execute(SCRIPT)
