@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -20,6 +20,16 @@ from vault.egress import Egress, Purpose, Reply, Request, parse_allow
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+PATIENCE: Final = 60.0
+
+
+async def until(done: Callable[[], object]) -> None:
+    """Wait until it is so; there is nobody who would tell."""
+    async with asyncio.timeout(PATIENCE):
+        while not done():  # noqa: ASYNC110 - that is the point
+            await asyncio.sleep(0.005)
 
 
 class Listener:

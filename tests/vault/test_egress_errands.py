@@ -20,14 +20,22 @@ from support.loopback import OK, Authority, Listener, ask, calling, listening, s
 from yarl import URL
 
 from vault.egress import Egress, Endpoint, Purpose, Reply, Request, Timeouts, VettedUrl
+from vault.egress.deadline import Deadline
 from vault.egress.messages import MAX_REPLY
 from vault.egress.names import Names, OwnServices
 from vault.egress.pool import Host
 from vault.errors import Unreachable, VaultError
 
+PATIENT = Timeouts(read=60, total=60)
 QUICK = Timeouts(total=0.4)
 
 End = tuple[object, ...]
+
+
+@pytest.fixture(autouse=True)
+def kept_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection is kept however long a test takes until its next call."""
+    monkeypatch.setattr("vault.egress.pool.KEEP_ALIVE", 60.0)
 
 
 def url(server: Listener) -> str:
@@ -35,20 +43,34 @@ def url(server: Listener) -> str:
 
 
 async def until_closed(server: Listener) -> None:
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(30):  # at once, and not because nobody uses it
         while server.open:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0.005)
 
 
 class Scripted:
-    """Answers each request with what it is told to say next; with ``OK`` unless it is told."""
+    """Answers each request with what it is told to say next; with ``OK`` unless it is told.
+
+    Who waits for more, with a call of ``egress``, has waited in vain as soon as all was said and
+    heard: nobody has to measure time for it.
+    """
 
     def __init__(self) -> None:
         self.next: Sequence[bytes] = [OK]
+        self.egress: Egress | None = None
 
     async def __call__(self, writer: asyncio.StreamWriter) -> None:
         pieces, self.next = self.next, [OK]
+        waiting = self._waiting()
         await saying(*pieces)(writer)
+        for _ in range(50):  # it is heard in this very loop
+            await asyncio.sleep(0)
+        for one in waiting & self._waiting():
+            one.end()
+
+    def _waiting(self) -> set[Deadline]:
+        egress = self.egress
+        return set(egress._deadlines._under_way) if egress else set()  # noqa: SLF001 - whose time it is
 
 
 def end_of(end: Reply | VaultError) -> End:
@@ -60,12 +82,14 @@ def end_of(end: Reply | VaultError) -> End:
 
 
 def request(server: Listener, **more: object) -> Request:
-    return Request(method="POST", url=url(server), body=b"form", timeout=QUICK, **more)  # type: ignore[arg-type] # one of its fields
+    values = {"body": b"form", "timeout": PATIENT, **more}
+    return Request(method="POST", url=url(server), **values)  # type: ignore[arg-type] # its fields
 
 
-async def by_the_long_way(server: Listener, one: Request) -> End:
+async def by_the_long_way(server: Listener, one: Request, script: Scripted) -> End:
     """Over a connection that has to be made first."""
     async with calling() as egress:
+        script.egress = egress
         assert egress.begin("tool", one, lambda _: None) is None
         try:
             return end_of(await egress.call("tool", one))
@@ -84,6 +108,7 @@ async def begun(egress: Egress, one: Request, purpose: Purpose = "tool") -> Repl
 
 async def by_the_short_way(server: Listener, one: Request, script: Scripted) -> End:
     async with calling() as egress:
+        script.egress = egress
         pieces, script.next = script.next, [OK]
         assert (await ask(egress, url(server), method="POST")).body == b"ok"
         script.next = pieces
@@ -99,7 +124,7 @@ async def both_come_to_the_same(pieces: Sequence[bytes], limit: int = MAX_REPLY)
     async with listening(script) as server:
         one = request(server, max_bytes=limit)
         script.next = pieces
-        long = await by_the_long_way(server, one)
+        long = await by_the_long_way(server, one, script)
         script.next = pieces
         assert await by_the_short_way(server, one, script) == long
         return long
@@ -188,7 +213,7 @@ async def test_a_service_of_our_own_is_out_of_reach_of_a_connection_that_is_kept
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What may be called was decided for this very call, and not when the connection was made."""
-    monkeypatch.setattr("vault.egress.names.NAMES_LAST", 0.5)
+    monkeypatch.setattr("vault.egress.names.NAMES_LAST", 60.0)
     table = {"ours.example": ["127.0.0.2"]}
     async with listening(saying(OK)) as server:
         ours = Endpoint("ours.example", server.port)
@@ -197,12 +222,18 @@ async def test_a_service_of_our_own_is_out_of_reach_of_a_connection_that_is_kept
             await egress.call("tool", one)
             assert isinstance(await begun(egress, one), Reply)
             table["ours.example"] = ["127.0.0.1"]
-            await asyncio.sleep(0.5)
+            grow_old(egress._own._names)  # noqa: SLF001 - instead of waiting
             assert egress.begin("tool", one, lambda _: None) is None, "nobody knows where ours is"
             with pytest.raises(VaultError, match="may not be called"):
                 await egress.call("tool", one)
             assert egress.begin("tool", one, lambda _: None) is None, "ours is there"
             assert len(server.heard) == 2
+
+
+def grow_old(names: Names) -> None:
+    """Whatever is remembered was remembered long ago."""
+    known = names._known  # noqa: SLF001 - instead of waiting
+    known |= {host: (0.0, task) for host, (_, task) in known.items()}
 
 
 SOME_HOSTS = st.sampled_from(["10.0.0.1", "10.0.0.2", "::1", "ours.example", "0.0.0.0", ""])  # noqa: S104 - never bound
@@ -231,7 +262,7 @@ def test_nobody_has_to_ask_where_ours_are_only_if_none_is_on_that_port(
 async def test_a_url_that_asks_something_is_not_kept_and_goes_the_short_way_all_the_same() -> None:
     async with listening(saying(OK)) as server, warm(server) as egress:
         for address in (url(server), f"{url(server)}?key=sentinel-5f1d"):
-            one = Request(method="POST", url=address, timeout=QUICK)
+            one = Request(method="POST", url=address, timeout=PATIENT)
             assert isinstance(await begun(egress, one), Reply)
         assert b"POST /?key=sentinel-5f1d HTTP/1.1" in server.heard[-1]
         assert server.accepted == 1
@@ -262,14 +293,14 @@ async def test_what_one_client_certificate_opened_carries_no_errand_of_anybody_e
 
 
 async def test_names_that_have_to_be_looked_up_again_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vault.egress.names.NAMES_LAST", 0.2)
+    monkeypatch.setattr("vault.egress.names.NAMES_LAST", 60.0)
     table = {"theirs.example": ["127.0.0.1"]}
     async with listening(saying(OK)) as server, calling("theirs.example", table) as egress:
-        one = Request(method="POST", url=f"http://theirs.example:{server.port}/", timeout=QUICK)
+        one = Request(method="POST", url=f"http://theirs.example:{server.port}/", timeout=PATIENT)
         await egress.call("tool", one)
         assert isinstance(await begun(egress, one), Reply)
         table["theirs.example"] = ["127.0.0.3"]
-        await asyncio.sleep(0.25)
+        grow_old(egress._lane("tool").names)  # noqa: SLF001 - instead of waiting
         assert egress.begin("tool", one, lambda _: None) is None
         with pytest.raises(Unreachable):
             await egress.call("tool", one)
@@ -305,7 +336,7 @@ async def test_an_answer_that_is_late_is_told_to_be_and_so_is_one_that_is_waited
     script = Scripted()
     async with listening(script) as server, warm(server) as egress:
         script.next = [OK[:-1]]
-        end = await begun(egress, request(server))
+        end = await begun(egress, request(server, timeout=QUICK))
         assert end_of(end) == (
             Unreachable,
             f"127.0.0.1:{server.port}: no answer in time.",
@@ -319,8 +350,6 @@ async def test_an_answer_that_is_late_is_told_to_be_and_so_is_one_that_is_waited
 async def test_a_place_is_forgotten_once_nobody_is_there_and_nothing_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vault.egress.pool.KEEP_ALIVE", 0.2)
-
     def places() -> int:
         gc.collect()
         hosts = [one for one in gc.get_objects() if isinstance(one, Host)]
@@ -331,14 +360,16 @@ async def test_a_place_is_forgotten_once_nobody_is_there_and_nothing_is_kept(
         await ask(egress, url(server), method="POST")
         assert isinstance(await begun(egress, request(server)), Reply)
         assert places() == 1
-        await until_closed(server)  # nobody uses it
+        with monkeypatch.context() as at_once:
+            at_once.setattr("vault.egress.pool.KEEP_ALIVE", 0)
+            egress._lane("tool").pool._tidy()  # noqa: SLF001 - nobody uses it for as long as that
+        await until_closed(server)
         assert places() == 0
 
         await ask(egress, url(server), method="POST")
         script.next = [OK, CLOSED]
-        async with asyncio.timeout(1):
-            assert isinstance(await begun(egress, request(server)), Reply)
-            await until_closed(server)
+        assert isinstance(await begun(egress, request(server)), Reply)
+        await until_closed(server)
         for last in ([OK[:-1], CLOSED], [CLOSED]):
             await ask(egress, url(server), method="POST")
             script.next = last
@@ -346,7 +377,7 @@ async def test_a_place_is_forgotten_once_nobody_is_there_and_nothing_is_kept(
             await asyncio.sleep(0)
             assert places() == 1, "it is lent"
             with pytest.raises(Unreachable):
-                await asyncio.wait_for(held, 2)
+                await asyncio.wait_for(held, 30)
             assert places() == 0
         assert (await ask(egress, url(server), method="POST")).body == b"ok"
 
@@ -378,5 +409,5 @@ async def test_one_that_is_told_may_begin_another_on_the_same_connection() -> No
                 over.set()
 
         then(await begun(egress, request(server)))
-        await asyncio.wait_for(over.wait(), 5)
+        await asyncio.wait_for(over.wait(), 30)
         assert (server.accepted, len(server.heard)) == (1, 6)

@@ -6,7 +6,16 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from support.loopback import OK, Authority, ask, assert_hides, calling, listening, saying
+from support.loopback import (
+    OK,
+    Authority,
+    ask,
+    assert_hides,
+    calling,
+    listening,
+    saying,
+    until,
+)
 from support.sockets import answering, echo, nothing, opened
 from websockets.asyncio.server import ServerConnection
 
@@ -156,12 +165,14 @@ async def test_whoever_does_not_speak_websocket_is_not_spoken_to(answer: bytes, 
 
 
 async def test_a_handshake_that_gets_no_answer_ends_in_time_and_is_not_repeated() -> None:
-    async with listening(saying(OK, after=30)) as slow, calling() as egress:
+    async with listening(saying(OK, after=60)) as slow, calling() as egress:
         with pytest.raises(Unreachable, match="no answer in time") as caught:
             await egress.socket(
-                "upstream", Dial(url=Secret(f"ws://127.0.0.1:{slow.port}/"), timeout=SHORT)
+                "upstream",
+                Dial(url=Secret(f"ws://127.0.0.1:{slow.port}/"), timeout=Timeouts(read=0.5)),
             )
         assert caught.value.sent
+        await until(lambda: slow.heard)
         assert len(slow.heard) == 1
     async with listening(saying(b"")) as rude, calling() as egress:
         with pytest.raises(Unreachable):
@@ -278,7 +289,7 @@ async def test_whoever_does_not_answer_a_goodbye_is_left_in_time() -> None:
             await asyncio.sleep(0.01)
 
     async with answering(chattering) as server, opened(server.url(), goodbye=0.3) as socket:
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(4):  # less than it would be if nobody said how long
             await socket.close()
 
 
@@ -296,7 +307,7 @@ async def test_whoever_answers_no_ping_is_gone() -> None:
         connection.transport.pause_reading()
 
     async with answering(deaf) as server, opened(server.url(), heartbeat=0.2) as socket:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):  # less than it would be if nobody said how long
             assert await socket.receive() == Closed(1006)
 
 

@@ -5,7 +5,7 @@ import gzip
 from collections.abc import AsyncIterator
 
 import pytest
-from support.loopback import calling, listening, saying
+from support.loopback import PATIENCE, calling, listening, saying
 
 from vault.egress import Egress, Request, Timeouts, Upload
 from vault.errors import AnswerTooLarge, Unreachable, UpstreamFailed
@@ -19,15 +19,22 @@ def asked(port: int, **more: object) -> Request:
 
 
 async def test_pieces_arrive_before_the_answer_has_ended() -> None:
-    pieces = (HEAD + b"Content-Length: 4\r\n\r\nab", b"cd")
+    read_one = asyncio.Event()
+
+    async def in_two(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b"Content-Length: 4\r\n\r\nab")
+        await read_one.wait()
+        writer.write(b"cd")
+
     async with (
-        listening(saying(*pieces, pause=0.3)) as server,
+        listening(in_two) as server,
         calling() as egress,
         egress.open("provider", asked(server.port)) as answer,
     ):
         stream = answer.pieces()
         assert answer.status == 200
-        assert await asyncio.wait_for(anext(stream), 0.25) == b"ab"
+        assert await asyncio.wait_for(anext(stream), PATIENCE) == b"ab"
+        read_one.set()
         assert await anext(stream) == b"cd"
         assert await anext(stream, None) is None
 
