@@ -101,18 +101,19 @@ class TestTheContract(RootKeyContract):
 
 class TestWaiting:
     async def test_the_event_loop_goes_on_while_the_library_blocks(self, library: Library) -> None:
-        root, ticks = RemoteRootKey(library), 0
-        library.first = lambda: time.sleep(0.2)
+        release, root = threading.Event(), RemoteRootKey(library, deadline=60)
+        library.first = lambda: void(release.wait(60))
         task = asyncio.create_task(root.wrap(KEY, CONTEXT))
-        while not task.done():
+        for _ in range(10):
             await asyncio.sleep(0.01)
-            ticks += 1
-        assert ticks > 5
+        assert not task.done()
+        release.set()
+        await task
         assert threading.main_thread().name not in library.threads
 
     async def test_a_call_over_its_deadline_is_not_ready(self, library: Library) -> None:
         release = threading.Event()
-        library.first = lambda: void(release.wait(10))
+        library.first = lambda: void(release.wait(60))
         root = RemoteRootKey(library, deadline=0.1)
         with pytest.raises(NotReady, match="did not answer in time") as caught:
             await root.wrap(KEY, CONTEXT)
@@ -121,30 +122,37 @@ class TestWaiting:
 
     async def test_what_gave_up_waiting_for_a_thread_is_never_begun(self, library: Library) -> None:
         release = threading.Event()
-        library.first = lambda: void(release.wait(10))
-        root = RemoteRootKey(library, threads=2, deadline=0.2)
+        library.first = lambda: void(release.wait(60))
+        root = RemoteRootKey(library, threads=2, deadline=60)
+        hanging = [asyncio.create_task(root.wrap(KEY, CONTEXT)) for _ in range(2)]
+        async with asyncio.timeout(60):
+            while library.calls < 2:  # noqa: ASYNC110 - a thread tells nobody
+                await asyncio.sleep(0.01)
+        root._deadline = 0.05  # noqa: SLF001 - for those that come now
         calls = [root.wrap(KEY, CONTEXT) for _ in range(20)]
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(one, NotReady) for one in results)
+        root._deadline = 60  # noqa: SLF001 - as above
         library.first = lambda: None
         release.set()
-        await root.wrap(KEY, CONTEXT)
+        await asyncio.gather(*hanging, root.wrap(KEY, CONTEXT))
         assert library.calls == 3  # two hung, and the last
 
     async def test_a_burst_is_worked_off_by_few_threads(self, library: Library) -> None:
         most, running, lock = 0, 0, threading.Lock()
+        together = threading.Barrier(3)  # who is alone waits for two more
 
         def count() -> None:
             nonlocal most, running
             with lock:
                 running += 1
                 most = max(most, running)
-            time.sleep(0.005)
+            together.wait(60)
             with lock:
                 running -= 1
 
         library.first = count
-        root = RemoteRootKey(library, threads=3)
+        root = RemoteRootKey(library, threads=3, deadline=60)
         await asyncio.gather(*(root.wrap(KEY, CONTEXT) for _ in range(60)))
         assert (library.calls, most) == (60, 3)
 
@@ -181,7 +189,7 @@ async def main():
 asyncio.run(main())
 """
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, check=True, timeout=20
+            [sys.executable, "-c", code], capture_output=True, check=True, timeout=120
         )
         assert (done.stdout, done.stderr) == (b"not ready\n", b"")
 

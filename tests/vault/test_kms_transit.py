@@ -151,15 +151,20 @@ class TestLoggingIn:
     async def test_a_token_that_does_not_last_is_renewed(
         self, bao: openbao.OpenBao, key: str
     ) -> None:
-        token, clock = bao.new_token(ttl="3s", explicit_max_ttl="60s"), Clock()
+        token, clock = bao.new_token(ttl="1h", explicit_max_ttl="9h"), Clock()
         place = read_place(urlsplit(address(bao.base, key)))
         root = RemoteRootKey(
             TransitKey(place, Credentials(transit_token=Secret(token)), clock=clock)
         )
+        renewed = []
         for _ in range(4):
             assert await root.unwrap(await root.wrap(KEY, CONTEXT), CONTEXT) == KEY
-            await asyncio.sleep(1)
-            clock.now += 2
+            found = bao.operator.auth.token.lookup(token)["data"]
+            renewed.append(found.get("last_renewal"))
+            await asyncio.sleep(1.1)  # what the server tells has whole seconds
+            clock.now += 1_900
+        assert None not in renewed
+        assert len(set(renewed)) == 4, "each time at half of its life"
 
     async def test_a_role_logs_in_and_again_when_its_token_is_gone(
         self, bao: openbao.OpenBao, key: str
