@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -274,10 +275,12 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server((load.HOST, 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that nobody listens on now, and that the system gives nobody until we use it."""
+    below = int((_PROC / "sys" / "net" / "ipv4" / "ip_local_port_range").read_text().split()[0])
+    while True:
+        port = below // 3 + secrets.randbelow(below - below // 3)
+        with contextlib.suppress(OSError), socket.create_server((load.HOST, port)):
+            return port
 
 
 # Reading

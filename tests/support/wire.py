@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
+from support.ports import free_port
+
 Cut = Literal[
     "refused",  # nobody listens
     "reset_at_once",  # somebody does, and hangs up
@@ -48,7 +50,7 @@ class Wire:
         self._to = (address.hostname, address.port)
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self.port = 0
+        self.port = free_port()  # which nobody else gets while the wire is cut
         self.asked = 0  # for tokens
         self.cut: Cut | None = None
         self.down = 0  # in so many of ten requests for tokens
@@ -60,7 +62,6 @@ class Wire:
 
     async def open(self) -> None:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         if self._server is not None:
