@@ -13,7 +13,7 @@ import pytest
 from conftest import MakeTenant, Tenant
 
 from broker.migrations import PARTS
-from vault.database import CONFLICT_TRIES, Busy, Database, Transaction
+from vault.database import CONFLICT_TRIES, Busy, Database, Transaction, line
 from vault.dsn import login_of
 from vault.embedded import Embedded
 from vault.errors import Conflict, Invalid, Misconfigured, NotReady, VaultError
@@ -113,7 +113,11 @@ async def test_one_connection_serves_two_workspaces_in_turn_without_a_leak(
     alone: Database,
     two: tuple[Tenant, Tenant],
     admin: Connection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # All of them wait in one line, also where this process stands still for a while.
+    monkeypatch.setattr(line, "WAIT_SECONDS", 60)
+    monkeypatch.setattr(line, "STILL_SECONDS", 60)
     turns = Turns(alone, two)
     for start in range(0, TIMES, 20):
         await asyncio.gather(*[turns.take(number) for number in range(start, start + 20)])
@@ -156,8 +160,11 @@ async def test_a_caller_who_goes_away_leaves_no_transaction_open(
     [row] = await alone.run(two[1].id, lambda tx: tx.fetch("select count(*) from vault.users", ()))
     assert row[0] == 2
     assert "ghost" not in await users_of(admin, two[0].id)
-    states = await admin.fetch("select state from pg_stat_activity where pid = any($1)", pids)
-    assert all(state in {"idle", None} for (state,) in states)
+    # A server's process ends a little after the connection that was hung up on.
+    asked = "select state from pg_stat_activity where pid = any($1) and state <> 'idle'"
+    async with asyncio.timeout(30):
+        while await admin.fetch(asked, pids):  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.02)
 
 
 async def test_a_workspace_is_forgotten_with_its_transaction(
@@ -381,7 +388,7 @@ async def pid_of(tx: Transaction) -> int:
 
 async def end(admin: Connection, pid: int) -> None:
     """End a connection from outside, and wait until it is gone."""
-    await admin.execute("select pg_terminate_backend($1, 5000)", pid)
+    await admin.execute("select pg_terminate_backend($1, 60000)", pid)
 
 
 async def raise_in_server(tx: Transaction, sqlstate: str) -> None:

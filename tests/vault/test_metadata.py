@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from support.id_tokens import ISSUER, NOW, OTHER_RSA, RSA, claims, encoded, jwk, jwks, signed
-from support.loopback import Listener, calling, listening
+from support.loopback import Listener, calling, listening, until
 
 from vault.dialogue.metadata import FRESH, MAX_KEPT, PAUSE, STALE, Metadata
 from vault.egress import Egress
@@ -153,7 +153,7 @@ async def test_who_stops_waiting_takes_the_answer_from_nobody_else() -> None:
         here.site.openid()
         here.site.delay = 0.1
         first = asyncio.create_task(here.openid())
-        await asyncio.sleep(0.03)
+        await until(lambda: here.site.asked)
         second = asyncio.create_task(here.openid())
         await asyncio.sleep(0.03)
         first.cancel()
@@ -166,13 +166,18 @@ async def test_a_fetch_that_nobody_waits_for_any_more_may_fail_in_silence() -> N
         here.site.page(OPENID, b"", status=500)
         here.site.delay = 0.05
         complaints: list[object] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, one: complaints.append(one))
-        only = asyncio.create_task(here.openid())
-        await asyncio.sleep(0.02)
-        only.cancel()
-        await asyncio.sleep(0.1)
-        del only
-        gc.collect()  # asyncio complains when a failed task goes that nobody looked at
+        gc.collect()  # what others have left is no affair of ours
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, one: complaints.append(one))
+        try:
+            only = asyncio.create_task(here.openid())
+            await until(lambda: here.site.asked)
+            only.cancel()
+            await asyncio.sleep(0.1)
+            del only
+            gc.collect()  # asyncio complains when a failed task goes that nobody looked at
+        finally:
+            loop.set_exception_handler(None)
         assert here.site.asked == [OPENID]
         assert complaints == []
 
