@@ -21,7 +21,7 @@ def run(
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,  # an environment is made in it, which takes half a minute at the best of times
     )
 
 

@@ -125,7 +125,7 @@ def race(env: dict[str, str]) -> list[str]:
         )
         for _ in range(4)
     ]
-    said = [racer.communicate(timeout=60) for racer in racers]
+    said = [racer.communicate(timeout=180) for racer in racers]
     assert [racer.returncode for racer in racers] == [0] * 4, [err for _, err in said]
     return [out for out, _ in said]
 

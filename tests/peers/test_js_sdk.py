@@ -37,7 +37,7 @@ async def run(tenant: Tenant, calls: list[Call], *, key: str | None = None) -> l
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate(json.dumps(asked).encode()), 60)
+    out, err = await asyncio.wait_for(process.communicate(json.dumps(asked).encode()), 120)
     assert process.returncode == 0, err.decode()
     outcomes: list[Any] = json.loads(out)
     return outcomes

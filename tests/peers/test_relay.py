@@ -45,7 +45,7 @@ async def node(given: Any) -> Any:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
-    out, _ = await asyncio.wait_for(process.communicate(json.dumps(given).encode()), 60)
+    out, _ = await asyncio.wait_for(process.communicate(json.dumps(given).encode()), 120)
     return json.loads(out)
 
 
@@ -100,9 +100,9 @@ async def test_pythons_client_talks(desk: Desk) -> None:
 
     def hold() -> str | None:
         conversation.start_session()  # type: ignore[no-untyped-call]
-        assert answered.acquire(timeout=10)
+        assert answered.acquire(timeout=60)
         conversation.send_user_message("a")
-        assert answered.acquire(timeout=10)
+        assert answered.acquire(timeout=60)
         conversation.end_session()  # type: ignore[no-untyped-call]
         return conversation.wait_for_session_end()
 

@@ -131,10 +131,10 @@ async def test_pythons_conversation_survives_a_token_that_expires(
 
     def hold() -> str | None:
         conversation.start_session()  # type: ignore[no-untyped-call]
-        assert answered.acquire(timeout=10)
+        assert answered.acquire(timeout=60)
         for text in ("my order?", "a colour?"):
             conversation.send_user_message(text)
-            assert answered.acquire(timeout=10)
+            assert answered.acquire(timeout=60)
         conversation.end_session()  # type: ignore[no-untyped-call]
         return conversation.wait_for_session_end()
 
@@ -294,7 +294,7 @@ async def node(script: str, asked: Any) -> Any:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate(json.dumps(asked).encode()), 60)
+    out, err = await asyncio.wait_for(process.communicate(json.dumps(asked).encode()), 120)
     assert process.returncode == 0, err.decode()
     return json.loads(out)
 

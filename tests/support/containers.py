@@ -30,7 +30,7 @@ PACKAGES: Final = (
     "python3,python3-venv,postgresql-17,haproxy"
 )
 CERTIFICATES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
-START_SECONDS: Final = 30
+START_SECONDS: Final = 120
 BUILD_SECONDS: Final = 600
 
 IMAGES: Final = {"python:3.13-slim": "python", "postgres:17": "postgres", "haproxy:3.0": "haproxy"}

@@ -28,7 +28,7 @@ INSTALLED: Final = HERE / "node_modules"
 NODE: Final = shutil.which("node", path=INSTALLED / ".bin") or shutil.which("node")
 CERTIFIED_NODE: Final = 20
 CERTIFIED_REASON: Final = "needs Node.js 20 and 'npm install' in tests/peers (.ci/run does both)"
-START_SECONDS: Final = 30
+START_SECONDS: Final = 120
 MAX_STEPS: Final = 12
 
 
