@@ -108,8 +108,8 @@ STEPS: Final = """
     broker.gateway.limits broker.gateway.renewal_rules broker.gateway.renewals
     broker.gateway.headers broker.gateway.calls broker.gateway.tool_calls
     broker.gateway.stored_calls
-    broker.telephone.phone_numbers broker.telephone.incoming broker.telephone.outgoing
-    broker.telephone.post_call
+    broker.telephone.phone_numbers broker.telephone.incoming broker.telephone.overtaken
+    broker.telephone.outgoing broker.telephone.post_call
     broker.broker broker.relay
     broker.api broker.api.lights
     broker.api.messages broker.api.provider_messages broker.api.resolve_messages

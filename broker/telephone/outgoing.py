@@ -7,6 +7,7 @@
 * The answer goes back as it is; what it repeats of a secret is masked.
 * A call that was refused, or never asked for, ends its conversation at once. Where nobody knows
   whether it was placed, the conversation stays until its time is over: the call may be ringing.
+  One whose end was told before the answer came ends with the answer.
 * For one Idempotency-Key a user's call is placed once; see ``broker.upstreams.once``.
 """
 
@@ -23,6 +24,7 @@ from broker.delivery import revealed
 from broker.grants import Grants
 from broker.mint import Minting
 from broker.resolve.masking import Masking, of_header
+from broker.telephone import overtaken
 from broker.telephone.phone_numbers import PhoneNumbers
 from broker.upstreams import Upstreams
 from broker.upstreams.once import MAX_ID, Done, OnceAtAccount
@@ -114,7 +116,10 @@ class OutgoingCalls:
         reply = _masked(reply, made.variables)
         became = await asking.settle(reply, _IDS)
         if became == "made":
-            await self._grants.began(caller, made.conversation_id, _id(reply.body))
+            upstream_id = _id(reply.body)
+            await self._grants.began(caller, made.conversation_id, upstream_id)
+            if upstream_id and await overtaken.was_noted(self._vault, caller, upstream_id):
+                await self._grants.end(caller, made.conversation_id)
         elif became == "refused":
             await self._grants.end(caller, made.conversation_id)
         return reply

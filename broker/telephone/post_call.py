@@ -7,6 +7,7 @@
   that has ended already ends no second time.
 * A call that we were never told the id of is found by its own variable ``keyturn_conversation_id``,
   and only while nobody else has that name: no client can end somebody else's conversation.
+* One that is not found at all may be about to be: ``overtaken``.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from broker import conversations
 from broker.conversation import Conversation, as_conversation
 from broker.grants import Grants
 from broker.profile import CONVERSATION_ID
+from broker.telephone import overtaken
 from broker.upstreams import Upstreams
 from vault.database import Transaction
 from vault.errors import Unauthenticated
@@ -116,6 +118,9 @@ class PostCall:
             return one if one and _may_be(one, data) else None
 
         one = await self._vault.within(nobody, work)
+        if one is None:
+            await overtaken.note(self._vault, nobody, upstream_id)
+            one = await self._vault.within(nobody, work)
         if one is None:
             return
         itself = as_conversation(nobody, one.conversation_id, [one.environment])

@@ -1,13 +1,16 @@
 """Calls that go out, numbers that pass through, and the end of a call."""
 
+import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from conftest import Tenant
 from support.eleven import AGENT, outside
+from support.loopback import listening
 from support.sandbox import Provider
 from support.telephoning import (
     ADA,
@@ -17,10 +20,12 @@ from support.telephoning import (
     NUMBERS,
     TOKEN,
     Telephone,
+    over,
     telephoning,
 )
 
 from broker.sandbox.elevenlabs.account import FIRST_KEY
+from broker.sandbox.elevenlabs.deliveries import signature
 
 NEEDS: dict[str, Any] = {"integrations": [{"integration": "google"}]}
 LINES = [
@@ -381,6 +386,32 @@ async def test_a_call_that_could_not_begin_ends_its_conversation(phone: Telephon
     await phone.eleven.knob("POST", "/elevenlabs/settle")
     [made] = await phone.conversations()
     assert made["state"] == "ended"
+
+
+@pytest.mark.parametrize("told", ["conv_early", "conv_other"])
+async def test_an_end_that_overtakes_the_answer_to_who_placed_the_call_ends_its_conversation(
+    phone: Telephone, told: str
+) -> None:
+    secret, statuses = "retired-" + "0" * 24, []
+
+    async def overtaken(writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            end = over(told, "call_initiation_failure")
+            reply = await phone.signed(end, signature(secret, end, int(time.time())))
+            statuses.append(reply.status)
+        placed = json.dumps({"success": True, "conversation_id": "conv_early"}).encode()
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(placed)}\r\n\r\n"
+        writer.write(head.encode() + placed)
+
+    async with listening(overtaken) as server:
+        base = f"http://127.0.0.1:{server.port}"
+        account = {"base_url": base, "api_key": "another-key-of-mine", "webhook_secrets": [secret]}
+        assert (await phone.api.put("/v1/upstreams/elevenlabs", account)).status == 200
+        reply = await phone.call(initiation={"user_id": "ada"}, agent_phone_number_id="p")
+        assert (reply.status, statuses) == (200, [200, 200])
+    [made] = await phone.conversations()
+    assert made["conversation_id"] == "conv_early"
+    assert made["state"] == ("ended" if told == "conv_early" else "started")
 
 
 async def test_a_recording_in_pieces_is_received(phone: Telephone) -> None:
