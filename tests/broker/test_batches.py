@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from broker.mint.batches import CROWD, ENOUGH, HURRY, LANES, MOST_WAITING, Batches
+from broker.mint.batches import CROWD, ENOUGH, LANES, MOST_WAITING, Batches
 from broker.mint.looking import Question, look
 from broker.mint.writing import write
 from vault.errors import Conflict, NotReady
+
+FOR_EVER = 3_600.0
 
 
 class Place:
@@ -34,9 +36,22 @@ def place() -> Place:
     return Place()
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is told that he waited too long unless a test is about that."""
+    monkeypatch.setattr("broker.mint.batches.PATIENCE", FOR_EVER)
+
+
 def asking(batches: Batches[str, str], *every: str) -> list[asyncio.Task[str]]:
     """Ask for each; the group is what stands before the dash."""
     return [asyncio.create_task(batches.ask(one.split("-")[0], one)) for one in every]
+
+
+async def until(place: Place, begun: int) -> None:
+    """Wait until so many batches have begun."""
+    async with asyncio.timeout(60):
+        while len(place.seen) < begun:  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.001)
 
 
 async def settled() -> None:
@@ -49,13 +64,15 @@ async def busy(place: Place, batches: Batches[str, str]) -> list[asyncio.Task[st
     tasks = []
     for number in range(LANES):
         tasks += asking(batches, f"z-{number}")
-        await settled()
-        await asyncio.sleep(number * 2 * HURRY)  # the first begins at once
+        await until(place, number + 1)
     assert len(place.seen) == LANES
     return tasks
 
 
-async def test_a_second_batch_begins_when_enough_wait(place: Place) -> None:
+async def test_a_second_batch_begins_when_enough_wait(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.mint.batches.HURRY", FOR_EVER)
     batches = Batches(place.run, 2 * ENOUGH)
     tasks = asking(batches, "a-0")
     await settled()
@@ -74,7 +91,7 @@ async def test_a_statement_that_is_stuck_stops_nobody(place: Place) -> None:
     stuck = asking(batches, "a-0")
     await settled()
     other = asking(batches, "b-0")
-    await asyncio.sleep(2 * HURRY)
+    await until(place, 2)
     assert place.seen == [["a-0"], ["b-0"]]
     place.open.set()
     await asyncio.gather(*stuck, *other)
@@ -201,7 +218,7 @@ async def test_who_asks_just_as_the_last_batch_ends_is_answered(place: Place) ->
         for _ in range(50):
             assert await batches.ask("a", "x") == "X"
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await asyncio.gather(*(again_and_again() for _ in range(LANES + 1)))
 
 
@@ -222,7 +239,6 @@ async def test_a_mistake_of_ours_is_told_and_the_rest_goes_on(place: Place) -> N
 # Whoever comes together again
 
 SHORT = 0.01
-FOR_EVER = 3_600.0
 
 
 async def crowded(
@@ -256,7 +272,7 @@ async def test_who_waits_for_a_crowd_does_not_wait_for_ever(place: Place) -> Non
 
 async def test_few_wait_for_nobody(place: Place) -> None:
     batches = await crowded(place, CROWD - 1)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         assert await batches.ask("b", "x") == "X"
 
 
