@@ -81,7 +81,7 @@ async def heard(service: Running, head: bytes) -> bytes:
     try:
         writer.write(head)
         await writer.drain()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await reader.read()
     except ConnectionError:
         return b""

@@ -393,9 +393,11 @@ async def test_o11_a_reload_while_the_code_is_exchanged_does_not_exchange_it_aga
     scene: Scene, ada: Visitor
 ) -> None:
     back = await consent(ada, await scene.link())
-    scene.provider.misbehave(Faults(hold=0.4, times=1))
+    scene.provider.misbehave(Faults(hold=3, times=1))
     first = asyncio.create_task(ada.follow(back))
-    await asyncio.sleep(0.2)
+    async with asyncio.timeout(60):
+        while not exchanged(scene.provider):  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.01)
     assert (await ada.follow(back)).title == "This is done already"
     assert (await first).title == "Is this you?"
     assert exchanged(scene.provider) == 1

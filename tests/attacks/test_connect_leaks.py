@@ -7,6 +7,7 @@ ending there is; then everything that was left behind is searched for each of th
 
 import asyncio
 import time
+from asyncio.subprocess import PIPE
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -17,7 +18,7 @@ from msgspec import Struct
 from support.api import Api, Reply
 from support.collector import INSTALLED, collecting
 from support.journey import altered, arrive, consent
-from support.process import Replica, development, environment, keyturn, short_folder
+from support.process import COMMAND, Replica, development, environment, short_folder
 from support.sandbox import Provider, providing
 from support.sentinels import LOUD, Connection, Secrets, names_in, of_processes, rows_of
 from support.visitor import Shown, Visitor, visiting
@@ -266,12 +267,16 @@ class Life:
             (("integration", "check", "acme"), ""),
             (("integration", "put", "bad", "-"), f'{{"client_secret": "{word()}", "x": 1}}'),
         ):
-            running = asyncio.create_task(asyncio.to_thread(keyturn, *words, env=env, stdin=stdin))
-            while not running.done():
+            running = await asyncio.create_subprocess_exec(
+                *(*COMMAND, *words), env=env, cwd="/", stdin=PIPE, stdout=PIPE, stderr=PIPE
+            )
+            # It is there, and waits for what is said to it or has only just begun.
+            self.arguments += of_processes("cmdline", "python")
+            ended = asyncio.create_task(running.communicate(stdin.encode()))
+            while not ended.done():
                 self.arguments += of_processes("cmdline", "python")
                 await asyncio.sleep(0.05)
-            ended = running.result()
-            self.printed.append((ended.stdout + ended.stderr).encode())
+            self.printed.append(b"".join(ended.result()))
 
 
 @pytest.fixture(scope="module")

@@ -317,7 +317,7 @@ class Planter:
     async def _raw(self, head: bytes) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._replica.port)
         writer.write(head)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             answer = await reader.read()
         writer.transport.abort()
         self.replies.append(Reply(400, {}, answer))
@@ -328,7 +328,7 @@ class Planter:
         writer.write(before)
         sent = 0
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(120):
                 while sent < ENOUGH and not reader.at_eof():
                     writer.write(b"X-More: " + b"x" * 65_000 + b"\r\n")
                     await writer.drain()

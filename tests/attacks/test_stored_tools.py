@@ -1,6 +1,7 @@
 """Attacks on the tools of a profile: by who holds what, by the body, by what a model fills in."""
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from conftest import MakeTenant, Tenant
 from support.api import Reply
 from support.talking import AGENT, Stage, Talk, a_workspaces_secret
 
+from broker.gateway.limits import Limits
 from vault.bearer import generate
 
 AUTHORIZATION = {"Authorization": {"variable_name": "secret__user_acme_authorization"}}
@@ -327,8 +329,12 @@ async def test_no_refusal_and_no_log_names_a_credential_or_an_argument(
         assert secret not in seen
 
 
-async def test_its_use_is_limited_for_each_conversation(stage: Stage) -> None:
+async def test_its_use_is_limited_for_each_conversation(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = Limits.take
+    monkeypatch.setattr(Limits, "take", lambda self, who, _now: take(self, who, 0))  # all at once
     ada, bob = await begin(stage, user="ada"), await begin(stage, user="bob")
     replies = await asyncio.gather(*(ada.invoke("nothing") for _ in range(120)))
-    assert {reply.status for reply in replies} == {404, 429}
+    assert Counter(reply.status for reply in replies) == {404: 60, 429: 60}
     assert (await bob.invoke("look")).status == 200

@@ -1,5 +1,6 @@
 """Attacks on templates: no value moves a request, adds a line, or is read a second time."""
 
+import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -650,26 +651,20 @@ async def test_nothing_secret_is_logged_or_said_when_things_go_wrong(
     await ada.strings("host", {"production": "127.0.0.1", "staging": "SENTINEL/host"})
     auth = await ada.connection("b", auth_type="bearer_auth", token="SENTINEL-auth")
     variables = {"secret__x": "SENTINEL-x", "secret__bad": "SENTINEL\r\nbad", "v": "SENTINEL-v"}
+    cases = [("production", "{{secret__x}}"), ("production", "{{secret__bad}}"), ("staging", "a")]
     async with listening(saying(ECHO)) as server:
-        pass
-    for port in (server.port, 1):
-        async with listening(saying(ECHO), port=server.port):
-            for environment, header in (
-                ("production", "{{secret__x}}"),
-                ("production", "{{secret__bad}}"),
-                ("staging", "a"),
-            ):
-                config = tool(
-                    f"http://{{{{system__env_host}}}}:{port}/p?v={{{{v}}}}",
-                    request_headers={"X-A": header, "X-B": {"secret_id": stored}},
-                    auth_connection={"auth_connection_id": auth},
-                )
-                for ask in (ada.invoke, ada.resolve):
-                    reply = await ask(config, environment, dynamic_variables=variables)
-                    shown = ask == ada.resolve and reply.status == 200
-                    assert shown or b"SENTINEL" not in reply.body
-                    assert b"SENTINEL-stored" not in reply.body
-                    assert b"SENTINEL-x" not in reply.body
+        for port, (environment, header) in itertools.product((server.port, 1), cases):
+            config = tool(
+                f"http://{{{{system__env_host}}}}:{port}/p?v={{{{v}}}}",
+                request_headers={"X-A": header, "X-B": {"secret_id": stored}},
+                auth_connection={"auth_connection_id": auth},
+            )
+            for ask in (ada.invoke, ada.resolve):
+                reply = await ask(config, environment, dynamic_variables=variables)
+                shown = ask == ada.resolve and reply.status == 200
+                assert shown or b"SENTINEL" not in reply.body
+                assert b"SENTINEL-stored" not in reply.body
+                assert b"SENTINEL-x" not in reply.body
     assert [line for line in logged() if "/v1/tools/invoke" in line]
     assert not [line for line in logged() if "SENTINEL" in line]
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 import os
 import re
 import subprocess
@@ -86,6 +87,12 @@ def run(made: Deployment) -> Run:
         return await asyncio.to_thread(invoke, words, stdin, {**made.env, **more})
 
     return runs
+
+
+@pytest.fixture(autouse=True)
+def unsealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody seals the record here; doctor would say so after a minute, however many tests ran."""
+    monkeypatch.setattr("broker.doctor.LATE_SECONDS", math.inf)
 
 
 class Place(Struct, frozen=True):

@@ -7,8 +7,9 @@ import sys
 from collections import OrderedDict
 from typing import Any
 
+import aiohttp
 import pytest
-from support.process import CHECKOUT, deployment
+from support.process import CHECKOUT, PATIENCE, Replica, deployment
 
 from broker.logs import HIDDEN, MAX_TEXT, clean, exception_without_values, redact
 from vault.bearer import PREFIXES, generate
@@ -232,7 +233,7 @@ async def test_a_running_service_writes_nothing_but_such_lines() -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", replica.port)
             end = "\r\n" if "Upgrade" in request else "Connection: close\r\n\r\n{}"
             writer.write(f"{request}Host: x\r\n{end}".encode())
-            await asyncio.wait_for(reader.read(), 10)
+            await asyncio.wait_for(reader.read(), PATIENCE)
             writer.close()
         assert await replica.stop() == 0
         found = [json.loads(line) for line in replica.stderr.splitlines()]
@@ -241,6 +242,16 @@ async def test_a_running_service_writes_nothing_but_such_lines() -> None:
         assert loggers >= {"keyturn.access", "keyturn.relay", "uvicorn.error"}
         assert CANARY not in replica.stderr + replica.stdout
         assert key not in replica.stderr
+
+
+async def counted(replica: Replica, line: str) -> None:
+    """Wait until a replica's own numbers say so."""
+    async with aiohttp.ClientSession() as session, asyncio.timeout(PATIENCE):
+        while True:
+            async with session.get(replica.base + "/metrics") as reply:
+                if line in await reply.text():
+                    return
+            await asyncio.sleep(0.02)
 
 
 async def test_a_client_that_hangs_up_is_no_error_of_ours() -> None:
@@ -252,8 +263,10 @@ async def test_a_client_that_hangs_up_is_no_error_of_ours() -> None:
             f"{head}Content-Type: application/json\r\nContent-Length: 20\r\n\r\n{{".encode()
         )
         await writer.drain()
+        await counted(replica, "keyturn_http_requests_in_flight 2.0")  # this one, and the look
         writer.close()
         await writer.wait_closed()
+        await counted(replica, 'route="/v1/users/{user_id}",status="499"')
         assert await replica.stop() == 0
         found = [json.loads(line) for line in replica.stderr.splitlines()]
         [asked] = [line for line in found if line.get("route") == "/v1/users/{user_id}"]

@@ -367,7 +367,7 @@ async def test_a_key_made_by_an_odd_spelling_of_the_address_is_not_cached(
         f"POST //v1/keys HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {tenant.key}\r\n"
         f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
     )
-    answer = (await asyncio.wait_for(reader.read(), 10)).decode()
+    answer = (await asyncio.wait_for(reader.read(), 60)).decode()
     writer.close()
     assert "201" in answer.splitlines()[0]
     assert "cache-control: no-store" in answer.lower()

@@ -3,6 +3,7 @@ through it.
 """
 
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import asyncpg
 import pytest
 from conftest import Tenant
 from multidict import CIMultiDict
-from support.api import Api, Running
+from support.api import Api, Reply, Running
 from support.minting import Desk, minting
 from support.sandbox import Provider
 from support.typed import same, typed_alone
@@ -66,9 +67,13 @@ async def path_of(desk: Desk) -> str:
 
 
 def told(answer: Any) -> Any:
-    """Without the seconds that went by between two answers."""
+    """Without the seconds that are left: they are fewer from one answer to the next."""
     left = answer.pop("expires_in", None)
-    return answer, left is None or left // 10
+    return answer, left is None
+
+
+def left_of(reply: Reply) -> int:
+    return json.loads(reply.body).get("expires_in") or 0
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -79,7 +84,10 @@ async def test_both_answer_the_same(desk: Desk, typed: Api, admin: Any, state: s
     )
     path = await path_of(desk)
     for wanted in WANTED:
+        began = time.monotonic()
         raw, other = [await api.post(path, wanted) for api in (desk.api, typed)]
+        passed = time.monotonic() - began + 1  # what is left is rounded
+        assert 0 <= left_of(raw) - left_of(other) <= passed
         same(raw, other, told)
         assert json.loads(raw.body)["active"] is (state not in ("ended", "pending"))
 

@@ -163,10 +163,12 @@ async def test_an_assertion_counts_if_a_registered_key_signed_it_now_and_once(
 
 @pytest.mark.usefixtures("registered")
 async def test_tokens_are_what_they_were_told_to_be(api: Api) -> None:
-    await knob(api, "PUT", "/tokens", {"lifetime": 0.3})
+    await knob(api, "PUT", "/tokens", {"lifetime": 1})
+    began = time.monotonic()
     short = (await token(api)).json["access_token"]
-    assert (await api.with_key(short).get("/whoami")).status == 200
-    await asyncio.sleep(0.4)
+    alive = await api.with_key(short).get("/whoami")
+    assert alive.status == 200 or time.monotonic() - began > 1
+    await asyncio.sleep(1.1)
     assert (await api.with_key(short).get("/whoami")).status == 401
     await knob(api, "PUT", "/tokens", {"expires_in": "soon", "fields": {"instance_url": "x"}})
     odd = (await token(api)).json
@@ -185,8 +187,9 @@ async def test_a_fault_lasts_as_many_requests_as_it_was_told(api: Api) -> None:
         assert got.json == {"error": "server_error"}
     assert (await token(api)).status == 200
     await knob(api, "PUT", "/faults", {"status": 429, "retry_after": "+17"})
+    began = int(time.time())
     date = parsedate_to_datetime((await token(api)).headers["Retry-After"])
-    assert 15 <= date.timestamp() - time.time() <= 18
+    assert began + 17 <= date.timestamp() <= time.time() + 17
     await knob(api, "DELETE", "/faults")
     assert (await token(api)).status == 200
 
@@ -256,7 +259,7 @@ async def test_it_runs_by_itself_and_stops_when_told() -> None:
         env={**os.environ},
     )
     assert process.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         line = (await process.stdout.readline()).decode()
         async with aiohttp.ClientSession() as session:
             base = line.split()[-1]

@@ -23,6 +23,8 @@ ASKS_FIRST = {"overrides": {"enable_conversation_initiation_client_data_from_web
 @pytest.fixture
 async def eleven() -> AsyncIterator[Eleven]:
     async with pretending() as found:
+        # A webhook that is not meant to be slow has time, on any machine.
+        await found.knob("PUT", "/elevenlabs/behaviour", {"webhook_timeout": 60})
         yield found
 
 
@@ -228,11 +230,13 @@ async def test_a_webhook_that_is_slow_wrong_or_away_leaves_the_call_without_vari
     await eleven.agent(platform=ASKS_FIRST, first="Hello {{name}}.")
     await number(eleven)
     await pre_call(eleven, server.base)
-    server.will({}, after=3)
+    server.will({}, after=600)
+    await eleven.knob("PUT", "/elevenlabs/behaviour", {})
     began = time.monotonic()
     slow = await inbound(eleven)
-    assert 1.8 < time.monotonic() - began < 2.9
+    assert 1.8 < time.monotonic() - began < 300
     assert (slow["status"], slow["webhook"]["status"]) == ("failed", None)
+    await eleven.knob("PUT", "/elevenlabs/behaviour", {"webhook_timeout": 60})
     server.answers.clear()
     for content, status in (({}, 200), ([], 200), (b"nonsense", 200), ({}, 500)):
         server.answers.clear()
@@ -288,13 +292,14 @@ async def test_the_end_of_a_conversation_is_told_and_signed(
     secret = await hooked(eleven, server.base + "/post")
     await eleven.agent()
     given = {"name": "Ada", "secret__auth": TOKEN}
+    began = int(time.time())
     async with eleven.talking(variables=given, user_id="u1", environment="staging") as talk:
         await talk.say("hello")
         await talk.response()
     await eleven.knob("POST", "/elevenlabs/settle")
     [heard] = server.heard
     at, hashed = signature(heard.headers["elevenlabs-signature"])
-    assert abs(int(at) - time.time()) < 5
+    assert began <= int(at) <= time.time()
     assert hashed == mac(secret, at, heard.body)
     assert heard.json.keys() == {"type", "event_timestamp", "data"}
     assert heard.json["type"] == "post_call_transcription"
@@ -320,10 +325,11 @@ async def test_a_webhook_may_be_stale_forged_unsigned_or_repeated(
     await eleven.agent()
     [stale] = await ended(eleven, server, age=3600)
     at, hashed = signature(stale.headers["elevenlabs-signature"])
-    assert int(at) < time.time() - 3590
+    assert int(at) <= time.time() - 3600
     assert hashed == mac(secret, at, stale.body)
+    began = int(time.time())
     [future] = await ended(eleven, server, age=-600)
-    assert int(signature(future.headers["elevenlabs-signature"])[0]) > time.time() + 590
+    assert int(signature(future.headers["elevenlabs-signature"])[0]) >= began + 600
     [forged] = await ended(eleven, server, forged=True)
     at, hashed = signature(forged.headers["elevenlabs-signature"])
     assert hashed != mac(secret, at, forged.body)

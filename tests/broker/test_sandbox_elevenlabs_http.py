@@ -456,7 +456,7 @@ async def test_the_command_serves_both_pretenders_until_a_signal_comes() -> None
             async with session.get("/v1/convai/agents", headers=headers) as reply:
                 assert (await reply.json())["agents"] == []
         process.send_signal(signal.SIGINT)
-        _, errors = await asyncio.wait_for(process.communicate(), 20)
+        _, errors = await asyncio.wait_for(process.communicate(), 60)
         assert b"Traceback" not in errors, errors.decode()
     finally:
         if process.returncode is None:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
 import pytest
-from support.eleven import AGENT, INITIATION, METADATA, SOCKET, Eleven, Talk, pretending
+from support.eleven import AGENT, INITIATION, METADATA, SOCKET, WAIT, Eleven, Talk, pretending
 
 LOCKED = {"auth": {"enable_auth": True}}
 
@@ -24,7 +24,7 @@ async def eleven() -> AsyncIterator[Eleven]:
 async def initiated(talk: Talk, **frame: Any) -> tuple[Any, tuple[int | None, str]]:
     """Begin a conversation that cannot be: the error event, if one came, and the close."""
     await talk.send({"type": INITIATION, **frame})
-    message = await talk.socket.receive(10)
+    message = await talk.socket.receive(WAIT)
     if message.type is not aiohttp.WSMsgType.TEXT:
         return None, (talk.socket.close_code, str(message.extra or ""))
     frame = json.loads(message.data)
@@ -58,10 +58,10 @@ async def test_a_signed_url_without_an_id_may_be_used_again(eleven: Eleven) -> N
 async def test_a_signed_url_is_good_for_fifteen_minutes(eleven: Eleven) -> None:
     await eleven.agent(platform=LOCKED)
     url = await eleven.signed_url()
-    await eleven.knob("POST", "/elevenlabs/clock", {"seconds": 890})
+    await eleven.knob("POST", "/elevenlabs/clock", {"seconds": 840})
     async with eleven.talking(url):
         pass
-    await eleven.knob("POST", "/elevenlabs/clock", {"seconds": 20})
+    await eleven.knob("POST", "/elevenlabs/clock", {"seconds": 60})
     async with eleven.socket(url) as talk:
         assert (await talk.closed())[0] == 1008
 
@@ -195,6 +195,7 @@ async def test_audio_goes_both_ways(eleven: Eleven) -> None:
 
 async def test_a_text_only_conversation_has_no_audio(eleven: Eleven) -> None:
     await eleven.agent(first="Hello.")
+    await eleven.knob("PUT", "/elevenlabs/behaviour", {"ping_interval": 600})
     async with eleven.talking(conversation_config_override={"text_only": True}) as talk:
         assert (await talk.frame())["type"] == "agent_response"
         await talk.say("x")

@@ -11,7 +11,7 @@ const peers = createRequire(new URL("../peers/", import.meta.url));
 const { chromium } = peers("playwright-core");
 const AXE = readFileSync(peers.resolve("axe-core/axe.min.js"), "utf8");
 const RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
-const TIMEOUT = 15_000;
+const TIMEOUT = 60_000;
 
 const [executablePath] = process.argv.slice(2);
 const browser = await chromium.launch({

@@ -19,7 +19,7 @@ AGENT = "agent_desk"
 SOCKET = "/v1/convai/conversation"
 INITIATION = "conversation_initiation_client_data"
 METADATA = "conversation_initiation_metadata"
-WAIT = 10.0  # seconds
+WAIT = 60.0  # seconds; nothing takes as long but on a machine that stands still
 
 
 class Heard(Struct, frozen=True):

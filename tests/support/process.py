@@ -289,7 +289,7 @@ def kill_dead(*pids: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while not all(has_died(pid) for pid in pids):
         assert time.monotonic() < deadline, "a killed process lives"
         time.sleep(0.01)

@@ -9,6 +9,7 @@ from conftest import Tenant
 from msgspec import Struct
 
 from broker.sandbox.elevenlabs.account import FIRST_KEY
+from broker.sandbox.elevenlabs.knobs import Behaviour
 from support.api import Api, Reply
 from support.eleven import AGENT, Eleven
 from support.minting import Desk, minting
@@ -176,6 +177,8 @@ def over(conversation_id: str, kind: str = "post_call_transcription", **data: An
 @contextlib.asynccontextmanager
 async def telephoning(tenant: Tenant, provider: Provider) -> AsyncIterator[Telephone]:
     """A desk whose user Ada has a number, with an upstream and a key for the webhook."""
+    # Whoever is asked before a call has time to answer, on any machine.
+    provider.state.elevenlabs.behaviour = Behaviour(webhook_timeout=60)
     async with minting(tenant, provider) as desk:
         await desk.user(phone_numbers=[ADA])
         yield Telephone(desk, await desk.key("hooks"))
