@@ -444,7 +444,7 @@ def test_each_piece_of_an_answer_has_its_own_time() -> None:
 
 
 async def test_many_deadlines_are_each_met_at_their_time() -> None:
-    async with listening(saying(after=60)) as server, calling() as egress:
+    async with listening(saying(after=600)) as server, calling() as egress:
 
         async def late(seconds: float) -> float:
             began = monotonic()
@@ -456,7 +456,7 @@ async def test_many_deadlines_are_each_met_at_their_time() -> None:
         await until(lambda: server.heard)
         lateness = await asyncio.gather(*(late(0.6 - 0.005 * number) for number in range(100)))
         assert min(lateness) > -0.01
-        assert max(lateness) < 5
+        assert max(lateness) < 60
         longest.cancel()
         with pytest.raises(asyncio.CancelledError):
             await longest
