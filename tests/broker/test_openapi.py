@@ -87,7 +87,7 @@ async def fuzz(
             *("run", f"{fuzzed.running.base}/schema/openapi.json"),
             *("--header", f"Authorization: Bearer {key}", "--checks", "all"),
             *("--exclude-checks", unchecked, "--seed", "1", "--generation-deterministic"),
-            *("--warnings", "off", "--no-color", *words),
+            *("--request-timeout", "120", "--warnings", "off", "--no-color", *words),
         ],
         env={
             "PATH": "/usr/bin:/bin",

@@ -16,7 +16,15 @@ async def typed_alone(service: Running, anyone: Api) -> AsyncIterator[Api]:
     """A client of the service without what stands in front of the application."""
     app = service.service.gate.before(service.service.app)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, loop="none", http="httptools", log_config=None, lifespan="off")
+        config = uvicorn.Config(
+            app,
+            loop="none",
+            http="httptools",
+            log_config=None,
+            lifespan="off",
+            # Longer than any client keeps it: what is posted into one that just ended is lost.
+            timeout_keep_alive=75,
+        )
         server = uvicorn.Server(config)
         server.capture_signals = contextlib.nullcontext  # type: ignore[assignment] # the run has its own
 
