@@ -18,7 +18,7 @@ from msgspec import Struct
 from support.api import Api, Reply
 from support.collector import INSTALLED, collecting
 from support.journey import altered, arrive, consent
-from support.process import COMMAND, Replica, development, environment, short_folder
+from support.process import COMMAND, PATIENCE, Replica, development, environment, short_folder
 from support.sandbox import Provider, providing
 from support.sentinels import LOUD, Connection, Secrets, names_in, of_processes, rows_of
 from support.visitor import Shown, Visitor, visiting
@@ -272,7 +272,8 @@ class Life:
             )
             # It is there, and waits for what is said to it or has only just begun.
             self.arguments += of_processes("cmdline", "python")
-            ended = asyncio.create_task(running.communicate(stdin.encode()))
+            ending = asyncio.wait_for(running.communicate(stdin.encode()), PATIENCE)
+            ended = asyncio.create_task(ending)
             while not ended.done():
                 self.arguments += of_processes("cmdline", "python")
                 await asyncio.sleep(0.05)
