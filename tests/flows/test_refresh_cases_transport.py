@@ -68,7 +68,7 @@ async def test_what_was_not_sent_is_tried_again_soon_and_what_may_have_been_when
     await alive.comes(ada)
     await alive.token(ada, rejected=True)
     safe = await alive.column(ada, "next_try_at") - await alive.now()
-    assert 80 < safe.total_seconds() <= 90, "as long as its call may still be under way"
+    assert 60 < safe.total_seconds() <= 90, "as long as its call may still be under way"
 
 
 async def test_a_provider_that_cannot_be_reached_is_news_once_and_so_is_its_return(

@@ -60,7 +60,7 @@ async def test_who_waits_comes_before_what_is_due(alive: Alive) -> None:
     ada, *others = await alive.people(21)
     await alive.end_access(*others)
     begun = asyncio.create_task(alive.left.refresh_due())
-    found = await alive.token(ada, at=alive.right, rejected=True, wait=5)
+    found = await alive.token(ada, at=alive.right, rejected=True, wait=30)
     await begun
     await alive.settled()
     assert (found.generation, found.degraded) == (2, False)

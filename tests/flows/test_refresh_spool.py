@@ -33,6 +33,18 @@ def without(folder: Path) -> Iterator[None]:
         away.rename(folder)
 
 
+def answered(alive: Alive) -> int:
+    return sum(one.what == "answered" for one in alive.sandbox.state.history.events())
+
+
+async def is_well(alive: Alive) -> bool:
+    try:
+        await alive.left.check_refreshing()
+    except NotReady:
+        return False
+    return True
+
+
 @pytest.fixture
 async def stranger_id(alive: Alive) -> str:
     """Another workspace on the same database."""
@@ -86,6 +98,9 @@ async def test_nothing_comes_of_an_answer_before_it_is_durable(alive: Alive) -> 
         with without(alive.over.spool):
             found = await alive.token(ada, rejected=True, wait=4)
             assert (found.degraded, found.generation) == (True, 2)
+            async with asyncio.timeout(60):
+                while answered(alive) < 2:  # noqa: ASYNC110 - a provider tells nobody
+                    await asyncio.sleep(0.05)
             assert alive.calls == 2, "the provider has answered"
             after = await learned(alive)
             assert after["standing"] == before["standing"]
@@ -93,8 +108,9 @@ async def test_nothing_comes_of_an_answer_before_it_is_durable(alive: Alive) -> 
             with pytest.raises(NotReady, match="spool cannot be written"):
                 await alive.left.check_refreshing()
         await until_spooled(alive)
-        await asyncio.sleep(1.5)  # the mark is written each second
-        await alive.left.check_refreshing()
+        async with asyncio.timeout(60):  # the mark is written each second
+            while not await is_well(alive):  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.1)
     await alive.settled()
     assert [one.outcome for one in observed] == ["refreshed"]
     alive.left.observe_refreshes(lambda _: None)
@@ -110,10 +126,12 @@ async def test_whoever_is_told_to_stop_leaves_what_the_database_does_not_take_in
     ada = await alive.connect()
     async with full(alive, "connection_tokens"), alive.over.another() as stopping:
         asked = asyncio.create_task(alive.token(ada, at=stopping, rejected=True, wait=1))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not alive.calls:  # noqa: ASYNC110 - a wire tells nobody
                 await asyncio.sleep(0.01)
-        await stopping.end_refreshing(1)
+        ending = asyncio.create_task(stopping.end_refreshing(5))
+        await until_spooled(alive)
+        await ending
         [file] = alive.over.spooled()
         assert (await asked).degraded
         # The claim's owner is gone; its answer is not.

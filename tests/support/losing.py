@@ -29,6 +29,6 @@ async def full(alive: Alive, table: str) -> AsyncIterator[None]:
 
 
 async def until_spooled(alive: Alive) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not alive.over.spooled():  # noqa: ASYNC110 - a folder tells nobody
             await asyncio.sleep(0.05)
