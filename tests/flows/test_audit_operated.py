@@ -192,7 +192,7 @@ async def test_doctor_says_how_the_record_fares(record: Record) -> None:
     assert text.startswith("it is sealed; its end is written down in ")
     assert str(record.over.spool) in text
     await record.write(1)
-    await record.execute("update vault.audit_events set at = at - interval '2 minutes'")
+    await record.execute("update vault.audit_events set at = at - interval '20 minutes'")
     ok, warning, text = await finding()
     assert (ok, warning) == (True, True)
     assert text.startswith("lines that wait to be sealed: 1, for 12")

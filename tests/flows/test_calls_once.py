@@ -128,12 +128,14 @@ async def test_another_body_is_refused(phone: Telephone, account: Outside) -> No
 async def test_while_the_first_one_is_under_way_nobody_else_is_called(
     phone: Telephone, account: Outside
 ) -> None:
-    account.will(PLACED, after=1)
+    placed = asyncio.Event()
+    account.will(PLACED, when=placed)
     first = asyncio.create_task(calling(phone))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not account.heard:  # noqa: ASYNC110 - nobody is told
             await asyncio.sleep(0.01)
     assert code(await calling(phone)) == (409, "idempotency_in_progress")
+    placed.set()
     assert (await first).json == PLACED
     again = await calling(phone)
     assert (again.status, again.json["callSid"]) == (200, "CA")

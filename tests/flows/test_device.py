@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 
 import pytest
 from conftest import Tenant
@@ -12,9 +13,10 @@ from support.visitor import Shown, Visitor, visiting
 
 from broker.sandbox import Consent
 from broker.sandbox.device import Waiting
+from vault.vault import Vault
 
 CODE = re.compile(r"\b[A-Z]{4}-[A-Z]{4}\b")
-INTERVAL = 1
+INTERVAL = 50
 
 
 @pytest.fixture
@@ -57,8 +59,30 @@ async def begun(tenant: Tenant, provider: Provider, ada: Visitor) -> tuple[Shown
     return shown, waiting
 
 
+class Later:
+    """Lets time pass for us and for the provider, who each measure it."""
+
+    def __init__(self, vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._passed = timedelta()
+        now = vault._time  # noqa: SLF001 - what is remembered of a way is sealed
+
+        async def later() -> datetime:
+            return await now() + self._passed
+
+        monkeypatch.setattr(vault, "_time", later)
+
+    def passes(self, waiting: Waiting, seconds: float) -> None:
+        self._passed += timedelta(seconds=seconds)
+        waiting.polled -= seconds
+
+
+@pytest.fixture
+def later(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> Later:
+    return Later(vault, monkeypatch)
+
+
 async def test_who_reloads_the_page_does_not_make_us_ask_more_often(
-    tenant: Tenant, provider: Provider, ada: Visitor
+    tenant: Tenant, provider: Provider, ada: Visitor, later: Later
 ) -> None:
     shown, waiting = await begun(tenant, provider, ada)
     seconds, again = shown.refresh
@@ -69,7 +93,7 @@ async def test_who_reloads_the_page_does_not_make_us_ask_more_often(
     waiting.decided, waiting.account = "allow", "ada"
     assert (await ada.get(again)).title == shown.title
     assert len(provider.token_calls) == 1
-    await asyncio.sleep(INTERVAL)
+    later.passes(waiting, INTERVAL)
     confirmation = await ada.get(again)
     assert "ada@example.com" in confirmation.text
     end = await ada.submit(confirmation, _answer="yes")
@@ -80,15 +104,15 @@ async def test_who_reloads_the_page_does_not_make_us_ask_more_often(
 
 
 async def test_who_is_told_to_slow_down_stays_slower(
-    tenant: Tenant, provider: Provider, ada: Visitor
+    tenant: Tenant, provider: Provider, ada: Visitor, later: Later
 ) -> None:
     shown, waiting = await begun(tenant, provider, ada)
     _, again = shown.refresh
     assert (await ada.get(again)).refresh == (INTERVAL, again)
-    waiting.interval = 60  # the provider has changed its mind
-    await asyncio.sleep(INTERVAL)
+    waiting.interval = 10 * INTERVAL  # the provider has changed its mind
+    later.passes(waiting, INTERVAL)
     assert (await ada.get(again)).refresh == (INTERVAL + 5, again)
-    await asyncio.sleep(INTERVAL)
+    later.passes(waiting, 1)
     assert (await ada.get(again)).refresh == (INTERVAL + 5, again)
     assert len(provider.token_calls) == 2
 

@@ -23,6 +23,13 @@ NESTED = (
 )
 
 
+@pytest.fixture(autouse=True)
+def in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is not slow on purpose is not late on a machine that is busy."""
+    assert drift.COMPARING == 3.0
+    monkeypatch.setattr(drift, "COMPARING", 60.0)
+
+
 @pytest.fixture
 async def desk(tenant: Tenant, provider: Provider) -> AsyncIterator[Desk]:
     async with minting(tenant, provider) as found:
@@ -151,10 +158,7 @@ async def test_a_key_that_may_only_mint_and_is_tied_hears_of_labels(desk: Desk) 
     ],
     ids=["failing", "busy", "refusing", "gone", "truncated", "nested", "nonsense"],
 )
-async def test_an_account_that_is_away_is_one_warning(
-    desk: Desk, faults: Faults, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(drift, "COMPARING", 0.5)
+async def test_an_account_that_is_away_is_one_warning(desk: Desk, faults: Faults) -> None:
     await text(desk.api, "host", production=SENTINEL)
     desk.provider.misbehave(faults)
     [told] = await drifted(desk)
@@ -165,12 +169,10 @@ async def test_an_account_that_is_away_is_one_warning(
 
 
 async def test_a_slow_account_holds_nobody_up(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert drift.COMPARING == 3.0
     monkeypatch.setattr(drift, "COMPARING", 0.2)
-    desk.provider.misbehave(Faults(latency=30, path=VARIABLES))
-    began = asyncio.get_running_loop().time()
-    [told] = await drifted(desk)
-    assert asyncio.get_running_loop().time() - began < 5
+    desk.provider.misbehave(Faults(latency=300, path=VARIABLES))
+    async with asyncio.timeout(100):
+        [told] = await drifted(desk)
     assert "could not be compared" in told
 
 

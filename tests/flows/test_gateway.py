@@ -156,7 +156,7 @@ async def test_an_answer_is_passed_on_while_it_comes_in(stage: Stage) -> None:
         aiohttp.ClientSession() as session,
         session.get(f"{talk.anyone.base}/gateway/acme/events", headers=headers) as answer,
     ):
-        first = await asyncio.wait_for(answer.content.readany(), 5)
+        first = await asyncio.wait_for(answer.content.readany(), 60)
         assert first == b"data: 1\n\n"
         go.set()
         assert await answer.read() == b"data: 2\n\n"

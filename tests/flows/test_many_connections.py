@@ -30,5 +30,5 @@ async def test_more_clients_are_answered_than_the_shell_allows_files() -> None:
                 reader, writer = await asyncio.open_connection("127.0.0.1", replica.port)
                 stack.callback(writer.close)
                 writer.write(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
-                answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
+                answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 60)
                 assert answer == b"HTTP/1.1 200 OK\r\n"

@@ -18,7 +18,7 @@ from broker.sandbox import Faults
 TOKEN = "secret__user_google_token"
 HEADER = "secret__user_google_authorization"
 AT_ONCE = 16
-LIVES = itertools.cycle((4, 60, 60))  # seconds
+LIVES = itertools.cycle((4, 600, 600))  # seconds
 
 
 async def desk_of(make_tenant: MakeTenant, provider: Provider) -> Desk:
@@ -28,7 +28,7 @@ async def desk_of(make_tenant: MakeTenant, provider: Provider) -> Desk:
 
 
 async def connect(desk: Desk, user: str, turns: asyncio.Semaphore) -> None:
-    """Somebody whose tokens live for seconds."""
+    """Somebody whose tokens live for seconds, or for as long as this may take."""
     async with turns:
         account = f"{desk.tenant.id}/{user}"
         await desk.connect(user, account=account, expires_in=next(LIVES))

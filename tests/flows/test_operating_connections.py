@@ -105,6 +105,7 @@ async def test_an_integration_has_an_id_that_http_knows_too(
     place: tuple[Deployment, Api],
 ) -> None:
     operator, _ = place
+    before = await at_terminal(operator, "integration", "list", "--json")
     for name in ("bad!", "Desk", "9desk", "d" * 49, "desk\n"):
         refused = await at_terminal(
             operator, "integration", "put", name, "-", stdin='{"provider": "basic"}'
@@ -114,7 +115,7 @@ async def test_an_integration_has_an_id_that_http_knows_too(
             "keyturn: This is no integration's id.\n",
         )
     listed = await at_terminal(operator, "integration", "list", "--json")
-    assert json.loads(listed.stdout) == []
+    assert json.loads(listed.stdout) == json.loads(before.stdout)
 
 
 async def test_connections_are_listed_shown_and_deleted_at_the_terminal_and_no_token_is_printed(
@@ -154,6 +155,6 @@ async def test_what_could_not_be_given_back_is_given_back_by_the_scheduler(
     provider.misbehave(None)
     await clock.revocations_are_due(tenant.id)
     job = scheduler.Job("revocations", 0.2, vault.retry_revocations)
-    async with scheduler.ticking([job]), asyncio.timeout(10):
+    async with scheduler.ticking([job]), asyncio.timeout(60):
         while [one.ended for one in provider.state.ledger.rows()] != ["revoked"]:  # noqa: ASYNC110 - the sandbox tells nobody
             await asyncio.sleep(0.05)

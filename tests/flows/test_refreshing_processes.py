@@ -18,7 +18,8 @@ from support.sandbox import Provider, providing
 from broker.sandbox import Client, Faults, Issuing
 from broker.sandbox.history import tally
 
-GRACE = 30
+# Longer than a busy machine takes to notice a death; a lease lasts for longer than is waited here.
+GRACE = 80
 
 
 class House(Struct, frozen=True):
@@ -68,13 +69,13 @@ class House(Struct, frozen=True):
         return found
 
     async def until(self, replica: Replica, connection: str, generation: int) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await self.read(replica, connection))["generation"] < generation:  # noqa: ASYNC110 - another process tells nobody
                 await asyncio.sleep(0.2)
 
     async def called(self, times: int = 1) -> None:
         """Wait until the provider has been asked for tokens."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(self.provider.token_calls) < times:  # noqa: ASYNC110 - nor does a list
                 await asyncio.sleep(0.02)
 
@@ -104,10 +105,9 @@ async def test_a_killed_replicas_refresh_is_taken_over_within_the_grace(
     here, replica = house
     connection = await here.connect(replica)
     other = await here.deployment.start().ready()
-    here.provider.misbehave(Faults(hold=5, times=1))
+    here.provider.misbehave(Faults(hold=120, times=1))
     asked = asyncio.create_task(here.api(replica).post(f"/v1/connections/{connection}/refresh"))
     await here.called()
-    await asyncio.sleep(0.3)
     replica.kill()
     with pytest.raises(aiohttp.ClientError):
         await asked

@@ -54,7 +54,7 @@ def held(desk: Desk, talk: Talk) -> Conversation:
 
 
 async def until(desk: Desk, conversation: str, **wanted: Any) -> Any:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             shown = await desk.shown(conversation)
             if all(shown[name] == value for name, value in wanted.items()):

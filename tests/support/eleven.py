@@ -40,6 +40,7 @@ class Answering(Struct, frozen=True):
     status: int = 200
     after: float = 0.0
     headers: Mapping[str, str] = field(default_factory=dict)
+    when: asyncio.Event | None = None  # it is answered; at once, without one
 
 
 class Outside:
@@ -58,17 +59,26 @@ class Outside:
         return [_read(one) for one in self.listener.heard]
 
     def will(
-        self, content: Any = None, status: int = 200, *, after: float = 0.0, **headers: str
+        self,
+        content: Any = None,
+        status: int = 200,
+        *,
+        after: float = 0.0,
+        when: asyncio.Event | None = None,
+        **headers: str,
     ) -> None:
         """Answer so, after what was said before."""
         more = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.answers.append(Answering({} if content is None else content, status, after, more))
+        content = {} if content is None else content
+        self.answers.append(Answering(content, status, after, more, when))
 
     async def answer(self, writer: asyncio.StreamWriter) -> None:
         found = Answering()
         if self.answers:
             found = self.answers.popleft() if len(self.answers) > 1 else self.answers[0]
         await asyncio.sleep(found.after)
+        if found.when is not None:
+            await found.when.wait()
         content = found.content
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         head = f"HTTP/1.1 {found.status} X\r\nContent-Type: application/json\r\n"
