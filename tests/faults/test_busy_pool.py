@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import asyncpg
 import pytest
 from conftest import MakeTenant, Tenant
 
 from vault import database
 from vault.database import Database, Transaction
-from vault.database.line import STILL_SECONDS
 from vault.embedded import Embedded
 from vault.errors import NotReady
 
@@ -92,13 +92,17 @@ async def test_what_keeps_tokens_alive_goes_ahead_and_leaves_the_others_a_place(
 
 
 async def test_nobody_waits_for_a_pool_that_stands_still(
-    one_connection: Database, tenant: Tenant
+    one_connection: Database, tenant: Tenant, migrated: Embedded
 ) -> None:
     done: list[str] = []
-    held = asyncio.create_task(
-        one_connection.run(tenant.id, noting(done, "held", f"select pg_sleep({STILL_SECONDS + 3})"))
-    )
-    await asyncio.sleep(0.5)
+    lock = "select pg_advisory_lock(4711)"
+    holder = await asyncpg.connect(migrated.dsn().reveal())
+    await holder.execute(lock)
+    held = asyncio.create_task(one_connection.run(tenant.id, noting(done, "held", lock)))
+    async with asyncio.timeout(10):
+        waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+        while not await holder.fetchval(waiting):  # noqa: ASYNC110 - who waits tells nobody
+            await asyncio.sleep(0.05)
     refused = await asyncio.gather(
         *(one_connection.run(tenant.id, noting(done, "waits")) for _ in range(50)),
         return_exceptions=True,
@@ -106,6 +110,7 @@ async def test_nobody_waits_for_a_pool_that_stands_still(
     assert all(isinstance(one, NotReady) for one in refused)
     assert {str(one) for one in refused} == {"All database connections are busy."}
     assert done == [], "they were told while it was still held"
+    await holder.close()
     await held
     await one_connection.run(tenant.id, noting(done, "after"))
     assert done == ["held", "after"]
@@ -137,7 +142,7 @@ async def test_who_loses_connection_after_connection_gives_up_though_others_get_
     done: list[str] = []
     ends = noting(done, "never", "select pg_terminate_backend(pg_backend_pid())")
     lost = asyncio.create_task(two_connections.run(tenant.id, ends))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not lost.done():
             await two_connections.run(tenant.id, noting(done, "well"))
     with pytest.raises(NotReady, match="cannot be reached"):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import time
@@ -14,9 +15,12 @@ from faults.load import Wire
 from support.process import Deployment, backends, deployment, has_died, postmaster
 
 from vault.database import FAILOVER_SECONDS
+from vault.database.line import STILL_SECONDS
 
 # A crash of the server, unlike one of the machine, loses no write that reached the kernel.
 DURABLE = {"fsync": "off"}
+# A replica waits between two tries, and connects; the machine may be busy.
+COMES_BACK = 10.0
 
 
 @pytest.fixture
@@ -52,9 +56,9 @@ async def test_a_restart_of_the_database_under_load_loses_nothing(
     answers = await load.stop()
     assert ledger.unclean == []
     assert load.refused == 0
-    assert_bounded(answers, 12)
-    late = [one for one in answers if one.begun > back + 2]
-    assert [one for one in answers if one.ok and back < one.ended < back + 3]
+    assert_bounded(answers, FAILOVER_SECONDS + COMES_BACK)
+    late = [one for one in answers if one.begun > back + COMES_BACK]
+    assert [one for one in answers if one.ok and back < one.ended < back + COMES_BACK]
     assert [one.status for one in late if one.status == 503] == []
     wire = Wire(replica.port, key)
     await ledger.compare(wire)
@@ -78,7 +82,7 @@ async def test_a_long_absence_of_the_database_is_answered_cleanly_and_in_time(
     assert_bounded(list(again), FAILOVER_SECONDS)  # it is known to be away: nobody waits for it
     readiness = await wires[0].call("GET", "/readyz")
     assert readiness.status == 503
-    assert readiness.ended - readiness.begun < 4
+    assert readiness.ended - readiness.begun < FAILOVER_SECONDS, "it waits for nobody"
     assert (await wires[0].call("GET", "/livez")).status == 200
     await asyncio.to_thread(made.postgres.start)
     assert (await wires[1].call("GET", "/v1/users")).status == 200
@@ -94,16 +98,20 @@ async def test_a_busy_pool_refuses_in_time_and_is_well_again_afterwards(made: De
     async with admin.transaction():
         await admin.execute("lock table vault.api_keys in access exclusive mode")
         calls = [asyncio.create_task(wire.call("GET", "/v1/users")) for wire in wires]
-        await asyncio.sleep(0.3)
+        async with asyncio.timeout(10):
+            held = "select count(*) from pg_locks where not granted"
+            while await admin.fetchval(held) < 2:  # noqa: ASYNC110 - who waits tells nobody
+                await asyncio.sleep(0.05)
         alive = Wire(replica.port, key)
         livez = await alive.call("GET", "/livez")
-        assert (livez.status, livez.ended - livez.begun < 1) == (200, True)
+        assert (livez.status, livez.ended - livez.begun < STILL_SECONDS) == (200, True)
         readyz = await alive.call("GET", "/readyz")
         checks = {one["name"]: one["ok"] for one in readyz.json["checks"]}
         # The server is there, and says so, although the pool has nothing left to ask it with.
         assert (readyz.status, checks["database"]) == (503, True)
-        done, waiting = await asyncio.wait(calls, timeout=8)
-        refused = [one.result() for one in done]
+        soon = itertools.islice(asyncio.as_completed(calls, timeout=60), 6)
+        refused = [await one for one in soon]
+        waiting = [one for one in calls if not one.done()]
         assert len(waiting) == 2, "two hold the pool's connections"
         assert {one.json["detail"] for one in refused} == {"All database connections are busy."}
         assert all(one.is_clean_refusal for one in refused)

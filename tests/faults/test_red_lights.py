@@ -125,7 +125,7 @@ class Ward(Struct, frozen=True):
         port = {"KEYTURN_PORT": str(self.replica.port)}
         return await examine({**self.made.env, **port, **more})
 
-    async def until_red(self, light: str, seconds: float = 15) -> Said:
+    async def until_red(self, light: str, seconds: float = 60) -> Said:
         """Wait for a light to turn red, and hear what both say."""
         async with asyncio.timeout(seconds):
             while light not in (found := await self.red()):  # noqa: ASYNC110 - it tells nobody
@@ -144,7 +144,7 @@ class Ward(Struct, frozen=True):
             self.seen.update(known)
 
     async def well(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await self.red():  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(0.2)
 
@@ -237,8 +237,9 @@ async def test_a_pool_with_nothing_left(ward: Ward) -> None:
         async with ward.admin.transaction():
             await ward.admin.execute("lock table vault.api_keys in access exclusive mode")
             calls = [asyncio.create_task(session.get(url, headers=bearer)) for _ in range(4)]
-            await asyncio.sleep(0.3)
-            found = await ward.red()
+            async with asyncio.timeout(12):  # then those who wait for the table are answered
+                while "connections" not in (found := await ward.red()):  # noqa: ASYNC110 - it tells nobody
+                    await asyncio.sleep(0.05)
         for one in await asyncio.gather(*calls):
             one.close()
     ward.note([*found.values()])
@@ -273,7 +274,7 @@ def full_spool(ward: Ward) -> Iterator[None]:
 
 
 async def test_a_spool_on_a_full_disk(ward: Ward, full_spool: None) -> None:
-    said = await ward.until_red("refreshing", 20)
+    said = await ward.until_red("refreshing")
     assert said.ready["refreshing"] == "The spool cannot be written: No space left on device."
     [disk] = [one for one in said.doctor if one.name == "disk"]
     assert disk.warning
@@ -293,7 +294,7 @@ async def test_a_database_that_was_rolled_back(ward: Ward) -> None:
 
 
 async def answering(replica: Replica) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not await replica.readiness():  # noqa: ASYNC110 - a process tells nobody
             await asyncio.sleep(0.1)
 
@@ -314,7 +315,7 @@ async def test_ticks_that_do_not_come(ward: Ward) -> None:
 
 
 async def test_a_replica_that_stops(ward: Ward) -> None:
-    one = await ward.made.start(drain_seconds=20).ready()
+    one = await ward.made.start(drain_seconds=60).ready()
     one.process.terminate()
     said = await ward.at(one).until_red("draining")
     assert said.ready == {"draining": "The replica stops."}
