@@ -142,6 +142,16 @@ class Site:
                         return member
                 await asyncio.sleep(0.01)
 
+    async def caught(self) -> Member:
+        """One that is stopped (and is to be killed, or woken up) with something in hand."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                member = await self.busy()
+                os.kill(member.replica.process.pid, signal.SIGSTOP)
+                if await self.held(member):
+                    return member
+                os.kill(member.replica.process.pid, signal.SIGCONT)
+
     # Faults
 
     async def kill(self, member: Member) -> Killed:
