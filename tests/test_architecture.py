@@ -32,9 +32,9 @@ STEPS: Final = """
     vault.embedded.programs vault.embedded.files vault.embedded
     vault.sql vault.migrations
     vault.egress.address vault.egress.names vault.egress.deadline vault.egress.unpacking
-    vault.egress.messages vault.egress.journey vault.egress.wire vault.egress.pool
-    vault.egress.failures vault.egress.errand vault.egress.sessions vault.egress.streams
-    vault.egress.sockets
+    vault.egress.messages vault.egress.waits vault.egress.journey vault.egress.wire
+    vault.egress.pool vault.egress.failures vault.egress.errand vault.egress.sessions
+    vault.egress.streams vault.egress.sockets
     vault.egress vault.egress.certificates
     vault.providers.schema vault.providers.check vault.providers.derived
     vault.providers.failures vault.providers
@@ -96,8 +96,8 @@ STEPS: Final = """
     broker.environment_file.writing broker.environment_file.plan broker.environment_file.values
     broker.environment_file.showing broker.environment_file
     broker.targets broker.targets.own broker.targets.remote
-    broker.upstreams.client broker.upstreams.rows broker.agents broker.telephone
-    broker.telephone.numbers broker.upstreams broker.upstreams.livekit
+    broker.upstreams.client broker.upstreams.once broker.upstreams.rows broker.agents
+    broker.telephone broker.telephone.numbers broker.upstreams broker.upstreams.livekit
     broker.upstreams.drift
     broker.tools.pushing
     broker.runtimes.elevenlabs broker.conversation broker.conversations

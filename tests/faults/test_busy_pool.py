@@ -1,6 +1,7 @@
 """More wait for the database than it has connections: fair, bounded, and over when it is over."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from conftest import MakeTenant, Tenant
 
 from vault import database
-from vault.database import Database, Transaction
+from vault.database import Database, Transaction, line
 from vault.embedded import Embedded
 from vault.errors import NotReady
 
@@ -148,3 +149,25 @@ async def test_who_loses_connection_after_connection_gives_up_though_others_get_
     with pytest.raises(NotReady, match="cannot be reached"):
         await lost
     assert set(done) == {"well"}
+
+
+async def test_a_process_that_itself_stood_still_waits_on(
+    one_connection: Database, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line, "STILL_SECONDS", 1.0)
+    done: list[str] = []
+    release = asyncio.Event()
+
+    async def hold(tx: Transaction) -> None:
+        await tx.fetch("select 1", ())
+        done.append("holds")
+        await release.wait()
+
+    held = asyncio.create_task(one_connection.run(tenant.id, hold))
+    waits = asyncio.create_task(one_connection.run(tenant.id, noting(done, "waited")))
+    while not done:  # noqa: ASYNC110 - nobody is told
+        await asyncio.sleep(0)
+    time.sleep(1.0 + line.ASLEEP + 0.5)  # noqa: ASYNC251 - as by SIGSTOP
+    asyncio.get_running_loop().call_later(0.2, release.set)
+    await asyncio.gather(held, waits)
+    assert done == ["holds", "waited"]

@@ -6,6 +6,7 @@
   that the others go on, too.
 * A line that moves is worth waiting in, for ``WAIT_SECONDS`` at the most; one that has not moved
   for ``STILL_SECONDS`` is not, since then something is wrong behind it. Either way it is ``Full``.
+* A process that itself stood still has seen nothing of the line: who waits in it begins anew.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from typing import Final
 
 WAIT_SECONDS: Final = 10.0
 STILL_SECONDS: Final = 5.0
+ASLEEP: Final = 1.0  # who wakes so much too late was not awake
 
 
 class Full(Exception):
@@ -64,7 +66,10 @@ class Line:
             left = min(began + WAIT_SECONDS, still) - time.monotonic()
             if left <= 0:
                 raise Full
+            due = time.monotonic() + left
             await asyncio.wait({turn}, timeout=left)
+            if time.monotonic() - due > ASLEEP:
+                began = time.monotonic()
 
     def _go_away(
         self, whose: str, line: deque[asyncio.Future[None]], turn: asyncio.Future[None]
