@@ -8,7 +8,6 @@
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Final, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -99,7 +98,7 @@ class UpstreamClient:
         if reply.status in OK:
             return reply
         kind = KeyRefused if reply.status in KEY_REFUSED else Refused
-        wait = retry_after(reply, now=datetime.now(UTC), at_most=MAX_RETRY_AFTER)
+        wait = retry_after(reply, now=None, at_most=MAX_RETRY_AFTER)
         raise kind(reply.status, retry_after=wait)
 
     async def _call(self, method: str, path: str, body: object = None) -> Reply:

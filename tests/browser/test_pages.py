@@ -237,6 +237,8 @@ async def test_the_device_page_looks_again_by_itself_unless_it_is_paused(
         while seen < 3:
             await asyncio.sleep(0.2)
             seen += await looks("device_fast")
+    await visitor.go_away()
+    visitor = await browser.visitor(script=False)
     await visitor.goto(shown.url("device_paused"))
     await asyncio.sleep(2.6)
     assert await looks("device_paused") == 1

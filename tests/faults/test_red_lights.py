@@ -163,18 +163,36 @@ def heard(seen: Seen, request: pytest.FixtureRequest) -> Iterator[None]:
     assert wanted <= seen or not seen
 
 
-@pytest.fixture(scope="module")
-async def ward(seen: Seen) -> AsyncIterator[Ward]:
+@contextlib.asynccontextmanager
+async def housed() -> AsyncIterator[tuple[Deployment, Replica, str]]:
     with deployment() as made:
         spool = made.folder / "spool"
         spool.mkdir()
         made.env["KEYTURN_SPOOL_DIR"] = str(spool)
         made.env["KEYTURN_DATABASE_POOL"] = "2"
         replica, key = await made.one_replica(drain_seconds=20)
-        admin = await asyncpg.connect(made.owner.reveal())
-        yield Ward(made, replica, admin, key, seen)
-        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            await admin.close()
+        yield made, replica, key
+
+
+@pytest.fixture(scope="module")
+async def house() -> AsyncIterator[tuple[Deployment, Replica, str]]:
+    async with housed() as found:
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def warded(made: Deployment, replica: Replica, key: str, seen: Seen) -> AsyncIterator[Ward]:
+    admin = await asyncpg.connect(made.owner.reveal())
+    yield Ward(made, replica, admin, key, seen)
+    with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        await admin.close()
+
+
+@pytest.fixture
+async def ward(house: tuple[Deployment, Replica, str], seen: Seen) -> AsyncIterator[Ward]:
+    """In one house for all, which each leaves as it was: they may come in any order."""
+    async with warded(*house, seen) as found:
+        yield found
 
 
 async def test_all_is_well_at_first(ward: Ward) -> None:
@@ -333,15 +351,15 @@ async def test_a_database_that_is_away(ward: Ward) -> None:
     await ward.well()
 
 
-async def test_a_replica_whose_root_keys_are_older_than_the_others(ward: Ward) -> None:
-    """It stays red: a root key that is announced is not taken back."""
-    admin = await asyncpg.connect(ward.made.owner.reveal())
-    await admin.execute(
-        "insert into vault.rotations (rotation, kind, root_key_id, probe, announced, switched_at)"
-        " values (1, 'root', 'unknown', 'x', 1, now())"
-    )
-    await admin.close()
-    assert (await ward.until_red("root_key")).ready.keys() == {"root_key"}
+async def test_a_replica_whose_root_keys_are_older_than_the_others(seen: Seen) -> None:
+    """In a house of its own: a root key that is announced is not taken back."""
+    async with housed() as house, warded(*house, seen) as ward:
+        await ward.admin.execute(
+            "insert into vault.rotations"
+            " (rotation, kind, root_key_id, probe, announced, switched_at)"
+            " values (1, 'root', 'unknown', 'x', 1, now())"
+        )
+        assert (await ward.until_red("root_key")).ready.keys() == {"root_key"}
 
 
 def test_every_sentence_on_the_page_is_driven_by_a_test() -> None:

@@ -23,8 +23,10 @@ def few_files() -> Iterator[None]:
 
 async def test_more_clients_are_answered_than_the_shell_allows_files() -> None:
     with deployment() as made:
+        await made.migrate()
         with few_files():
-            replica, _ = await made.one_replica()
+            replica = made.start()
+        await replica.ready()
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(FEW + 50):
                 reader, writer = await asyncio.open_connection("127.0.0.1", replica.port)

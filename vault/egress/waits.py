@@ -11,14 +11,17 @@ from vault.egress.messages import Reply
 _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?", re.ASCII)
 
 
-def retry_after(reply: Reply, *, now: datetime, at_most: int) -> int | None:
-    """Seconds that the other side asks us to wait, said as a number or a date; one at the least."""
+def retry_after(reply: Reply, *, now: datetime | None, at_most: int) -> int | None:
+    """Seconds that the other side asks us to wait, said as a number or a date; one at the least.
+
+    ``now`` is for who says a date and not what time it is; without it such a date says nothing.
+    """
     text = (reply.get("Retry-After") or "").strip()
     if _NUMBER.fullmatch(text):
         seconds = float(text)
-    elif (at := _date(text)) is not None:
-        # Against their own clock where they tell it: ours may differ.
-        seconds = (at - (_date(reply.get("Date") or "") or now)).total_seconds()
+    # Against their own clock where they tell it: ours may differ.
+    elif (at := _date(text)) and (told := _date(reply.get("Date") or "") or now):
+        seconds = (at - told).total_seconds()
     else:
         return None
     return int(min(max(math.ceil(seconds), 1), at_most))
