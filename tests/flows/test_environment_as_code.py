@@ -589,18 +589,18 @@ async def at_a_terminal(
         stderr=theirs,
     )
     os.close(theirs)
-    seen = ""
+    seen = b""
     loop = asyncio.get_running_loop()
     try:
         while piece := await loop.run_in_executor(None, os.read, ours, 4096):
-            seen += piece.decode()
-            if lines and seen.endswith(": "):
+            seen += piece  # which may end within a character
+            if lines and seen.endswith(b": "):
                 os.write(ours, f"{lines.pop(0)}\n".encode())
     except OSError:  # the other end is closed
         pass
     finally:
         os.close(ours)
-    return await process.wait(), seen
+    return await process.wait(), seen.decode()
 
 
 async def test_a_person_is_asked_for_secrets_and_for_consent(
