@@ -6,6 +6,8 @@ An address that names both servers is all that Keyturn needs to find the one tha
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -15,7 +17,8 @@ from typing import Any
 import pytest
 from faults.ledger import Ledger, assert_bounded, full_load
 from faults.load import Answer, Load, Wire
-from faults.refreshing import Site, a_run, a_site
+from faults.refreshing import Member, Site, a_run, a_site
+from support.api import Api
 from support.process import Deployment, short_folder
 from support.refresh_history import NONE
 from support.standby import Pair, a_pair, programs
@@ -184,6 +187,20 @@ def _written(site: Site) -> int:
     return int(json.loads(file.read_text())["mark"])
 
 
+async def _grown_beyond_the_standby(site: Site, pair: Pair) -> None:
+    await pair.leave_behind()
+    [behind] = await site.ask("select mark from vault.high_water")
+    async with asyncio.timeout(60):  # the mark grows once a second
+        while _written(site) <= int(behind):  # noqa: ASYNC110 - a file tells nobody
+            await asyncio.sleep(0.1)
+
+
+async def _told_behind(api: Api) -> None:
+    async with asyncio.timeout(60):
+        while BEHIND not in (await api.get("/readyz")).body.decode():  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.1)
+
+
 async def test_a_standby_that_was_behind_refreshes_nothing_and_says_so(
     pair: Pair, tmp_path: Path
 ) -> None:
@@ -193,17 +210,10 @@ async def test_a_standby_that_was_behind_refreshes_nothing_and_says_so(
     ):
         run.begin(clients=1)
         await run.until(4)
-        await pair.leave_behind()
-        [behind] = await site.ask("select mark from vault.high_water")
-        async with asyncio.timeout(60):  # the mark grows once a second
-            while _written(site) <= int(behind):  # noqa: ASYNC110 - a file tells nobody
-                await asyncio.sleep(0.1)
+        await _grown_beyond_the_standby(site, pair)
         pair.primary.kill()
         await pair.promote()
-        api = site.api(site.keys[HERE])
-        async with asyncio.timeout(60):
-            while BEHIND not in (await api.get("/readyz")).body.decode():  # noqa: ASYNC110 - it tells nobody
-                await asyncio.sleep(0.1)
+        await _told_behind(site.api(site.keys[HERE]))
         used = run.refreshes
         [one] = [each for each in run.record.connected if each.workspace == HERE]
         for _ in range(3):
@@ -213,3 +223,41 @@ async def test_a_standby_that_was_behind_refreshes_nothing_and_says_so(
         await asyncio.sleep(2)
         assert run.refreshes == used, "no refresh token of an older state is used"
         await run.end()
+
+
+async def test_who_slept_through_it_knows_by_what_the_others_have_written_down(
+    pair: Pair, tmp_path: Path
+) -> None:
+    async with (
+        site_on(pair, tmp_path, synchronous=False) as site,
+        a_run(site, users=1, size=2) as run,
+    ):
+        run.begin(clients=1)
+        await run.until(4)
+        awake, sleeper = site.members
+        await _put_to_sleep(site, sleeper)
+        await _grown_beyond_the_standby(site, pair)
+        pair.primary.kill()
+        await pair.promote()
+        await _told_behind(site.api(site.keys[HERE], awake))
+        used = run.refreshes
+        os.kill(sleeper.replica.process.pid, signal.SIGCONT)
+        [one] = [each for each in run.record.connected if each.workspace == HERE]
+        api = site.api(site.keys[HERE], sleeper)
+        for _ in range(20):
+            answer = await api.post(f"/v1/connections/{one.connection}/refresh")
+            assert answer.status == 503
+        await _told_behind(api)
+        assert run.refreshes == used, "no refresh token of an older state is used"
+        await run.end()
+
+
+async def _put_to_sleep(site: Site, member: Member) -> None:
+    """Stop it with nothing in hand."""
+    async with asyncio.timeout(60):
+        while True:
+            os.kill(member.replica.process.pid, signal.SIGSTOP)
+            if not await site.held(member):
+                return
+            os.kill(member.replica.process.pid, signal.SIGCONT)
+            await asyncio.sleep(0.05)

@@ -51,7 +51,7 @@ from vault.refreshing.page import (
     attempt_of,
     scheduled,
 )
-from vault.refreshing.replica import NOBODY, Moment, Peers, Replica, moment
+from vault.refreshing.replica import NOBODY, Moment, Peers, Replica
 from vault.refreshing.spool import Spooled
 from vault.seal import Context, seal
 from vault.store import Store, answers, calls
@@ -109,9 +109,7 @@ class Lane:
     async def _claimed(
         self, tx: Transaction, wanted: Sequence[Wanted], begun: float
     ) -> tuple[list[Granted | Refused], Endpoint]:
-        seen = self._replica.seen
-        at = await moment.one(tx)
-        self._replica.check(at, seen)
+        at = await self._replica.moment_in(tx)
         page = Page(self.place, wanted[0].outlet, at.now, begun=begun)
         page.attempt_ids = iter(new_ids("try", len(wanted)))
         known = (await self._endpoint(tx, wanted[0].outlet, at.now)).endpoint

@@ -12,6 +12,8 @@
   another epoch, and whoever waited for that goes on without a restart.
 * A database knows where it is: in which cluster, as which tables, in which folder. One that finds
   itself elsewhere is a copy, even where no mark has grown since it was made.
+* Where another server answers than before, or the same one after a restart, what others have
+  written down outside is read first: this process may have seen less of the deployment than they.
 * What a standby loses is often less than a second. So each process remembers, too, how many claims
   it has seen at each token endpoint; one that is missing is known at the next claim there.
 """
@@ -20,10 +22,10 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 from msgspec import Struct
@@ -71,6 +73,10 @@ class Moment(Struct, frozen=True):
     @property
     def level(self) -> Level:
         return Level(self.epoch, self.mark)
+
+
+# A moment, or none where there is no mark to read.
+M = TypeVar("M", bound=Moment | None)
 
 
 class Peers(Struct, frozen=True):
@@ -136,6 +142,7 @@ class Replica:
         self._task: asyncio.Task[None] | None = None
         found = marks.read()
         self._seen, self._behind = found.level, found.behind
+        self._server: datetime | None = None  # since when the one runs that was asked last
         self._claims: OrderedDict[tuple[str, str, str], Endpoint] = OrderedDict()
         self._moved = False
         self._joining = asyncio.Lock()
@@ -187,12 +194,7 @@ class Replica:
 
     # The mark
 
-    @property
-    def seen(self) -> Level:
-        """What a database has to have reached which is asked from now on."""
-        return self._seen
-
-    def check(self, found: Moment, seen: Level) -> None:
+    def _check(self, found: Moment, seen: Level) -> None:
         """Refuse a database that is behind what had been ``seen`` when it was asked, or a copy.
 
         Once behind, it stays so in its epoch: others may bring its mark up again, and it is no
@@ -230,11 +232,23 @@ class Replica:
         raise RolledBack(_explained(RolledBack))
 
     async def check_database(self) -> None:
-        """The same, outside of a claim."""
-        seen = self._seen
-        found = await moment.lookup(self._database)
+        """Raise if this database is behind, or a copy."""
+        await self._checked(lambda: moment.lookup(self._database))
+
+    async def moment_in(self, tx: Transaction) -> Moment:
+        """What a transaction sees of a database that is neither behind nor a copy."""
+        return await self._checked(lambda: moment.one(tx))
+
+    async def _checked(self, ask: Callable[[], Awaitable[M]]) -> M:
+        seen, found = self._seen, await ask()
+        if found is not None and found.server_started_at != self._server:
+            self._learn(await asyncio.to_thread(self._marks.read))
+            self._server = found.server_started_at
+            # Asked once more, after that: meanwhile both may have grown.
+            seen, found = self._seen, await ask()
         if found is not None:
-            self.check(found, seen)
+            self._check(found, seen)
+        return found
 
     def check_marks(self) -> None:
         """Raise if what was done is written down nowhere. No reason to let tokens end, though."""
@@ -255,15 +269,19 @@ class Replica:
         if not self._moved:
             return
         self._moved = False
-        seen = self._seen
-        found = await moment.lookup(self._database)
-        if found is None:
-            return
-        self.check(found, seen)
+        await self.check_database()
         advanced = await _advance.lookup(self._database)
         if advanced is not None:
             self._seen = max(self._seen, Level(advanced.epoch, advanced.mark))
             await asyncio.to_thread(self._write)
+
+    def _learn(self, outside: Mark) -> None:
+        if outside.epoch > self._seen.epoch:
+            self._behind = outside.behind
+            self._claims.clear()
+        elif outside.epoch == self._seen.epoch:
+            self._behind = self._behind or outside.behind
+        self._seen = max(self._seen, outside.level)
 
     def _falls_behind(self) -> None:
         if not self._behind:
