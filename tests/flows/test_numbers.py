@@ -21,10 +21,12 @@ Numbers = dict[str, float]
 
 
 @pytest.fixture
-def counts_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits a minute for the next count."""
+def counts_each_time(alive: Alive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits a minute for the next count, nor for the one that another test has begun."""
     monkeypatch.setattr(counting, "COUNT_SECONDS", 0.0)
     monkeypatch.setattr(counting, "SHARE", 0)
+    for one in (alive.left, alive.right):
+        vars(one).pop("_tally", None)
 
 
 @pytest.fixture
