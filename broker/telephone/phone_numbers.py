@@ -16,7 +16,7 @@ from broker.conversation import BRANCH_PATTERN
 from broker.telephone import numbers
 from broker.telephone.numbers import Number
 from broker.upstreams import Upstreams
-from broker.upstreams.client import OK, UpstreamClient, segment
+from broker.upstreams.client import OK, UpstreamClient, decoded, segment
 from broker.upstreams.once import OnceAtAccount
 from vault import access, audit
 from vault.database import Transaction
@@ -45,7 +45,7 @@ class PhoneNumbers:
     async def list(self, caller: Caller, query: Sequence[tuple[str, str]]) -> Reply:
         """Every number, as the account shows them."""
         reply = await self._asked(caller, "GET", query=query)
-        shown = _decoded(reply.body) if reply.status in OK else None
+        shown = decoded(reply.body) if reply.status in OK else None
         if isinstance(shown, list):
             await self._keep(caller, [one for one in shown if isinstance(one, dict)])
         return reply
@@ -66,7 +66,7 @@ class PhoneNumbers:
             return Reply(status=before.status, headers=(), body=msgspec.json.encode(before.ids))
         reply = await asking.forward(client, PATH, body)
         await asking.settle(reply, ["phone_number_id"])
-        made, asked = _decoded(reply.body), _decoded(body)
+        made, asked = decoded(reply.body), decoded(body)
         if reply.status not in OK or not isinstance(made, dict) or not isinstance(asked, dict):
             return reply
         phone_number_id = _text(made.get("phone_number_id"))
@@ -78,7 +78,7 @@ class PhoneNumbers:
     async def change(self, caller: Caller, phone_number_id: str, body: bytes) -> Reply:
         """Change a number: its agent, and where calls to and from it run."""
         reply = await self._asked(caller, "PATCH", phone_number_id, body=body)
-        asked = _decoded(body)
+        asked = decoded(body)
         if reply.status in OK and isinstance(asked, dict):
             await self._keep_one(caller, phone_number_id, reply, asked)
         return reply
@@ -130,7 +130,7 @@ class PhoneNumbers:
         reply: Reply,
         asked: dict[str, Any] | None = None,
     ) -> None:
-        shown = _decoded(reply.body) if reply.status in OK else None
+        shown = decoded(reply.body) if reply.status in OK else None
         if not isinstance(shown, dict) or shown.get("phone_number_id") != phone_number_id:
             return
         if not isinstance(shown.get("assigned_agent"), dict):
@@ -176,13 +176,6 @@ def _place(said: dict[str, Any], name: str, before: str | None) -> str | None:
     if value is None or value == "":
         return None
     return value if isinstance(value, str) and _WHERE[name].fullmatch(value) else before
-
-
-def _decoded(body: bytes) -> object:
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
 
 
 def _text(value: object) -> str | None:

@@ -121,6 +121,14 @@ def never_sent(error: VaultError) -> bool:
     return isinstance(error, EgressDenied) or (isinstance(error, Unreachable) and not error.sent)
 
 
+def decoded(body: bytes) -> object:
+    """What an answer that is passed on says, if it is JSON."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def segment(text: str) -> str:
     """A text as one segment of a path."""
     return quote(text, safe="")

@@ -12,12 +12,12 @@
 import re
 import secrets
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct
 
-from broker.upstreams.client import OK, REFUSED, UpstreamClient, never_sent
+from broker.upstreams.client import OK, REFUSED, UpstreamClient, decoded, never_sent
 from vault import idempotency
 from vault.database import Transaction
 from vault.egress import Reply
@@ -83,7 +83,8 @@ class OnceAtAccount:
 
     async def settle(self, reply: Reply, ids: Sequence[str]) -> Became:
         """Remember what it has answered, and under which ``ids`` that is known."""
-        said = _decoded(reply.body)
+        answer = decoded(reply.body)
+        said = answer if isinstance(answer, dict) else {}
         if reply.status in OK and said.get("success", True):
             kept = {name: _plain(said[name]) for name in ids if name in said}
             await self._turn(self._asked, msgspec.json.encode(Done(reply.status, kept)))
@@ -128,13 +129,6 @@ def _answered(held: Held) -> Done:
     if held.result != _UNKNOWN and held.age < PATIENCE:
         raise IdempotencyInProgress
     raise UpstreamFailed("Nobody knows whether this was done; it is not done again.")
-
-
-def _decoded(body: bytes) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return {}
 
 
 def _plain(said: object) -> str | None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from faults.ledger import Ledger, assert_bounded, full_load
 from faults.load import Answer, Load, Wire
-from faults.refreshing import Member, Site, a_run, a_site
+from faults.refreshing import Member, Site, SiteRun, a_run, a_site
 from support.api import Api
 from support.process import Deployment, short_folder
 from support.refresh_history import NONE
@@ -187,12 +187,26 @@ def _written(site: Site) -> int:
     return int(json.loads(file.read_text())["mark"])
 
 
-async def _grown_beyond_the_standby(site: Site, pair: Pair) -> None:
+@contextlib.asynccontextmanager
+async def _run_beside_a_standby(pair: Pair, folder: Path) -> AsyncIterator[tuple[Site, SiteRun]]:
+    """Two replicas that refresh; the standby is not waited for."""
+    async with (
+        site_on(pair, folder, synchronous=False) as site,
+        a_run(site, users=1, size=2) as run,
+    ):
+        run.begin(clients=1)
+        await run.until(4)
+        yield site, run
+
+
+async def _failed_over_to_what_is_behind(site: Site, pair: Pair) -> None:
     await pair.leave_behind()
     [behind] = await site.ask("select mark from vault.high_water")
     async with asyncio.timeout(60):  # the mark grows once a second
         while _written(site) <= int(behind):  # noqa: ASYNC110 - a file tells nobody
             await asyncio.sleep(0.1)
+    pair.primary.kill()
+    await pair.promote()
 
 
 async def _told_behind(api: Api) -> None:
@@ -204,15 +218,8 @@ async def _told_behind(api: Api) -> None:
 async def test_a_standby_that_was_behind_refreshes_nothing_and_says_so(
     pair: Pair, tmp_path: Path
 ) -> None:
-    async with (
-        site_on(pair, tmp_path, synchronous=False) as site,
-        a_run(site, users=1, size=2) as run,
-    ):
-        run.begin(clients=1)
-        await run.until(4)
-        await _grown_beyond_the_standby(site, pair)
-        pair.primary.kill()
-        await pair.promote()
+    async with _run_beside_a_standby(pair, tmp_path) as (site, run):
+        await _failed_over_to_what_is_behind(site, pair)
         await _told_behind(site.api(site.keys[HERE]))
         used = run.refreshes
         [one] = [each for each in run.record.connected if each.workspace == HERE]
@@ -228,17 +235,10 @@ async def test_a_standby_that_was_behind_refreshes_nothing_and_says_so(
 async def test_who_slept_through_it_knows_by_what_the_others_have_written_down(
     pair: Pair, tmp_path: Path
 ) -> None:
-    async with (
-        site_on(pair, tmp_path, synchronous=False) as site,
-        a_run(site, users=1, size=2) as run,
-    ):
-        run.begin(clients=1)
-        await run.until(4)
+    async with _run_beside_a_standby(pair, tmp_path) as (site, run):
         awake, sleeper = site.members
         await _put_to_sleep(site, sleeper)
-        await _grown_beyond_the_standby(site, pair)
-        pair.primary.kill()
-        await pair.promote()
+        await _failed_over_to_what_is_behind(site, pair)
         await _told_behind(site.api(site.keys[HERE], awake))
         used = run.refreshes
         os.kill(sleeper.replica.process.pid, signal.SIGCONT)
